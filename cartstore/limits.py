@@ -1,0 +1,78 @@
+"""Every fixed bound of the system, in one place. Owns no logic and reads no setting.
+
+Two kinds live here: ceilings that protect the number formats (Lua numbers are doubles, so every
+integer that a script adds up must stay below 2**53), and lengths that protect memory. Limits that a
+shop tunes are in `settings.py`; each of those accepts at most `SETTING_MAX`.
+"""
+
+from typing import Final
+
+SETTING_MAX: Final = 2**31
+"""The largest value that any numeric setting accepts."""
+
+PRICE_MINOR_MAX: Final = 10**11
+"""Of one unit, in minor units: a billion in a two-decimal currency."""
+
+QUANTITY_MAX: Final = 2**31
+"""Of one line, whatever the settings say."""
+
+STOCK_MAX: Final = 2**40
+"""Of on_hand, held, sold and of one adjustment, in units."""
+
+TOTAL_MINOR_MAX: Final = 9 * 10**15
+"""Of a cart or an order, in minor units; below 2**53, where doubles stop being exact."""
+
+ID_LENGTH_MAX: Final = 128
+"""Of SKUs, product ids, user ids and coupon codes, in characters."""
+
+REFERENCE_LENGTH_MAX: Final = 128
+REASON_LENGTH_MAX: Final = 64
+PAYMENT_METHOD_LENGTH_MAX: Final = 64
+TEXT_LENGTH_MAX: Final = 256
+"""Of names, address parts and other one-line texts, in characters."""
+
+DESCRIPTION_LENGTH_MAX: Final = 65_536
+URL_LENGTH_MAX: Final = 2_048
+PROPERTIES_BYTES_MAX: Final = 2_048
+"""Of one line's properties, as canonical JSON in UTF-8."""
+
+METADATA_BYTES_MAX: Final = 4_096
+"""Of a checkout's metadata, as JSON in UTF-8."""
+
+IDEMPOTENCY_KEY_LENGTH_MAX: Final = 255
+IDEMPOTENCY_RING_SIZE: Final = 16
+"""How many keys a cart remembers (api.md, headers)."""
+
+VARIANTS_MAX: Final = 2_048
+"""Of one product."""
+
+IMAGES_MAX: Final = 250
+OPTIONS_MAX: Final = 3
+"""Of one product: the number of option names (Shopify's own bound)."""
+
+ADJUSTMENTS_MAX: Final = 1_000
+"""In one request."""
+
+PAGE_SIZE_DEFAULT: Final = 50
+PAGE_SIZE_MAX: Final = 250
+
+HOLD_LIFETIME_MS_MAX: Final = 2**31 * 1_000
+"""No hold or payment window is longer; a later expiry means that the clock stepped back, and is due."""
+
+RELEASES_PER_CALL: Final = 100
+"""Due holds that one script call releases before it answers AGAIN."""
+
+RELEASE_ROUNDS_MAX: Final = 2_000
+"""AGAIN answers that a caller follows before it gives up with StoreUnavailable (never 'sold out')."""
+
+IMPORT_BYTES_MAX: Final = 64 * 1024 * 1024
+IMPORT_ROWS_MAX: Final = 200_000
+
+OUTBOX_BATCH_EVENTS: Final = 500
+"""Events that one drain transaction applies."""
+
+OUTBOX_EVENTS_MAX: Final = 1_000_000
+"""At this length of the outbox checkout answers StoreFull, long before memory is full."""
+
+TOMBSTONE_MS: Final = 24 * 3600 * 1000
+"""How long the engine keeps an archived, terminal order (and a stock reference) for repeated calls."""
