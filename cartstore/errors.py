@@ -1,0 +1,288 @@
+"""The whole error taxonomy. Owns codes and typed fields; imports no driver and no framework.
+
+CartStoreError
+├── CartError                      expected, the caller can act on it; never logged as an error
+│   ├── NotFound                   ItemNotFound · ProductNotFound · OrderNotFound · PaymentNotFound
+│   ├── Conflict                   CartEmpty · InsufficientStock · ProductInactive · PriceChanged · TotalChanged
+│   │                              CheckoutRefused · StockConflict · CurrencyMismatch · OrderState
+│   │                              PaymentState · PaymentExpired · IdempotencyInProgress
+│   ├── VersionConflict            If-Match named another version
+│   ├── Invalid                    InvalidField · InvalidQuantity · OptionRequired · OptionNotAvailable
+│   │                              LimitExceeded · IdempotencyKeyReused · FeatureOff
+│   └── CallerError                Unauthenticated · Forbidden
+├── StoreError                     the store could not answer
+│   ├── StoreUnavailable           not applied: nothing was sent, or it was refused whole
+│   │   ├── StoreRecovering        the gate is fenced; recovery is under way
+│   │   └── StoreFull              memory or outbox bound reached
+│   └── OutcomeUnknown             sent, no answer: retry with the same idempotency key
+├── ConfigurationError             settings or environment that the store refuses to start with
+└── ContractError                  our bug: a reply or a state that no code path allows
+
+`code` is the stable name that api.md lists; the HTTP status is the API's business.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class CartStoreError(Exception):
+    """Base of everything that this library raises on purpose. The docstring is the default message."""
+
+    code: ClassVar[str] = "INTERNAL"
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or type(self).__name__).strip().split("\n")[0])
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0])
+
+
+class CartError(CartStoreError):
+    """The request cannot be carried out as it stands.
+
+    Every field below is optional; a subclass documents those that it sets.
+    """
+
+    code = "CONFLICT"
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        field: str | None = None,
+        line_id: str | None = None,
+        sku: str | None = None,
+        available_quantity: int | None = None,
+        requested_quantity: int | None = None,
+        shortfalls: list[dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.field = field
+        self.line_id = line_id
+        self.sku = sku
+        self.available_quantity = available_quantity
+        self.requested_quantity = requested_quantity
+        self.shortfalls = shortfalls
+
+
+class NotFound(CartError):
+    """There is nothing under this name."""
+
+    code = "NOT_FOUND"
+
+
+class ItemNotFound(NotFound):
+    """The cart has no such line."""
+
+    code = "ITEM_NOT_FOUND"
+
+
+class ProductNotFound(NotFound):
+    """No product or variant has this name."""
+
+    code = "PRODUCT_NOT_FOUND"
+
+
+class OrderNotFound(NotFound):
+    """You have no such order."""
+
+    code = "ORDER_NOT_FOUND"
+
+
+class PaymentNotFound(NotFound):
+    """You have no such payment."""
+
+    code = "PAYMENT_NOT_FOUND"
+
+
+class Conflict(CartError):
+    """The current state does not allow this."""
+
+
+class CartEmpty(Conflict):
+    """There is nothing in the cart to check out."""
+
+    code = "CART_EMPTY"
+
+
+class InsufficientStock(Conflict):
+    """Not enough units are available. Sets sku, available_quantity, requested_quantity or shortfalls."""
+
+    code = "INSUFFICIENT_STOCK"
+
+
+class ProductInactive(Conflict):
+    """The product is not on sale."""
+
+    code = "PRODUCT_INACTIVE"
+
+
+class PriceChanged(Conflict):
+    """A price rose since the buyer saw it. Sets shortfalls, one entry per line with old and new price."""
+
+    code = "PRICE_CHANGED"
+
+
+class TotalChanged(Conflict):
+    """The total differs from expected_total."""
+
+    code = "TOTAL_CHANGED"
+
+
+class CheckoutRefused(Conflict):
+    """Several lines cannot be checked out, for different reasons. Sets shortfalls."""
+
+    code = "CHECKOUT_VALIDATION_FAILED"
+
+
+class StockConflict(Conflict):
+    """The stock is not what the call expected, or units below what is held would remain."""
+
+    code = "STOCK_CONFLICT"
+
+
+class CurrencyMismatch(Conflict):
+    """The product is sold in another currency than the cart's."""
+
+    code = "CURRENCY_MISMATCH"
+
+
+class OrderState(Conflict):
+    """The order's state does not allow this."""
+
+    code = "ORDER_STATE"
+
+
+class PaymentState(Conflict):
+    """The payment's state does not allow this."""
+
+    code = "PAYMENT_STATE"
+
+
+class PaymentExpired(Conflict):
+    """The payment window is over and the order was released."""
+
+    code = "PAYMENT_EXPIRED"
+
+
+class IdempotencyInProgress(Conflict):
+    """A call with this Idempotency-Key is still running."""
+
+    code = "IDEMPOTENCY_IN_PROGRESS"
+
+
+class VersionConflict(CartError):
+    """The cart has another version than If-Match named. `version` is the current one."""
+
+    code = "VERSION_CONFLICT"
+
+    def __init__(self, version: int) -> None:
+        super().__init__()
+        self.version = version
+
+
+class Invalid(CartError):
+    """The request has a value that is not allowed."""
+
+    code = "VALIDATION_FAILED"
+
+
+class InvalidField(Invalid):
+    """A field has a value that is not allowed. Sets field."""
+
+
+class InvalidQuantity(Invalid):
+    """The quantity breaks one of the product's quantity rules."""
+
+    code = "INVALID_QUANTITY"
+
+
+class OptionRequired(Invalid):
+    """The product is sold in variants; name the options."""
+
+    code = "OPTION_REQUIRED"
+
+
+class OptionNotAvailable(Invalid):
+    """The product has no such option."""
+
+    code = "OPTION_NOT_AVAILABLE"
+
+
+class LimitExceeded(Invalid):
+    """A limit of the cart would be exceeded."""
+
+    code = "LIMIT_EXCEEDED"
+
+
+class IdempotencyKeyReused(Invalid):
+    """This Idempotency-Key was used for another request."""
+
+    code = "IDEMPOTENCY_KEY_REUSED"
+
+
+class FeatureOff(Invalid):
+    """This feature is switched off."""
+
+    code = "FEATURE_OFF"
+
+
+class CallerError(CartError):
+    """The caller may not do this."""
+
+
+class Unauthenticated(CallerError):
+    """Sign in, or send a valid token."""
+
+    code = "UNAUTHENTICATED"
+
+
+class Forbidden(CallerError):
+    """The token lacks the scope for this."""
+
+    code = "FORBIDDEN"
+
+
+class StoreError(CartStoreError):
+    """The store could not answer."""
+
+    code = "STORE_UNAVAILABLE"
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be reached; the change was not applied."""
+
+
+class StoreRecovering(StoreUnavailable):
+    """The store is recovering after a restart; the change was not applied. Try again shortly."""
+
+    code = "STORE_RECOVERING"
+
+
+class StoreFull(StoreUnavailable):
+    """The store has no room for new work; the change was not applied."""
+
+    code = "STORE_FULL"
+
+
+class OutcomeUnknown(StoreError):
+    """The change was sent but no answer came; it may have been applied.
+
+    Retry with the same idempotency key: the first result is given again.
+    """
+
+    code = "OUTCOME_UNKNOWN"
+
+
+class ConfigurationError(CartStoreError):
+    """The settings or the environment do not allow a start."""
+
+    code = "CONFIGURATION"
+
+
+class ContractError(CartStoreError):
+    """A defect of cartstore itself: a reply or a state that no code path allows."""
+
+    code = "INTERNAL"

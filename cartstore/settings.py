@@ -1,0 +1,152 @@
+"""Owns the settings: one frozen Struct, read once. The only reader of the environment.
+
+Every field is read from `CARTSTORE_<NAME>`; the names are a contract. Values that do not parse, are
+out of range or contradict each other raise ConfigurationError naming the variable and what it takes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from cartstore import limits
+from cartstore.errors import ConfigurationError
+
+ENVIRONMENT_PREFIX = "CARTSTORE_"
+
+Count = Annotated[int, msgspec.Meta(ge=1, le=limits.SETTING_MAX)]
+Switch = Literal["on", "off"]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings of one deployment. Defaults are those of a development machine."""
+
+    redis_url: str = ""
+    """Engine: redis://, rediss:// or unix:// URL. Empty: the embedded one."""
+    database_url: str = ""
+    """PostgreSQL: postgresql:// URL. Empty: the embedded one."""
+    queue_url: str = ""
+    """RQ's Redis. Empty: the engine's server, database 1."""
+    namespace: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")] = "main"
+    """First part of every key's hash tag."""
+    partitions: Count = 1
+    """Number of partitions. Anything but 1 is refused until shares can move between partitions."""
+    checkout_ack: Literal["", "engine", "archived"] = ""
+    """When a checkout is acknowledged: on the engine's persistence, or after the PostgreSQL commit.
+    Empty: `engine` when the engine fsyncs always and has no replica, else `archived`."""
+    ack_timeout_ms: Count = 5_000
+    """How long `archived` waits for the commit before it answers OUTCOME_UNKNOWN."""
+    currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}$")] = "USD"
+    """Of catalogs that name none (ISO 4217)."""
+
+    hold_ttl_guest_seconds: Count = 600
+    """How long a guest's hold lasts after the last mutation."""
+    hold_ttl_member_seconds: Count = 1_800
+    """How long a signed-in owner's hold lasts after the last mutation."""
+    hold_cap_seconds: Count = 7_200
+    """Counted from a line's first hold: mutations extend its hold no further than this."""
+    payment_window_seconds: Count = 900
+    """From checkout to release of an unpaid order."""
+    guest_cart_ttl_days: Count = 7
+    """Inactivity after which a guest's cart and token are dead."""
+    member_cart_ttl_days: Count = 30
+    """Inactivity after which a signed-in owner's cart expires."""
+    abandoned_after_hours: Count = 168
+    """Inactivity after which a cart counts as abandoned."""
+
+    max_quantity_per_line: Count = 99
+    """Units in one line."""
+    max_lines_per_cart: Count = 100
+    """Lines in one cart."""
+    max_items_per_cart: Count = 1_000
+    """Units over all lines of one cart."""
+    max_held_per_owner: Count = 500
+    """Units that one owner may hold in all, orders being paid included."""
+    guest_share_of_stock: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    """Share of a SKU's on_hand that all guests together may hold."""
+    max_body_bytes: Count = 65_536
+    """Largest request body; import has its own bound."""
+    rate_limit: Switch = "on"
+    """Per-caller rate limiting."""
+    trusted_proxies: str = ""
+    """Comma-separated networks whose forwarded addresses are believed. Empty: none."""
+
+    jwt_secret: str = ""
+    """HS256 secret of access tokens, 32 characters or more. Empty: generated per data-dir."""
+    jwt_jwks: str = ""
+    """File or URL of a JWKS for RS256 and ES256."""
+    jwt_issuer: str = ""
+    """Required `iss`. Empty: not checked."""
+    jwt_audience: str = ""
+    """Required `aud`. Empty: not checked."""
+    guest_cookie: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "cart"
+    """Name of the guest cookie; `__Host-` is put before it in production."""
+    cors_origins: str = ""
+    """Comma-separated origins that browsers may call from. Empty: none."""
+
+    guest_carts: Switch = "on"
+    """Whether callers without an account have carts."""
+    merge: Switch = "on"
+    """Whether a guest cart can be merged at sign-in."""
+    sharing: Switch = "on"
+    """Whether carts can be shared by link."""
+    reservations: Switch = "on"
+    """Off: adding holds no stock; stock is held at checkout only."""
+    stock_counts_public: Switch = "on"
+    """Whether anyone may read exact stock numbers."""
+
+    snapshot_seconds: Count = 5
+    """Interval of the cart snapshot job."""
+    sweep_seconds: Count = 1
+    """Interval of the hold and payment expiry jobs."""
+    reconcile_seconds: Count = 10
+    """Interval of the reconcile job."""
+    env: Literal["development", "production"] = "development"
+    """`production` demands explicit secrets and Secure cookies and refuses the simulated gateway."""
+
+    def __post_init__(self) -> None:
+        if self.partitions != 1:
+            raise ConfigurationError(
+                f"CARTSTORE_PARTITIONS is {self.partitions}, but only 1 is supported: shares cannot move "
+                "between partitions yet."
+            )
+        if self.jwt_secret and len(self.jwt_secret) < 32:
+            raise ConfigurationError("CARTSTORE_JWT_SECRET must have at least 32 characters.")
+        if self.env == "production":
+            missing = [
+                ENVIRONMENT_PREFIX + name.upper()
+                for name in ("redis_url", "database_url", "jwt_secret")
+                if not getattr(self, name)
+            ]
+            if missing:
+                raise ConfigurationError(f"CARTSTORE_ENV is production; set {', '.join(missing)} as well.")
+
+    @property
+    def is_production(self) -> bool:
+        return self.env == "production"
+
+
+def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Read the environment (or `environ`), then apply `overrides` that are not None.
+
+    Raises ConfigurationError for an unknown `CARTSTORE_` name or a value that a field does not take.
+    """
+    source = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    for name, text in source.items():
+        if not name.startswith(ENVIRONMENT_PREFIX):
+            continue
+        field = name.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if field not in Settings.__struct_fields__:
+            raise ConfigurationError(f"{name} is not a setting of cartstore.")
+        values[field] = text
+    values.update({name: value for name, value in overrides.items() if value is not None})
+    try:
+        return msgspec.convert(values, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$.")
+        name = ENVIRONMENT_PREFIX + path.rstrip("`").upper() if path else "The settings"
+        raise ConfigurationError(f"{name}: {reason}.") from error
