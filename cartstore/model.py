@@ -1,0 +1,453 @@
+"""The vocabulary: frozen Structs that every room shares. No I/O, no driver, no framework.
+
+Money is an integer count of minor units (`*_minor`) beside an ISO 4217 code; times are milliseconds
+since the epoch on the engine's clock (`*_ms`); quantities are units. The terms are in docs/keys.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any, Literal
+
+import msgspec
+
+ID_PATTERN = re.compile(r"[A-Za-z0-9._~-]{1,128}\Z")
+"""What api.md allows in every id. `\\Z`, because `$` would let a trailing newline through."""
+
+PROPERTIES_MARK = "~~"
+"""Between SKU and digest in the id of a line that has properties."""
+
+_LINE_ID_WITH_PROPERTIES = re.compile(r"(?P<sku>.+)~~[0-9a-f]{12}\Z")
+
+StockPolicy = Literal["deny", "backorder", "untracked"]
+HoldPolicy = Literal["on_add", "on_checkout"]
+OwnerKind = Literal["user", "guest"]
+PaymentStatus = Literal["pending", "paid", "expired", "cancelled", "refund_due", "refunded"]
+OrderStatus = Literal["pending", "paid", "released", "refund_due", "refunded"]
+ReleaseReason = Literal["expired", "cancelled"]
+CheckoutType = Literal["single_item", "partial", "full_cart"]
+
+
+class Partition(msgspec.Struct, frozen=True):
+    """One hash slot's worth of carts and stock. All keys of a partition share its hash tag."""
+
+    namespace: str
+    index: int = 0
+
+    @property
+    def tag(self) -> str:
+        return f"{{{self.namespace}:{self.index}}}"
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """Who a cart belongs to. A cart id derives from its owner, so one active cart per owner holds by
+    construction.
+
+    `id` is the token's `sub` (user) or the digest of the guest token (guest).
+    """
+
+    kind: OwnerKind
+    id: str
+
+    @property
+    def cart_id(self) -> str:
+        """`u.<id>` or `g.<id>`; a user id outside the id alphabet is replaced by a digest of it."""
+        if self.kind == "guest":
+            return f"g.{self.id}"
+        if ID_PATTERN.match(self.id) and not self.id.startswith("~"):
+            return f"u.{self.id}"
+        return "u.~" + hashlib.sha256(self.id.encode()).hexdigest()[:40]
+
+    @property
+    def is_guest(self) -> bool:
+        return self.kind == "guest"
+
+
+def line_id_of(sku: str, properties_json: str | None) -> str:
+    """The id of the line for this variation: the SKU itself, or SKU, mark and a digest of the properties.
+
+    Deterministic, so "the same variation adds to its line" needs no lookup, and a line keeps its id when
+    it is saved, merged or returned by a released order.
+    """
+    if not properties_json:
+        return sku
+    return f"{sku}{PROPERTIES_MARK}{hashlib.sha256(properties_json.encode()).hexdigest()[:12]}"
+
+
+def sku_of(line_id: str) -> str:
+    """The inverse of `line_id_of` for its SKU part."""
+    match = _LINE_ID_WITH_PROPERTIES.match(line_id)
+    return match["sku"] if match else line_id
+
+
+def is_sku(text: str) -> bool:
+    """Whether `text` may be a SKU: an id that `sku_of` cannot mistake for a line with properties."""
+    return bool(ID_PATTERN.match(text)) and not _LINE_ID_WITH_PROPERTIES.match(text)
+
+
+# --- catalog ---------------------------------------------------------------------------------------
+
+
+class PurchaseLimit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much one customer may buy of a variant within a window."""
+
+    quantity: int
+    window_seconds: int
+
+
+class Variant(msgspec.Struct, frozen=True, kw_only=True):
+    """One sellable variation of a product, identified by its SKU."""
+
+    sku: str
+    options: dict[str, str] = {}
+    price_minor: int
+    prices_minor: dict[str, int] = {}
+    """Prices in other currencies, by ISO 4217 code."""
+    policy: StockPolicy = "deny"
+    available_on: str | None = None
+    hold_policy: HoldPolicy = "on_add"
+    hold_ttl_seconds: int | None = None
+    min_quantity: int = 1
+    max_quantity: int | None = None
+    multiple_of: int = 1
+    max_per_customer: PurchaseLimit | None = None
+
+
+class Product(msgspec.Struct, frozen=True, kw_only=True):
+    """A product as the shop describes it. `revision` is unique over all products and grows with every
+    change; the revision of what a buyer saw is what carts and orders refer to."""
+
+    id: str
+    title: str
+    description: str | None = None
+    seller: str | None = None
+    active: bool = True
+    images: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    currency: str
+    variants: tuple[Variant, ...]
+    revision: int = 0
+
+    def variant(self, sku: str) -> Variant | None:
+        return next((variant for variant in self.variants if variant.sku == sku), None)
+
+
+class SkuFields(msgspec.Struct, frozen=True, kw_only=True):
+    """What scripts need to know of a SKU; published to the engine whenever its product changes."""
+
+    sku: str
+    product_id: str
+    seller: str
+    revision: int
+    price_minor: int
+    currency: str
+    is_active: bool
+    policy: StockPolicy
+    hold_policy: HoldPolicy
+    hold_ttl_ms: int
+    """0: the owner's default."""
+    min_quantity: int
+    max_quantity: int
+    """0: no maximum of its own."""
+    multiple_of: int
+
+
+# --- stock -----------------------------------------------------------------------------------------
+
+
+class StockLevel(msgspec.Struct, frozen=True, kw_only=True):
+    """The counters of one SKU, in units, after its due holds were released."""
+
+    sku: str
+    policy: StockPolicy
+    on_hand: int
+    held: int
+    sold: int
+    backordered: int
+
+    @property
+    def available(self) -> int | None:
+        """Units that the next buyer can have; None where stock does not limit sales."""
+        return max(0, self.on_hand - self.held) if self.policy == "deny" else None
+
+
+class Position(msgspec.Struct, frozen=True, order=True):
+    """Where an event stands in its partition's outbox: `<epoch>-<seq>`."""
+
+    epoch: int
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.seq}"
+
+    @classmethod
+    def parse(cls, text: str) -> Position:
+        epoch, _, seq = text.partition("-")
+        return cls(int(epoch), int(seq))
+
+
+class StockResult(msgspec.Struct, frozen=True, kw_only=True):
+    level: StockLevel
+    delta: int
+    position: Position
+    replayed: bool = False
+
+
+# --- cart ------------------------------------------------------------------------------------------
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a cart with what is true of its SKU at the moment of reading."""
+
+    line_id: str
+    sku: str
+    properties_json: str | None
+    quantity: int
+    held: int
+    """Units under a hold that has not lapsed; 0..quantity."""
+    hold_expires_at_ms: int
+    """0 when held is 0."""
+    first_held_at_ms: int
+    unit_price_minor: int
+    """As the buyer saw it."""
+    revision: int
+    """Catalog revision that the buyer saw."""
+    ordinal: int
+    """Grows with every added line; lines are shown in its order."""
+    added_at_ms: int
+    updated_at_ms: int
+    current_price_minor: int
+    current_revision: int
+    is_active: bool
+    policy: StockPolicy
+    available_quantity: int | None
+    """What this buyer can have of it: free units plus the line's own; None where stock does not limit."""
+
+    @property
+    def is_available(self) -> bool:
+        return self.is_active and (self.available_quantity is None or self.available_quantity >= self.quantity)
+
+    @property
+    def line_total_minor(self) -> int:
+        return self.unit_price_minor * self.quantity
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """The running totals of a cart: all lines at the prices the buyer saw."""
+
+    version: int
+    lines_count: int
+    total_items: int
+    """Units over all lines."""
+    subtotal_minor: int
+    currency: str | None
+    """None while the cart has never had a line."""
+
+
+EMPTY_SUMMARY = Summary(version=0, lines_count=0, total_items=0, subtotal_minor=0, currency=None)
+
+
+class Cart(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole cart. An absent cart is one with version 0 and no lines."""
+
+    cart_id: str
+    summary: Summary
+    lines: tuple[Line, ...]
+    created_at_ms: int | None
+    updated_at_ms: int | None
+    read_at_ms: int
+    """Engine time of this reading: hold countdowns are relative to it."""
+
+    def line(self, line_id: str) -> Line | None:
+        return next((line for line in self.lines if line.line_id == line_id), None)
+
+
+class Guard(msgspec.Struct, frozen=True, kw_only=True):
+    """What a mutation is conditional on; checked in the same script as the write."""
+
+    idempotency_key: str | None = None
+    fingerprint: str = ""
+    """Digest of the verb and its arguments; the same key with another fingerprint is refused."""
+    if_match: int | None = None
+
+
+NO_GUARD = Guard()
+
+
+class CartTerms(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits and lifetimes under which one owner's cart is changed; derived from the settings."""
+
+    hold_ttl_ms: int
+    hold_cap_ms: int
+    cart_ttl_ms: int
+    quantity_max: int
+    lines_max: int
+    items_max: int
+    held_max: int
+    guest_share_ppm: int
+    """Parts per million of on_hand that guests together may hold."""
+    reservations: bool
+
+
+class LineResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Outcome of a mutation of one line. `line` is None after a removal."""
+
+    line: Line | None
+    summary: Summary
+    read_at_ms: int
+    created: bool = False
+    replayed: bool = False
+
+
+class CartResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Outcome of a mutation of the whole cart."""
+
+    summary: Summary
+    replayed: bool = False
+
+
+class PutItem(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of a bulk set: quantity 0 removes the line if it is there."""
+
+    sku: str
+    quantity: int
+    properties_json: str | None = None
+
+    @property
+    def line_id(self) -> str:
+        return line_id_of(self.sku, self.properties_json)
+
+
+class PutItemByLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of a bulk set that names an existing line; an unknown one is ITEM_NOT_FOUND."""
+
+    line_id: str
+    quantity: int
+
+
+class ItemOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one entry of a bulk set. `code` is OK or the code of the problem."""
+
+    line_id: str
+    sku: str
+    code: str
+    requested_quantity: int
+    available_quantity: int | None = None
+
+
+class PutResult(msgspec.Struct, frozen=True, kw_only=True):
+    outcomes: tuple[ItemOutcome, ...]
+    summary: Summary
+    replayed: bool = False
+
+
+# --- checkout --------------------------------------------------------------------------------------
+
+
+class CheckoutRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a buyer asks for at checkout. `details_json` is kept as it is (contact, addresses, metadata)."""
+
+    line_ids: tuple[str, ...] | None
+    """None: all lines."""
+    gateway: str
+    payment_method: str
+    expected_total_minor: int | None = None
+    details_json: str = "{}"
+
+
+class OrderLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of an order: what was bought, at the price it is sold for, in the revision the buyer saw."""
+
+    line_id: str
+    sku: str
+    quantity: int
+    held: int
+    """Units taken from stock for it: quantity, or 0 where stock does not limit."""
+    mode: Literal["held", "backorder", "untracked"]
+    unit_price_minor: int
+    revision: int
+    first_held_at_ms: int = 0
+    properties_json: str | None = None
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """One seller's part of a checkout."""
+
+    order_id: str
+    payment_id: str
+    checkout_id: str
+    cart_id: str
+    seller: str
+    status: OrderStatus
+    release_reason: ReleaseReason | None
+    lines: tuple[OrderLine, ...]
+    total_minor: int
+    currency: str
+    created_at_ms: int
+
+
+class Payment(msgspec.Struct, frozen=True, kw_only=True):
+    """The one payment that all orders of a checkout share."""
+
+    payment_id: str
+    checkout_id: str
+    checkout_type: CheckoutType
+    cart_id: str
+    status: PaymentStatus
+    amount_minor: int
+    currency: str
+    gateway: str
+    method: str
+    attempts: int
+    order_ids: tuple[str, ...]
+    expires_at_ms: int
+    created_at_ms: int
+    fingerprint: str = ""
+    details_json: str = "{}"
+
+
+class Checkout(msgspec.Struct, frozen=True, kw_only=True):
+    payment: Payment
+    orders: tuple[Order, ...]
+    read_at_ms: int
+    position: Position | None = None
+    """Of the event that the acknowledgement waits for; None when it came from PostgreSQL."""
+    replayed: bool = False
+
+
+class PaymentResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Outcome of settle, fail, cancel or release. `changed` is False for a repeated call."""
+
+    payment: Payment
+    orders: tuple[Order, ...]
+    read_at_ms: int
+    changed: bool
+    position: Position | None = None
+
+
+def checkout_ids(partition: Partition, cart_id: str, idempotency_key: str) -> tuple[str, str]:
+    """(checkout_id, payment_id) of one owner's checkout under one key: repeated calls find their order.
+
+    Order ids are `o<partition>-<base>-<n>` for n = 1.. in the order of the sellers' first lines.
+    """
+    digest = hashlib.sha256(f"{cart_id}\x1f{idempotency_key}".encode()).hexdigest()[:32]
+    return f"c{partition.index}-{digest}", f"p{partition.index}-{digest}"
+
+
+def payment_id_of_order(order_id: str) -> str:
+    """The payment that an order belongs to, read off its id; an id of another form gives no payment."""
+    return "p" + order_id[1:].rsplit("-", 1)[0]
+
+
+# --- outbox ----------------------------------------------------------------------------------------
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of the outbox. `body` has the shape of the type's Struct in archive/events.py."""
+
+    position: Position
+    nonce: str
+    type: str
+    at_ms: int
+    body: dict[str, Any]
