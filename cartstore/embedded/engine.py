@@ -1,0 +1,154 @@
+"""Owns the private engine: a Valkey server whose files, socket and password belong to one data dir.
+
+Every write is fsynced before it is answered (`appendfsync always`) and nothing is ever evicted, because
+stock counters live here. It listens on a unix socket and on one loopback port, both behind a generated
+password that stands in a private file, never on the command line.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from cartstore.embedded.binaries import engine_program
+from cartstore.embedded.process import LEFTOVER_SECONDS, Process, end_leftover
+from cartstore.errors import StoreUnavailable
+
+SPAWNS_MAX = 5
+"""Attempts of one start: the free port that we found may be taken before the server binds it."""
+
+QUEUE_DATABASE = 1
+"""RQ's database number; carts are in 0."""
+
+
+class Engine(Process):
+    """A Valkey server on `folder`. `config` lines come last and override ours; tests use that."""
+
+    stop_signal = signal.SIGTERM
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        password: str,
+        socket_folder: Path | None = None,
+        log: Path | None = None,
+        config: Sequence[str] = (),
+    ) -> None:
+        super().__init__("The engine", log or folder / "engine.log")
+        self._folder = folder.absolute()
+        self._password = password
+        self._socket = (socket_folder or self._folder).absolute() / "engine.sock"
+        self._extra = list(config)
+        self._spawns = 0
+        self.port = 0
+
+    def argv(self) -> list[str]:
+        return [str(engine_program()), str(self._config_file)]
+
+    @property
+    def _config_file(self) -> Path:
+        return self._folder / "engine.conf"
+
+    @property
+    def _pid_file(self) -> Path:
+        return self._folder / "engine.pid"
+
+    def url(self, database: int = 0) -> str:
+        """A `unix://` URL with the password, as redis-py understands it."""
+        return f"unix://{quote(str(self._socket))}?password={quote(self._password, safe='')}&db={database}"
+
+    def tcp_url(self, database: int = 0) -> str:
+        """The same by the loopback port, for clients that know no unix sockets."""
+        return f"redis://:{quote(self._password, safe='')}@127.0.0.1:{self.port}/{database}"
+
+    def prepare(self, leftover_seconds: float = LEFTOVER_SECONDS) -> None:
+        engine_program()
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        end_leftover(self._pid_file, str(self._config_file), self.stop_signal, leftover_seconds)
+        self._spawns = 0
+
+    def spawn(self) -> None:
+        self._spawns += 1
+        self.port = self._choose_port()
+        self._write_private(self._config_file, "\n".join([*self._config(), *self._extra, ""]))
+        super().spawn()
+        self._write_private(self._pid_file, f"{self.pid}\n")
+
+    def ready(self) -> bool:
+        try:
+            self.raise_if_ended()
+        except StoreUnavailable:
+            if self._spawns >= SPAWNS_MAX or "bind" not in self.log_tail():
+                raise
+            self.spawn()
+            return False
+        # Its own retries would sleep for seconds; whoever waits for us asks again at once.
+        client = redis.Redis(
+            unix_socket_path=str(self._socket), password=self._password, retry=Retry(NoBackoff(), 0)
+        )
+        with client, suppress(redis.RedisError):
+            # Refused while the server still reads its log, so an answer means that the data is there.
+            return bool(client.ping())
+        return False
+
+    def _config(self) -> list[str]:
+        return [
+            "bind 127.0.0.1",
+            f"port {self.port}",
+            f"unixsocket {_quoted(self._socket)}",
+            "unixsocketperm 700",
+            f"requirepass {_quoted(self._password)}",
+            "databases 16",
+            f"dir {_quoted(self._folder)}",
+            'save ""',
+            "appendonly yes",
+            "appendfsync always",
+            "maxmemory-policy noeviction",
+            "daemonize no",
+            # The command line keeps the config file's path: by it a leftover is known as ours.
+            "set-proc-title no",
+        ]
+
+    def _choose_port(self) -> int:
+        """The port of last time if it is free, else any free one: addresses survive a restart."""
+        file = self._folder / "port"
+        try:
+            wanted = int(file.read_text())
+        except (OSError, ValueError):
+            wanted = 0
+        if self._spawns > 1:
+            wanted = 0
+        with socket.socket() as probe:
+            # As the server itself does; without it a port in TIME_WAIT would look taken.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", wanted))
+            except (OSError, OverflowError):
+                probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        file.write_text(f"{port}\n")
+        return port
+
+    @staticmethod
+    def _write_private(path: Path, text: str) -> None:
+        new = path.with_suffix(path.suffix + ".new")
+        new.unlink(missing_ok=True)
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+        new.rename(path)
+
+
+def _quoted(value: Path | str) -> str:
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'

@@ -1,0 +1,79 @@
+"""The real engine and the real database, one pair per test process, for every test that wants them.
+
+    engine          session   the private Valkey: `.url(db)`, `.tcp_url(db)`, `.pid`, `.kill()`, `.spawn()`
+    database        session   the private PostgreSQL: `.url(name)`, `.execute(sql)`
+    redis_url       test      the engine's URL, every database number flushed before the test
+    database_url    test      a database of the test's own, migrated, dropped afterwards
+
+A test that kills or fills a server starts one of its own instead (`Engine(tmp_path, password=...)`): these
+two are shared by all tests of the process. Under pytest-xdist each worker is a process of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import redis
+
+import cartstore.archive
+from cartstore.embedded import Database, Engine
+
+_TEMPLATE = "cartstore"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def server_folder() -> Iterator[Path]:
+    """Not pytest's own tmp_path: its long names leave no room for a unix socket's."""
+    folder = Path(tempfile.mkdtemp(prefix="cartstore-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def engine(server_folder: Path) -> Iterator[Engine]:
+    engine = Engine(server_folder / "engine", password="of the tests")
+    engine.start()
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture(scope="session")
+def database(server_folder: Path) -> Iterator[Database]:
+    """The database `cartstore` in it is the migrated template of every test's own; leave it as it is."""
+    database = Database(server_folder / "postgres", durable=False)
+    database.start()
+    _migrate(database.url(_TEMPLATE))
+    yield database
+    database.stop()
+
+
+@pytest.fixture
+def redis_url(engine: Engine) -> str:
+    with redis.Redis.from_url(engine.url()) as client:
+        # Scripts stay loaded: flushing them too would cost every test their loading.
+        client.flushall()
+    return engine.url()
+
+
+@pytest.fixture
+def database_url(database: Database) -> Iterator[str]:
+    name = f"test_{next(_numbers)}"
+    database.execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
+    yield database.url(name)
+    database.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _migrate(url: str) -> None:
+    """In a thread of its own: the loops of this one belong to pytest-asyncio."""
+    migrate = getattr(cartstore.archive, "migrate", None)
+    if migrate is not None:
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(lambda: asyncio.run(migrate(url))).result()
