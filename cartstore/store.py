@@ -1,0 +1,720 @@
+"""CartStore: the public verbs. Owns what comes before and after an engine's transition: checks of the
+arguments, the look-ups in the record that make a repeated call safe, and the acknowledgement.
+
+Refuses to know how a cart is kept (`engine.py`), how the record is written (`archive/`), and HTTP.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from cartstore import limits
+from cartstore.archive.acknowledgement import Acknowledgement
+from cartstore.archive.repository import Archive
+from cartstore.catalog.cache import RevisionCache
+from cartstore.catalog.importing import ImportReport, import_catalog
+from cartstore.catalog.money import to_minor
+from cartstore.catalog.repository import CatalogRepository
+from cartstore.engine import CartEngine
+from cartstore.errors import (
+    CartEmpty,
+    IdempotencyKeyReused,
+    Invalid,
+    InvalidField,
+    InvalidQuantity,
+    ItemNotFound,
+    OptionNotAvailable,
+    OptionRequired,
+    OrderNotFound,
+    PaymentExpired,
+    PaymentNotFound,
+    PaymentState,
+    ProductNotFound,
+    StoreUnavailable,
+)
+from cartstore.model import (
+    ID_PATTERN,
+    NO_GUARD,
+    Cart,
+    CartResult,
+    CartTerms,
+    Checkout,
+    CheckoutRequest,
+    Guard,
+    LineResult,
+    Order,
+    Owner,
+    Partition,
+    Payment,
+    PaymentResult,
+    Product,
+    PutItem,
+    PutItemByLine,
+    PutResult,
+    SkuFields,
+    StockLevel,
+    StockResult,
+    Summary,
+    Variant,
+    checkout_ids,
+    is_sku,
+    payment_id_of_order,
+)
+from cartstore.payments import Gateway, Verdict
+from cartstore.settings import Settings
+
+IMPORT_REFERENCE = "import"
+"""The stock reference of a variant's first import: a later import finds it and changes no stock."""
+
+_LINE_ID_LENGTH_MAX = limits.ID_LENGTH_MAX + 14
+
+T = TypeVar("T")
+
+
+def canonical_properties(properties: Mapping[str, Any] | None) -> str | None:
+    """The one JSON text of these properties, so that equal properties make the same line.
+
+    Raises InvalidField for control characters, values that are no JSON, or more than
+    PROPERTIES_BYTES_MAX bytes. Empty properties are none.
+    """
+    if not properties:
+        return None
+    try:
+        encoded = msgspec.json.encode(properties, order="sorted")
+        text = encoded.decode()
+        # Escapes hide control characters from a look at the JSON text, so the values are looked at.
+        has_control = any(_has_control(part) for part in _texts_in(properties))
+    except (TypeError, ValueError, RecursionError, OverflowError, UnicodeError) as error:
+        raise InvalidField("properties must be a JSON object.", field="properties") from error
+    if len(encoded) > limits.PROPERTIES_BYTES_MAX:
+        raise InvalidField(
+            f"properties have {len(encoded)} bytes as JSON; at most {limits.PROPERTIES_BYTES_MAX} are kept.",
+            field="properties",
+        )
+    if has_control:
+        raise InvalidField("properties contain a control character.", field="properties")
+    return text
+
+
+def _texts_in(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, member in value.items():
+            yield str(name)
+            yield from _texts_in(member)
+    elif isinstance(value, list | tuple):
+        for member in value:
+            yield from _texts_in(member)
+
+
+def _has_control(text: str) -> bool:
+    return any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
+
+
+def _fingerprint(*parts: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
+
+
+def _checked_text(value: str, field: str, length_max: int) -> str:
+    if not value or len(value) > length_max or _has_control(value):
+        raise InvalidField(
+            f"{field} must be 1 to {length_max} characters without control characters.", field=field
+        )
+    return value
+
+
+class CartStore:
+    """A shop's carts, stock, checkouts and catalog. Open one with `cartstore.open_store(settings)`.
+
+    Every verb may raise StoreUnavailable (not applied) and, if it writes, OutcomeUnknown (repeat it with
+    the same idempotency key or reference). What else it raises is said at the verb.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        partition: Partition,
+        engine: CartEngine,
+        archive: Archive,
+        catalog: CatalogRepository,
+        acknowledgement: Acknowledgement,
+        gateways: Mapping[str, Gateway],
+        readiness: Callable[[], Awaitable[dict[str, Any]]],
+    ) -> None:
+        self.settings = settings
+        self.partition = partition
+        self.engine = engine
+        self.archive = archive
+        self.catalog = catalog
+        self.gateways = gateways
+        self.readiness = readiness
+        """What `/health/ready` tells: {"ready": bool, "checks": {name: {"ok": bool, "detail": str}}}."""
+        self._acknowledgement = acknowledgement
+        self._revisions = RevisionCache(catalog)
+        self._terms = {kind: self._terms_of(kind) for kind in ("user", "guest")}
+
+    # --- cart ----------------------------------------------------------------------------------
+
+    async def read_cart(self, owner: Owner) -> Cart:
+        """The cart with exact availability; an absent one reads as empty. Never writes to the cart."""
+        return await self.engine.read_cart(owner.cart_id)
+
+    async def read_summary(self, owner: Owner) -> Summary:
+        """The running totals, at the cost of one hash read."""
+        return await self.engine.read_summary(owner.cart_id)
+
+    async def add_line(
+        self,
+        owner: Owner,
+        sku: str,
+        quantity: int = 1,
+        *,
+        properties: Mapping[str, Any] | None = None,
+        guard: Guard = NO_GUARD,
+    ) -> LineResult:
+        """Add units of a variation and hold them. Raises what `CartEngine.add_line` raises, InvalidField
+        and InvalidQuantity (quantity below 1)."""
+        if not is_sku(sku):
+            raise ProductNotFound(sku=sku[: limits.ID_LENGTH_MAX], field="sku")
+        self._check_quantity(quantity, lowest=1)
+        properties_json = canonical_properties(properties)
+        return await self.engine.add_line(
+            owner.cart_id,
+            sku,
+            quantity,
+            properties_json=properties_json,
+            terms=self._terms[owner.kind],
+            guard=self._guard(guard, "add_line", sku, quantity, properties_json),
+        )
+
+    async def find_variant(self, product_id: str, options: Mapping[str, str] | None) -> Variant:
+        """The variant that these options choose.
+
+        Raises ProductNotFound, OptionRequired (an option is not chosen, and more than one variant is left),
+        OptionNotAvailable (no such option or value, or options for a product that has none).
+        """
+        product = await self.catalog.get_product(product_id) if ID_PATTERN.match(product_id) else None
+        if product is None:
+            raise ProductNotFound(field="product_id")
+        chosen = dict(options or {})
+        for name, value in chosen.items():
+            if name not in product.options:
+                raise OptionNotAvailable(f"The product has no option {name[:64]!r}.", field="options")
+            if all(variant.options.get(name) != value for variant in product.variants):
+                raise OptionNotAvailable(f"{name} cannot be {value[:64]!r}.", field="options")
+        matching = [
+            variant
+            for variant in product.variants
+            if all(variant.options.get(name) == value for name, value in chosen.items())
+        ]
+        if not matching:
+            raise OptionNotAvailable("These options are not sold together.", field="options")
+        missing = [name for name in product.options if name not in chosen]
+        if missing:
+            raise OptionRequired(f"Choose {', '.join(missing)}.", field="options")
+        return matching[0]
+
+    async def set_quantity(
+        self, owner: Owner, line_id: str, quantity: int, *, guard: Guard = NO_GUARD
+    ) -> LineResult:
+        """Set a line's quantity; 0 removes it. Raises what `CartEngine.set_quantity` raises."""
+        self._check_line_id(line_id)
+        self._check_quantity(quantity, lowest=0)
+        return await self.engine.set_quantity(
+            owner.cart_id,
+            line_id,
+            quantity,
+            terms=self._terms[owner.kind],
+            guard=self._guard(guard, "set_quantity", line_id, quantity),
+        )
+
+    async def remove_line(self, owner: Owner, line_id: str, *, guard: Guard = NO_GUARD) -> LineResult:
+        """Remove a line; its hold goes back in the same step. Raises ItemNotFound."""
+        self._check_line_id(line_id)
+        return await self.engine.remove_line(
+            owner.cart_id,
+            line_id,
+            terms=self._terms[owner.kind],
+            guard=self._guard(guard, "remove_line", line_id),
+        )
+
+    async def clear_cart(self, owner: Owner, *, guard: Guard = NO_GUARD) -> CartResult:
+        """Remove all lines; clearing an empty cart changes nothing."""
+        return await self.engine.clear_cart(
+            owner.cart_id, terms=self._terms[owner.kind], guard=self._guard(guard, "clear_cart")
+        )
+
+    async def put_lines(
+        self,
+        owner: Owner,
+        items: Sequence[PutItem | PutItemByLine],
+        *,
+        mode: Literal["all", "partial"] = "all",
+        guard: Guard = NO_GUARD,
+    ) -> PutResult:
+        """Set several lines at once. Raises what `CartEngine.put_lines` raises, and InvalidField when a line
+        is named twice or more lines are named than a cart may have."""
+        if not items or len(items) > self.settings.max_lines_per_cart:
+            raise InvalidField(
+                f"items must have 1 to {self.settings.max_lines_per_cart} entries.", field="items"
+            )
+        seen: set[str] = set()
+        for number, item in enumerate(items):
+            if isinstance(item, PutItem) and not is_sku(item.sku):
+                raise ProductNotFound(sku=item.sku[: limits.ID_LENGTH_MAX], field=f"items[{number}].sku")
+            if isinstance(item, PutItemByLine):
+                self._check_line_id(item.line_id)
+            self._check_quantity(item.quantity, lowest=0, field=f"items[{number}].quantity")
+            if item.line_id in seen:
+                raise InvalidField("A line is named twice.", field=f"items[{number}]", line_id=item.line_id)
+            seen.add(item.line_id)
+        named = [(type(item).__name__, item.line_id, item.quantity) for item in items]
+        return await self.engine.put_lines(
+            owner.cart_id,
+            items,
+            mode=mode,
+            terms=self._terms[owner.kind],
+            guard=self._guard(guard, "put_lines", named, mode),
+        )
+
+    async def accept_changes(
+        self, owner: Owner, line_ids: Sequence[str] | None = None, *, guard: Guard = NO_GUARD
+    ) -> CartResult:
+        """Take the current prices and texts of lines (None: all) as seen. Raises ItemNotFound."""
+        self._check_line_ids(line_ids)
+        return await self.engine.accept_changes(
+            owner.cart_id,
+            line_ids,
+            terms=self._terms[owner.kind],
+            guard=self._guard(guard, "accept_changes", line_ids),
+        )
+
+    async def validate_cart(self, owner: Owner, line_ids: Sequence[str] | None = None) -> Cart:
+        """Try to hold lapsed lines again and give the cart as it then is. Raises ItemNotFound."""
+        self._check_line_ids(line_ids)
+        return await self.engine.hold_lines(
+            owner.cart_id, line_ids, terms=self._terms[owner.kind], extend=False
+        )
+
+    async def extend_holds(self, owner: Owner) -> Cart:
+        """Extend all holds up to their cap and try to hold lapsed lines again."""
+        return await self.engine.hold_lines(owner.cart_id, None, terms=self._terms[owner.kind], extend=True)
+
+    # --- checkout, orders, payments ------------------------------------------------------------
+
+    async def begin_checkout(
+        self,
+        owner: Owner,
+        *,
+        idempotency_key: str,
+        gateway: str,
+        payment_method: str,
+        line_ids: Sequence[str] | None = None,
+        expected_total: str | None = None,
+        details: Mapping[str, Any] | None = None,
+        if_match: int | None = None,
+    ) -> Checkout:
+        """Turn lines into pending orders under one payment and acknowledge that as the settings say.
+
+        The same key gives the same checkout for ever. Raises what `CartEngine.begin_checkout` raises,
+        InvalidField, and OutcomeUnknown when an `archived` acknowledgement did not come in time.
+        """
+        _checked_text(idempotency_key, "Idempotency-Key", limits.IDEMPOTENCY_KEY_LENGTH_MAX)
+        _checked_text(payment_method, "payment_method", limits.PAYMENT_METHOD_LENGTH_MAX)
+        if gateway not in self.gateways:
+            raise InvalidField(f"gateway must be one of: {', '.join(self.gateways)}.", field="gateway")
+        if line_ids is not None and not line_ids:
+            raise InvalidField("line_ids must name at least one line, or be absent.", field="line_ids")
+        self._check_line_ids(line_ids)
+        details_json = msgspec.json.encode(details or {}, order="sorted").decode()
+        fingerprint = _fingerprint(
+            "begin_checkout",
+            sorted(line_ids) if line_ids is not None else None,
+            gateway,
+            payment_method,
+            expected_total,
+            details_json,
+        )
+        checkout_id, payment_id = checkout_ids(self.partition, owner.cart_id, idempotency_key)
+        archived = await self._archived_checkout(payment_id, fingerprint)
+        if archived is not None:
+            return archived
+        request = CheckoutRequest(
+            line_ids=tuple(line_ids) if line_ids is not None else None,
+            gateway=gateway,
+            payment_method=payment_method,
+            expected_total_minor=await self._total_in_minor(owner, expected_total),
+            details_json=details_json,
+        )
+        checkout = await self.engine.begin_checkout(
+            owner.cart_id,
+            checkout_id,
+            payment_id,
+            request,
+            fingerprint=fingerprint,
+            window_ms=self.settings.payment_window_seconds * 1_000,
+            terms=self._terms[owner.kind],
+            if_match=if_match,
+        )
+        await self._acknowledgement.wait(checkout.position)
+        return checkout
+
+    async def find_checkout(self, owner: Owner, idempotency_key: str) -> Checkout | None:
+        """The checkout that this owner began under this key, wherever it is kept."""
+        _, payment_id = checkout_ids(self.partition, owner.cart_id, idempotency_key)
+        return await self._find_payment(payment_id)
+
+    async def list_checkouts(
+        self, owner: Owner, *, limit: int = limits.PAGE_SIZE_DEFAULT, cursor: str | None = None
+    ) -> tuple[list[Checkout], str | None]:
+        """The owner's checkouts, newest first, and the cursor of the next page.
+
+        What the engine still keeps is shown as the engine has it, so that a checkout is listed the moment
+        it was acknowledged, whether the record has it already or not.
+        """
+        before = _parse_page_cursor(cursor)
+        kept = {checkout.payment.payment_id: checkout for checkout in await self.engine.list_payments(owner.cart_id)}
+        page = dict(kept)
+        for payment, orders in await self.archive.list_payments(
+            owner.cart_id, limit=limit + len(kept) + 1, before=before
+        ):
+            page.setdefault(payment.payment_id, _checkout_from_record(payment, orders))
+        found = sorted(page.values(), key=_page_key, reverse=True)
+        if before is not None:
+            found = [checkout for checkout in found if _page_key(checkout) < before]
+        more = len(found) > limit
+        found = found[:limit]
+        return found, f"{_page_key(found[-1])[0]}:{_page_key(found[-1])[1]}" if more else None
+
+    async def read_order(self, order_id: str, owner: Owner | None) -> tuple[Checkout, Order]:
+        """An order with its checkout. `owner` None: the caller has checked another proof of access.
+
+        Raises OrderNotFound, also for another owner's order.
+        """
+        found = await self._find_payment(payment_id_of_order(order_id)) if ID_PATTERN.match(order_id) else None
+        order = next((order for order in found.orders if order.order_id == order_id), None) if found else None
+        if found is None or order is None or (owner is not None and order.cart_id != owner.cart_id):
+            raise OrderNotFound()
+        return found, order
+
+    async def read_payment(self, payment_id: str, owner: Owner | None) -> Checkout:
+        """A payment with its orders. Raises PaymentNotFound, also for another owner's payment."""
+        found = await self._find_payment(payment_id) if ID_PATTERN.match(payment_id) else None
+        if found is None or (owner is not None and found.payment.cart_id != owner.cart_id):
+            raise PaymentNotFound()
+        return found
+
+    async def apply_verdict(self, payment_id: str, verdict: Verdict) -> PaymentResult:
+        """Carry out what a gateway said of a payment; returns only once that is acknowledged.
+
+        Raises PaymentNotFound; for `failed`: PaymentState, PaymentExpired.
+        """
+        checkout = await self.read_payment(payment_id, None)
+        if verdict == "pending":
+            return PaymentResult(
+                payment=checkout.payment, orders=checkout.orders, read_at_ms=checkout.read_at_ms, changed=False
+            )
+        if verdict == "succeeded":
+            result = await self._with_restored(checkout, self.engine.settle_payment)
+        else:
+            if checkout.payment.status == "expired":
+                raise PaymentExpired()
+            if checkout.payment.status != "pending":
+                raise PaymentState(f"The payment is {checkout.payment.status}.")
+            result = await self.engine.fail_payment(payment_id)
+        await self._acknowledgement.wait(result.position)
+        return result
+
+    async def cancel_order(self, order_id: str, owner: Owner) -> PaymentResult:
+        """Cancel the whole checkout that an order belongs to. Raises OrderNotFound, OrderState."""
+        checkout, _ = await self.read_order(order_id, owner)
+        result = await self._with_restored(
+            checkout, lambda payment_id: self.engine.release_payment(payment_id, "cancelled")
+        )
+        await self._acknowledgement.wait(result.position)
+        return result
+
+    async def close_refund(self, order_id: str) -> PaymentResult:
+        """Record that the money of a refund_due order went back. Raises OrderNotFound, OrderState."""
+        checkout, _ = await self.read_order(order_id, None)
+        result = await self._with_restored(checkout, lambda _: self.engine.close_refund(order_id))
+        await self._acknowledgement.wait(result.position)
+        return result
+
+    # --- stock ---------------------------------------------------------------------------------
+
+    async def read_stock(self, sku: str) -> StockLevel:
+        """The exact counters of one SKU. Raises ProductNotFound."""
+        level = (await self.engine.read_stock([sku]))[0] if is_sku(sku) else None
+        if level is None:
+            raise ProductNotFound(sku=sku[: limits.ID_LENGTH_MAX])
+        return level
+
+    async def adjust_stock(self, sku: str, delta: int, *, reason: str, reference: str) -> StockResult:
+        """Add units to on_hand (negative: take away). One reference is one adjustment of a SKU, for ever.
+
+        Raises ProductNotFound, StockConflict, InvalidField, LimitExceeded.
+        """
+        self._check_adjustment(sku, reason, reference)
+        if delta == 0 or abs(delta) > limits.STOCK_MAX:
+            raise InvalidField(f"delta must not be 0 and within ±{limits.STOCK_MAX}.", field="delta")
+        fingerprint = _fingerprint("adjust_stock", sku, delta, reason)
+        repeated = await self._archived_adjustment(sku, reference, fingerprint)
+        if repeated is not None:
+            return repeated
+        result = await self.engine.adjust_stock(
+            sku, delta=delta, reason=reason, reference=reference, fingerprint=fingerprint
+        )
+        await self._acknowledgement.wait(result.position)
+        return result
+
+    async def set_stock(
+        self, sku: str, on_hand: int, *, reason: str, reference: str, expected_on_hand: int | None = None
+    ) -> StockResult:
+        """Move on_hand to a value, as a delta. An untracked SKU becomes `deny`. Raises as adjust_stock does."""
+        self._check_adjustment(sku, reason, reference)
+        if not 0 <= on_hand <= limits.STOCK_MAX:
+            raise InvalidField(f"on_hand must be 0 to {limits.STOCK_MAX}.", field="on_hand")
+        fingerprint = _fingerprint("set_stock", sku, on_hand, expected_on_hand, reason)
+        result = await self._archived_adjustment(sku, reference, fingerprint)
+        if result is None:
+            result = await self.engine.set_stock(
+                sku,
+                on_hand=on_hand,
+                expected_on_hand=expected_on_hand,
+                reason=reason,
+                reference=reference,
+                fingerprint=fingerprint,
+            )
+        # The count comes first: a death between the two leaves an untracked SKU that the repeated call
+        # finishes, while the other order would leave a `deny` SKU without stock, a false "sold out".
+        if result.level.policy == "untracked" and not result.replayed:
+            product = await self.catalog.set_policy(sku, "deny")
+            await self.engine.publish_skus(self.catalog.published([product]))
+            result = msgspec.structs.replace(result, level=await self.read_stock(sku))
+        await self._acknowledgement.wait(result.position)
+        return result
+
+    # --- catalog -------------------------------------------------------------------------------
+
+    async def put_product(self, product: Product) -> Product:
+        """Create or change a product, visible to the next call. Raises InvalidField."""
+        stored, _ = await self.catalog.put_product(product)
+        # Published also when nothing changed: an earlier call may have died between record and engine.
+        await self.engine.publish_skus(self.catalog.published([stored]))
+        return stored
+
+    async def get_product(self, product_id: str) -> Product:
+        """A product as it is now. Raises ProductNotFound."""
+        product = await self.catalog.get_product(product_id) if ID_PATTERN.match(product_id) else None
+        if product is None:
+            raise ProductNotFound()
+        return product
+
+    async def list_products(
+        self,
+        *,
+        q: str | None = None,
+        seller: str | None = None,
+        limit: int = limits.PAGE_SIZE_DEFAULT,
+        cursor: str | None = None,
+    ) -> tuple[list[Product], str | None]:
+        """A page of products and the cursor of the next one."""
+        return await self.catalog.list_products(q=q, seller=seller, limit=limit, cursor=cursor)
+
+    async def stock_of(self, products: Iterable[Product]) -> dict[str, StockLevel]:
+        """The levels of all variants of these products; empty while the engine is away (browsing goes on)."""
+        skus = [variant.sku for product in products for variant in product.variants]
+        try:
+            levels = await self.engine.read_stock(skus) if skus else []
+        except StoreUnavailable:
+            return {}
+        return {level.sku: level for level in levels if level is not None}
+
+    async def products_by_revision(self, revisions: Iterable[int]) -> dict[int, Product]:
+        """What the catalog said in these revisions; those that cannot be had right now are absent."""
+        return await self._revisions.get(revisions)
+
+    async def import_catalog(
+        self,
+        source: Path | bytes,
+        *,
+        on_progress: Callable[[int, int | None], None] | None = None,
+    ) -> ImportReport:
+        """Import a shop's export by api.md's import rules; rows that cannot be taken are in the report.
+
+        Raises InvalidField when the source is no catalog at all.
+        """
+
+        async def publish(skus: Sequence[SkuFields]) -> None:
+            await self.engine.publish_skus(skus)
+
+        async def adjust(sku: str, quantity: int) -> None:
+            await self._import_stock(sku, quantity)
+
+        return await import_catalog(
+            source,
+            catalog=self.catalog,
+            currency=self.settings.currency,
+            publish=publish,
+            adjust=adjust,
+            on_progress=on_progress,
+        )
+
+    # --- how it is done ------------------------------------------------------------------------
+
+    def _terms_of(self, kind: str) -> CartTerms:
+        settings = self.settings
+        is_guest = kind == "guest"
+        ttl_seconds = settings.hold_ttl_guest_seconds if is_guest else settings.hold_ttl_member_seconds
+        ttl_days = settings.guest_cart_ttl_days if is_guest else settings.member_cart_ttl_days
+        return CartTerms(
+            hold_ttl_ms=ttl_seconds * 1_000,
+            hold_cap_ms=settings.hold_cap_seconds * 1_000,
+            cart_ttl_ms=ttl_days * 86_400_000,
+            quantity_max=settings.max_quantity_per_line,
+            lines_max=settings.max_lines_per_cart,
+            items_max=settings.max_items_per_cart,
+            held_max=settings.max_held_per_owner,
+            guest_share_ppm=round(settings.guest_share_of_stock * 1_000_000) if is_guest else 1_000_000,
+            reservations=settings.reservations == "on",
+        )
+
+    @staticmethod
+    def _guard(guard: Guard, verb: str, *arguments: object) -> Guard:
+        if guard.idempotency_key is None:
+            return guard
+        _checked_text(guard.idempotency_key, "Idempotency-Key", limits.IDEMPOTENCY_KEY_LENGTH_MAX)
+        return msgspec.structs.replace(guard, fingerprint=_fingerprint(verb, *arguments))
+
+    @staticmethod
+    def _check_quantity(quantity: int, *, lowest: int, field: str = "quantity") -> None:
+        if not lowest <= quantity <= limits.QUANTITY_MAX:
+            raise InvalidQuantity(
+                f"{field} must be {lowest} to {limits.QUANTITY_MAX}.", field=field, requested_quantity=quantity
+            )
+
+    @staticmethod
+    def _check_line_id(line_id: str) -> None:
+        if len(line_id) > _LINE_ID_LENGTH_MAX or not ID_PATTERN.match(line_id[: limits.ID_LENGTH_MAX]):
+            raise ItemNotFound(line_id=line_id[:_LINE_ID_LENGTH_MAX])
+        if not ID_PATTERN.match(line_id[-limits.ID_LENGTH_MAX :]):
+            raise ItemNotFound(line_id=line_id)
+
+    def _check_line_ids(self, line_ids: Sequence[str] | None) -> None:
+        for line_id in line_ids or ():
+            self._check_line_id(line_id)
+        if line_ids is not None and len(set(line_ids)) != len(line_ids):
+            raise InvalidField("A line is named twice.", field="line_ids")
+
+    @staticmethod
+    def _check_adjustment(sku: str, reason: str, reference: str) -> None:
+        if not is_sku(sku):
+            raise ProductNotFound(sku=sku[: limits.ID_LENGTH_MAX])
+        _checked_text(reason, "reason", limits.REASON_LENGTH_MAX)
+        _checked_text(reference, "reference", limits.REFERENCE_LENGTH_MAX)
+
+    async def _total_in_minor(self, owner: Owner, expected_total: str | None) -> int | None:
+        """The expected total in minor units of the cart's currency, which only the cart knows."""
+        if expected_total is None:
+            return None
+        summary = await self.engine.read_summary(owner.cart_id)
+        if summary.currency is None:
+            raise CartEmpty()
+        try:
+            return to_minor(expected_total, summary.currency, maximum=limits.TOTAL_MINOR_MAX)
+        except Invalid as error:
+            raise InvalidField(str(error), field="expected_total") from error
+
+    async def _find_payment(self, payment_id: str) -> Checkout | None:
+        """From the engine while it keeps it, else from the record."""
+        kept = await self.engine.read_payment(payment_id)
+        if kept is not None:
+            return kept
+        record = await self.archive.find_payment(payment_id)
+        return _checkout_from_record(*record) if record is not None else None
+
+    async def _archived_checkout(self, payment_id: str, fingerprint: str) -> Checkout | None:
+        """A checkout that only the record still has: the engine forgets a terminal one after a day."""
+        try:
+            record = await self.archive.find_payment(payment_id)
+        except StoreUnavailable:
+            # Checkouts go on while the database is away if the acknowledgement does not need it. A key
+            # that was used more than a day ago would then be found by the record's own uniqueness.
+            if self._acknowledgement.mode == "archived":
+                raise
+            return None
+        if record is None:
+            return None
+        if record[0].fingerprint != fingerprint:
+            raise IdempotencyKeyReused()
+        kept = await self.engine.read_payment(payment_id)
+        return msgspec.structs.replace(kept or _checkout_from_record(*record), replayed=True)
+
+    async def _archived_adjustment(self, sku: str, reference: str, fingerprint: str) -> StockResult | None:
+        from cartstore.errors import StockConflict
+
+        try:
+            record = await self.archive.find_stock_adjustment(sku, reference)
+        except StoreUnavailable:
+            if self._acknowledgement.mode == "archived":
+                raise
+            return None
+        if record is None:
+            return None
+        if record[0] != fingerprint:
+            raise StockConflict("This reference was used for another adjustment of this SKU.", sku=sku)
+        return msgspec.structs.replace(record[1], replayed=True)
+
+    async def _import_stock(self, sku: str, quantity: int) -> None:
+        from cartstore.errors import StockConflict
+
+        try:
+            await self.adjust_stock(sku, quantity, reason="import", reference=IMPORT_REFERENCE)
+        except StockConflict:
+            # An earlier import gave this SKU another quantity; importing again never changes stock.
+            return
+
+    async def _with_restored(
+        self, checkout: Checkout, transition: Callable[[str], Awaitable[T]]
+    ) -> T:
+        """Run a transition on a payment that the engine may have forgotten since it became terminal."""
+        try:
+            return await transition(checkout.payment.payment_id)
+        except (PaymentNotFound, OrderNotFound):
+            await self.engine.restore_payment(checkout.payment, checkout.orders)
+            return await transition(checkout.payment.payment_id)
+
+
+def payment_hash(payment: Payment, orders: Sequence[Order]) -> str:
+    """Digest over payment, orders, amounts and currency: what a client may compare to see that the payment
+    is for what it was shown."""
+    parts = [payment.payment_id, str(payment.amount_minor), payment.currency]
+    parts += [f"{order.order_id}={Decimal(order.total_minor)}" for order in orders]
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+
+
+def _checkout_from_record(payment: Payment, orders: Sequence[Order]) -> Checkout:
+    return Checkout(payment=payment, orders=tuple(orders), read_at_ms=0)
+
+
+def _page_key(checkout: Checkout) -> tuple[int, str]:
+    return checkout.payment.created_at_ms, checkout.payment.payment_id
+
+
+def _parse_page_cursor(cursor: str | None) -> tuple[int, str] | None:
+    if cursor is None:
+        return None
+    created, _, payment_id = cursor.partition(":")
+    if not (created.isascii() and created.isdigit() and len(created) < 17 and ID_PATTERN.match(payment_id)):
+        raise InvalidField("This cursor was not given by this list.", field="cursor")
+    return int(created), payment_id
