@@ -48,24 +48,26 @@ class Process:
     stop_signal: signal.Signals = signal.SIGTERM
     """What asks the program to finish its work and exit."""
 
-    def __init__(self, name: str, log: Path, argv: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        log: Path,
+        argv: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        inherited_fds: Sequence[int] = (),
+    ) -> None:
+        """`name` is for messages. File descriptors other than `inherited_fds` are closed in the child."""
         self.name = name
         self.log = log
         self._argv = list(argv)
+        self._environment = os.environ if environment is None else environment
+        self._inherited_fds = list(inherited_fds)
         self._child: subprocess.Popen[bytes] | None = None
         self._log_start = 0
 
     def argv(self) -> list[str]:
         """The command line. It is public on the machine: no secret belongs here."""
         return self._argv
-
-    def environment(self) -> Mapping[str, str]:
-        """The environment of the child."""
-        return os.environ
-
-    def inherited_fds(self) -> Sequence[int]:
-        """File descriptors that the child keeps; every other one is closed in it."""
-        return ()
 
     def identity(self) -> Callable[[], None] | None:
         """What the child does to become the user it runs as, or None to stay ours."""
@@ -108,8 +110,8 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=dict(self.environment()),
-                pass_fds=self.inherited_fds(),
+                env=dict(self._environment),
+                pass_fds=self._inherited_fds,
                 # A session of its own: Ctrl-C must reach the supervisor only, which then stops its
                 # children in order.
                 start_new_session=True,
