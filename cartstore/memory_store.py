@@ -1,0 +1,1301 @@
+"""The reference model: the whole contract of `engine.py` in plain Python.
+
+Owns one partition's carts, stock, payments and events in dictionaries. What the scripts keep as counters
+(held units, totals) is counted anew here each time it is needed, so that it cannot drift; clarity goes
+before speed everywhere. The contract suite and the property test hold the real engine to this one. It also
+serves as a store without servers in the tests of a shop.
+
+Refuses: persistence, concurrency over threads, and any lifetime bound on carts (an idle cart stays).
+
+Where the contract leaves room this model reads it so:
+
+* Due holds of a SKU are released before anything but the idempotency key is looked at: a cart that got
+  lines back has a new version, and If-Match is compared with that one.
+* Removing, clearing and accepting tell and use no availability, so they release nothing.
+* A due hold that nobody released yet counts for nothing, neither as held nor for `held_max`.
+* A payment stays pending until something releases it. Money or a cancellation that comes first wins, also
+  after the end of the window.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from msgspec.structs import replace
+
+from cartstore import limits
+from cartstore.errors import (
+    CartEmpty,
+    CartError,
+    CheckoutRefused,
+    ContractError,
+    CurrencyMismatch,
+    IdempotencyKeyReused,
+    InsufficientStock,
+    InvalidQuantity,
+    ItemNotFound,
+    LimitExceeded,
+    OrderNotFound,
+    OrderState,
+    PaymentExpired,
+    PaymentNotFound,
+    PaymentState,
+    PriceChanged,
+    ProductInactive,
+    ProductNotFound,
+    StockConflict,
+    TotalChanged,
+    VersionConflict,
+)
+from cartstore.model import (
+    EMPTY_SUMMARY,
+    Cart,
+    CartResult,
+    CartTerms,
+    Checkout,
+    CheckoutRequest,
+    CheckoutType,
+    Event,
+    Guard,
+    ItemOutcome,
+    Line,
+    LineResult,
+    Order,
+    OrderLine,
+    OrderStatus,
+    Partition,
+    Payment,
+    PaymentResult,
+    PaymentStatus,
+    Position,
+    PutItem,
+    PutItemByLine,
+    PutResult,
+    ReleaseReason,
+    SkuFields,
+    StockLevel,
+    StockPolicy,
+    StockResult,
+    Summary,
+    line_id_of,
+    payment_id_of_order,
+    sku_of,
+)
+
+GUEST_PREFIX = "g."
+"""A cart whose id begins so is a guest's (`model.Owner.cart_id`)."""
+
+_MODES: dict[StockPolicy, Literal["held", "backorder", "untracked"]] = {
+    "deny": "held",
+    "backorder": "backorder",
+    "untracked": "untracked",
+}
+
+_REFUSALS: tuple[type[CartError], ...] = (
+    ItemNotFound,
+    ProductNotFound,
+    ProductInactive,
+    CurrencyMismatch,
+    InvalidQuantity,
+    LimitExceeded,
+    PriceChanged,
+    InsufficientStock,
+)
+"""What may be wrong with one of several lines."""
+
+_REFUSAL_BY_CODE = {refusal.code: refusal for refusal in _REFUSALS}
+
+
+@dataclass(slots=True)
+class _Sku:
+    fields: SkuFields
+    on_hand: int = 0
+    sold: int = 0
+    backordered: int = 0
+    adjustments: dict[str, tuple[str, StockResult]] = field(default_factory=dict)
+    """By reference: fingerprint and first result."""
+
+
+@dataclass(slots=True)
+class _Line:
+    line_id: str
+    sku: str
+    properties_json: str | None
+    quantity: int
+    unit_price_minor: int
+    revision: int
+    ordinal: int
+    added_at_ms: int
+    updated_at_ms: int
+    held: int = 0
+    hold_expires_at_ms: int = 0
+    first_held_at_ms: int = 0
+
+    def lower_hold(self, quantity: int) -> None:
+        """Keep at most `quantity` units under the hold; a hold of nothing is none."""
+        self.held = min(self.held, quantity)
+        if self.held == 0:
+            self.hold_expires_at_ms = 0
+            self.first_held_at_ms = 0
+
+
+_Result = TypeVar("_Result", LineResult, CartResult, PutResult)
+
+
+@dataclass(slots=True)
+class _Cart:
+    created_at_ms: int
+    updated_at_ms: int
+    version: int = 0
+    currency: str | None = None
+    lines: dict[str, _Line] = field(default_factory=dict)
+    """By line id, in the order of their ordinals."""
+    ordinal: int = 0
+    """Of the line added last."""
+    remembered: dict[str, tuple[str, LineResult | CartResult | PutResult]] = field(default_factory=dict)
+    """By idempotency key, oldest first: fingerprint and first result."""
+
+    @property
+    def total_items(self) -> int:
+        return sum(line.quantity for line in self.lines.values())
+
+    @property
+    def subtotal_minor(self) -> int:
+        return sum(line.quantity * line.unit_price_minor for line in self.lines.values())
+
+    @property
+    def summary(self) -> Summary:
+        return Summary(
+            version=self.version,
+            lines_count=len(self.lines),
+            total_items=self.total_items,
+            subtotal_minor=self.subtotal_minor,
+            currency=self.currency,
+        )
+
+    def add(self, line: _Line) -> None:
+        self.ordinal += 1
+        line.ordinal = self.ordinal
+        self.lines[line.line_id] = line
+
+
+@dataclass(slots=True)
+class _Payment:
+    payment: Payment
+    orders: tuple[Order, ...]
+    number: int
+    """Grows with every payment that this store took in."""
+    position: Position | None
+    """Of the last event that changed it."""
+
+    @property
+    def is_pending(self) -> bool:
+        return self.payment.status == "pending"
+
+    def lines(self) -> Iterable[OrderLine]:
+        for order in self.orders:
+            yield from order.lines
+
+    def move(
+        self,
+        payment_status: PaymentStatus,
+        order_status: OrderStatus,
+        reason: ReleaseReason | None = None,
+    ) -> None:
+        self.payment = replace(self.payment, status=payment_status)
+        self.orders = tuple(
+            replace(order, status=order_status, release_reason=reason) for order in self.orders
+        )
+
+
+def _wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class MemoryEngine:
+    """A `CartEngine` that keeps one partition in this process and forgets it with it."""
+
+    def __init__(
+        self,
+        partition: Partition = Partition("main"),  # noqa: B008 - a frozen value
+        *,
+        now_ms: Callable[[], int] | None = None,
+        lifetime_ms: int = 7_200_000,
+    ) -> None:
+        """`now_ms` is the only clock. No hold lasts longer than `lifetime_ms`: one whose expiry is further
+        away shows that the clock was set back, and is due."""
+        self.partition = partition
+        self.lifetime_ms = lifetime_ms
+        self.events: list[Event] = []
+        """The outbox: one entry per transition that changed an order, on_hand or sold."""
+        self._now_ms = now_ms or _wall_clock_ms
+        self._change = 0
+        self._skus: dict[str, _Sku] = {}
+        self._carts: dict[str, _Cart] = {}
+        self._payments: dict[str, _Payment] = {}
+
+    # --- catalog and stock ---------------------------------------------------------------------
+
+    async def publish_skus(self, skus: Sequence[SkuFields]) -> None:
+        """Set catalog fields; an older revision than the published one is ignored."""
+        for fields in skus:
+            known = self._skus.get(fields.sku)
+            if known is None:
+                self._skus[fields.sku] = _Sku(fields)
+            elif fields.revision >= known.fields.revision:
+                known.fields = fields
+
+    async def adjust_stock(
+        self, sku: str, *, delta: int, reason: str, reference: str, fingerprint: str
+    ) -> StockResult:
+        """Add `delta` units to on_hand, once per reference."""
+        now = self._now_ms()
+        if first := self._adjusted_before(sku, reference, fingerprint):
+            return first
+        self._release_due(sku, now)
+        return self._adjust(sku, delta, reason, reference, fingerprint, now)
+
+    async def set_stock(
+        self,
+        sku: str,
+        *,
+        on_hand: int,
+        expected_on_hand: int | None,
+        reason: str,
+        reference: str,
+        fingerprint: str,
+    ) -> StockResult:
+        """Move on_hand to a value, as a delta, once per reference."""
+        now = self._now_ms()
+        if first := self._adjusted_before(sku, reference, fingerprint):
+            return first
+        self._release_due(sku, now)
+        current = self._skus[sku].on_hand
+        if expected_on_hand is not None and expected_on_hand != current:
+            raise StockConflict(f"{current} units are on hand, not {expected_on_hand}.", sku=sku)
+        return self._adjust(sku, on_hand - current, reason, reference, fingerprint, now)
+
+    async def read_stock(self, skus: Sequence[str]) -> list[StockLevel | None]:
+        """Exact levels, in the order asked; None for a SKU that was never published."""
+        now = self._now_ms()
+        for sku in skus:
+            self._release_due(sku, now)
+        return [self._level(sku) if sku in self._skus else None for sku in skus]
+
+    def _adjusted_before(self, sku: str, reference: str, fingerprint: str) -> StockResult | None:
+        if sku not in self._skus:
+            raise ProductNotFound(sku=sku)
+        first = self._skus[sku].adjustments.get(reference)
+        if first is None:
+            return None
+        first_fingerprint, result = first
+        if first_fingerprint != fingerprint:
+            raise StockConflict("This reference names another adjustment.", sku=sku)
+        return replace(result, replayed=True)
+
+    def _adjust(
+        self, sku: str, delta: int, reason: str, reference: str, fingerprint: str, now: int
+    ) -> StockResult:
+        record = self._skus[sku]
+        on_hand = record.on_hand + delta
+        if on_hand < self._held(sku):
+            raise StockConflict("Fewer units would remain than are held.", sku=sku)
+        if on_hand > limits.STOCK_MAX:
+            raise LimitExceeded(f"No SKU may have more than {limits.STOCK_MAX} units.", sku=sku)
+        record.on_hand = on_hand
+        position = self._emit(
+            "stock_adjusted",
+            now,
+            sku=sku,
+            delta=str(delta),
+            on_hand=str(on_hand),
+            reason=reason,
+            reference=reference,
+            fingerprint=fingerprint,
+        )
+        result = StockResult(level=self._level(sku), delta=delta, position=position)
+        record.adjustments[reference] = (fingerprint, result)
+        return result
+
+    def _level(self, sku: str) -> StockLevel:
+        record = self._skus[sku]
+        return StockLevel(
+            sku=sku,
+            policy=record.fields.policy,
+            on_hand=record.on_hand,
+            held=self._held(sku),
+            sold=record.sold,
+            backordered=record.backordered,
+        )
+
+    def _held(self, sku: str, *, guests_only: bool = False) -> int:
+        """Units of recorded holds: of lines, and of orders that are being paid."""
+        return sum(
+            line.held
+            for cart_id, cart in self._carts.items()
+            for line in cart.lines.values()
+            if line.sku == sku and (cart_id.startswith(GUEST_PREFIX) or not guests_only)
+        ) + sum(
+            line.held
+            for record in self._payments.values()
+            for line in record.lines()
+            if record.is_pending
+            and line.sku == sku
+            and (record.payment.cart_id.startswith(GUEST_PREFIX) or not guests_only)
+        )
+
+    def _free(self, sku: str) -> int:
+        return max(0, self._skus[sku].on_hand - self._held(sku))
+
+    def _holdable(self, sku: str, cart_id: str, terms: CartTerms) -> int:
+        """Units that this cart could hold in addition: what is free, for a guest within the guests' share."""
+        free = self._free(sku)
+        if not cart_id.startswith(GUEST_PREFIX):
+            return free
+        share = self._skus[sku].on_hand * terms.guest_share_ppm // 1_000_000
+        return max(0, min(free, share - self._held(sku, guests_only=True)))
+
+    # --- cart ----------------------------------------------------------------------------------
+
+    async def read_cart(self, cart_id: str) -> Cart:
+        """The cart with exact availability of every line."""
+        now = self._now_ms()
+        self._release_due_of_cart(cart_id, now)
+        return self._read(cart_id, now)
+
+    async def read_summary(self, cart_id: str) -> Summary:
+        """The running totals; EMPTY_SUMMARY for an absent cart."""
+        cart = self._carts.get(cart_id)
+        return cart.summary if cart else EMPTY_SUMMARY
+
+    async def add_line(
+        self,
+        cart_id: str,
+        sku: str,
+        quantity: int,
+        *,
+        properties_json: str | None,
+        terms: CartTerms,
+        guard: Guard,
+    ) -> LineResult:
+        """Add units of a variation and hold them."""
+        if quantity < 1:
+            raise ContractError("add_line takes a quantity of 1 or more")
+        now = self._now_ms()
+        if replay := self._replay(cart_id, guard, LineResult):
+            return replay
+        self._release_due(sku, now)
+        cart = self._cart(cart_id, now)
+        self._match(cart, guard.if_match)
+        if sku not in self._skus:
+            raise ProductNotFound(sku=sku)
+
+        line_id = line_id_of(sku, properties_json)
+        old = cart.lines.get(line_id)
+        total = quantity + (old.quantity if old else 0)
+        fields = self._skus[sku].fields
+        self._check_line(cart_id, cart, sku, line_id, total, fields.price_minor, terms, now)
+
+        line = self._write_line(cart, sku, properties_json, total, terms, now)
+        line.unit_price_minor = fields.price_minor
+        line.revision = fields.revision
+        self._commit(cart_id, cart, now, terms)
+        result = LineResult(line=self._view(line), summary=cart.summary, read_at_ms=now, created=old is None)
+        return self._remember(cart, guard, result)
+
+    async def set_quantity(
+        self, cart_id: str, line_id: str, quantity: int, *, terms: CartTerms, guard: Guard
+    ) -> LineResult:
+        """Set a line's quantity; 0 removes the line."""
+        if quantity == 0:
+            return await self.remove_line(cart_id, line_id, terms=terms, guard=guard)
+        if quantity < 0:
+            raise ContractError("set_quantity takes a quantity of 0 or more")
+        now = self._now_ms()
+        if replay := self._replay(cart_id, guard, LineResult):
+            return replay
+        self._release_due(sku_of(line_id), now)
+        cart = self._cart(cart_id, now)
+        self._match(cart, guard.if_match)
+        line = cart.lines.get(line_id)
+        if line is None:
+            raise ItemNotFound(line_id=line_id)
+        self._check_line(cart_id, cart, line.sku, line_id, quantity, line.unit_price_minor, terms, now)
+
+        self._write_line(cart, line.sku, line.properties_json, quantity, terms, now)
+        self._commit(cart_id, cart, now, terms)
+        return self._remember(
+            cart, guard, LineResult(line=self._view(line), summary=cart.summary, read_at_ms=now)
+        )
+
+    async def remove_line(self, cart_id: str, line_id: str, *, terms: CartTerms, guard: Guard) -> LineResult:
+        """Remove a line; its hold goes back."""
+        now = self._now_ms()
+        if replay := self._replay(cart_id, guard, LineResult):
+            return replay
+        cart = self._cart(cart_id, now)
+        self._match(cart, guard.if_match)
+        if line_id not in cart.lines:
+            raise ItemNotFound(line_id=line_id)
+
+        del cart.lines[line_id]
+        self._commit(cart_id, cart, now, terms)
+        return self._remember(cart, guard, LineResult(line=None, summary=cart.summary, read_at_ms=now))
+
+    async def clear_cart(self, cart_id: str, *, terms: CartTerms, guard: Guard) -> CartResult:
+        """Remove all lines; all holds go back."""
+        now = self._now_ms()
+        if replay := self._replay(cart_id, guard, CartResult):
+            return replay
+        cart = self._cart(cart_id, now)
+        self._match(cart, guard.if_match)
+        if not cart.lines:
+            return CartResult(summary=cart.summary)
+
+        cart.lines.clear()
+        self._commit(cart_id, cart, now, terms)
+        return self._remember(cart, guard, CartResult(summary=cart.summary))
+
+    async def put_lines(
+        self,
+        cart_id: str,
+        items: Sequence[PutItem | PutItemByLine],
+        *,
+        mode: Literal["all", "partial"],
+        terms: CartTerms,
+        guard: Guard,
+    ) -> PutResult:
+        """Set several lines to quantities, in order. `all` does what `partial` does if that does every
+        entry, and otherwise nothing."""
+        now = self._now_ms()
+        if replay := self._replay(cart_id, guard, PutResult):
+            return replay
+        for item in items:
+            if item.quantity > 0:
+                self._release_due(_sku_of_item(item), now)
+        self._match(self._cart(cart_id, now), guard.if_match)
+
+        before = copy.deepcopy(self._carts.get(cart_id))
+        cart = self._carts.setdefault(cart_id, self._cart(cart_id, now))
+        outcomes: list[ItemOutcome] = []
+        is_written = False
+        for item in items:
+            code, available = "OK", None
+            try:
+                is_written |= self._put_item(cart_id, cart, item, terms, now)
+            except _REFUSALS as refusal:
+                code, available = refusal.code, refusal.available_quantity
+            outcomes.append(
+                ItemOutcome(
+                    line_id=item.line_id,
+                    sku=_sku_of_item(item),
+                    code=code,
+                    requested_quantity=item.quantity,
+                    available_quantity=available,
+                )
+            )
+
+        refused = [outcome for outcome in outcomes if outcome.code != "OK"]
+        is_refused = mode == "all" and bool(refused)
+        if is_refused or not is_written:
+            self._carts.pop(cart_id)
+            if before is not None:
+                self._carts[cart_id] = before
+            if is_refused:
+                raise _refusal_of([_shortfall(**_fields_of(outcome)) for outcome in refused])
+            return PutResult(outcomes=tuple(outcomes), summary=self._cart(cart_id, now).summary)
+        self._commit(cart_id, cart, now, terms)
+        return self._remember(cart, guard, PutResult(outcomes=tuple(outcomes), summary=cart.summary))
+
+    def _put_item(
+        self, cart_id: str, cart: _Cart, item: PutItem | PutItemByLine, terms: CartTerms, now: int
+    ) -> bool:
+        """Set one line; whether anything was written."""
+        line = cart.lines.get(item.line_id)
+        if isinstance(item, PutItemByLine) and line is None:
+            raise ItemNotFound(line_id=item.line_id)
+        if item.quantity == 0:
+            return cart.lines.pop(item.line_id, None) is not None
+        sku = _sku_of_item(item)
+        if sku not in self._skus:
+            raise ProductNotFound(sku=sku)
+        properties_json = line.properties_json if line else getattr(item, "properties_json", None)
+        price_minor = line.unit_price_minor if line else self._skus[sku].fields.price_minor
+        self._check_line(cart_id, cart, sku, item.line_id, item.quantity, price_minor, terms, now)
+        self._write_line(cart, sku, properties_json, item.quantity, terms, now)
+        return True
+
+    async def accept_changes(
+        self, cart_id: str, line_ids: Sequence[str] | None, *, terms: CartTerms, guard: Guard
+    ) -> CartResult:
+        """Move the seen price and revision of lines to the current ones."""
+        now = self._now_ms()
+        if replay := self._replay(cart_id, guard, CartResult):
+            return replay
+        cart = self._cart(cart_id, now)
+        self._match(cart, guard.if_match)
+        lines = _chosen(cart, line_ids)
+        if not lines:
+            return CartResult(summary=cart.summary)
+        subtotal_minor = cart.subtotal_minor
+        for line in lines:
+            fields = self._skus[line.sku].fields
+            # Accepting a price in another currency would mix two currencies in one sum.
+            if fields.currency != cart.currency:
+                raise CurrencyMismatch(line_id=line.line_id, sku=line.sku)
+            subtotal_minor += line.quantity * (fields.price_minor - line.unit_price_minor)
+        if subtotal_minor > limits.TOTAL_MINOR_MAX:
+            raise LimitExceeded("The total would be too large.")
+
+        for line in lines:
+            fields = self._skus[line.sku].fields
+            line.unit_price_minor = fields.price_minor
+            line.revision = fields.revision
+            line.updated_at_ms = now
+        self._commit(cart_id, cart, now, terms)
+        return self._remember(cart, guard, CartResult(summary=cart.summary))
+
+    async def hold_lines(
+        self, cart_id: str, line_ids: Sequence[str] | None, *, terms: CartTerms, extend: bool
+    ) -> Cart:
+        """Try to hold what is not held among the lines; with `extend`, also move the expiry of the rest."""
+        now = self._now_ms()
+        for line_id in line_ids or ():
+            self._release_due(sku_of(line_id), now)
+        self._release_due_of_cart(cart_id, now)
+        cart = self._cart(cart_id, now)
+        for line in _chosen(cart, line_ids):
+            if extend and line.held:
+                self._extend(line, terms, now)
+            missing = line.quantity - line.held
+            if (
+                missing
+                and self._is_held_on_add(line.sku, terms)
+                and self._skus[line.sku].fields.is_active
+                and missing <= self._holdable(line.sku, cart_id, terms)
+                and self._held_by_owner(cart_id, now) + missing <= terms.held_max
+            ):
+                self._hold(line, terms, now)
+        return self._read(cart_id, now)
+
+    # --- parts of a mutation -------------------------------------------------------------------
+
+    def _cart(self, cart_id: str, now: int) -> _Cart:
+        """The cart, or a new one that nobody keeps until it is committed."""
+        return self._carts.get(cart_id) or _Cart(created_at_ms=now, updated_at_ms=now)
+
+    def _replay(self, cart_id: str, guard: Guard, kind: type[_Result]) -> _Result | None:
+        """The first result under this key, if the cart remembers one."""
+        if guard.idempotency_key is None or cart_id not in self._carts:
+            return None
+        remembered = self._carts[cart_id].remembered.get(guard.idempotency_key)
+        if remembered is None:
+            return None
+        fingerprint, result = remembered
+        if fingerprint != guard.fingerprint:
+            raise IdempotencyKeyReused
+        if not isinstance(result, kind):
+            raise ContractError("a fingerprint must differ between verbs")
+        return replace(result, replayed=True)
+
+    def _remember(self, cart: _Cart, guard: Guard, result: _Result) -> _Result:
+        if guard.idempotency_key is not None:
+            cart.remembered[guard.idempotency_key] = (guard.fingerprint, result)
+            if len(cart.remembered) > limits.IDEMPOTENCY_RING_SIZE:
+                del cart.remembered[next(iter(cart.remembered))]
+        return result
+
+    def _match(self, cart: _Cart, if_match: int | None) -> None:
+        if if_match is not None and if_match != cart.version:
+            raise VersionConflict(cart.version)
+
+    def _check_line(
+        self,
+        cart_id: str,
+        cart: _Cart,
+        sku: str,
+        line_id: str,
+        quantity: int,
+        price_minor: int,
+        terms: CartTerms,
+        now: int,
+    ) -> None:
+        """Whether the line may have `quantity` units at `price_minor`, in the order of the contract."""
+        fields = self._skus[sku].fields
+        line = cart.lines.get(line_id)
+        old_quantity = line.quantity if line else 0
+        held = line.held if line else 0
+        if not fields.is_active and quantity >= old_quantity:
+            raise ProductInactive(line_id=line_id, sku=sku)
+        if cart.lines and cart.currency != fields.currency:
+            raise CurrencyMismatch(line_id=line_id, sku=sku)
+        if _breaks_rules(fields, quantity):
+            raise InvalidQuantity(line_id=line_id, sku=sku, requested_quantity=quantity)
+
+        old_total_minor = line.quantity * line.unit_price_minor if line else 0
+        is_reserving = self._is_held_on_add(sku, terms)
+        missing = max(0, quantity - held) if is_reserving else 0
+        if (
+            quantity > terms.quantity_max
+            or len(cart.lines) + (line is None) > terms.lines_max
+            or cart.total_items - old_quantity + quantity > terms.items_max
+            or cart.subtotal_minor - old_total_minor + quantity * price_minor > limits.TOTAL_MINOR_MAX
+            or (missing and self._held_by_owner(cart_id, now) + missing > terms.held_max)
+        ):
+            raise LimitExceeded(line_id=line_id, sku=sku, requested_quantity=quantity)
+
+        if fields.policy != "deny":
+            return
+        available = held + (self._holdable(sku, cart_id, terms) if is_reserving else self._free(sku))
+        # With nothing missing there is nothing to ask for, even if the guests' share is overdrawn by now.
+        if quantity > available and (missing or not is_reserving):
+            raise InsufficientStock(
+                line_id=line_id, sku=sku, available_quantity=available, requested_quantity=quantity
+            )
+
+    def _write_line(
+        self,
+        cart: _Cart,
+        sku: str,
+        properties_json: str | None,
+        quantity: int,
+        terms: CartTerms,
+        now: int,
+    ) -> _Line:
+        """Set a line that was checked, and its hold."""
+        fields = self._skus[sku].fields
+        line = cart.lines.get(line_id_of(sku, properties_json))
+        if line is None:
+            line = _Line(
+                line_id=line_id_of(sku, properties_json),
+                sku=sku,
+                properties_json=properties_json,
+                quantity=quantity,
+                unit_price_minor=fields.price_minor,
+                revision=fields.revision,
+                ordinal=0,
+                added_at_ms=now,
+                updated_at_ms=now,
+            )
+            cart.add(line)
+            cart.currency = fields.currency
+        line.quantity = quantity
+        line.updated_at_ms = now
+        line.lower_hold(quantity)
+        if self._is_held_on_add(sku, terms):
+            self._hold(line, terms, now)
+        return line
+
+    def _commit(self, cart_id: str, cart: _Cart, now: int, terms: CartTerms | None = None) -> None:
+        """Give the changed cart its next version and, under `terms`, its unlapsed holds more time."""
+        self._change += 1
+        cart.version = self._change
+        cart.updated_at_ms = now
+        self._carts[cart_id] = cart
+        if terms is None:
+            return
+        for line in cart.lines.values():
+            if line.held and not self._is_due(line.hold_expires_at_ms, now):
+                self._extend(line, terms, now)
+
+    def _is_held_on_add(self, sku: str, terms: CartTerms) -> bool:
+        fields = self._skus[sku].fields
+        return terms.reservations and fields.policy == "deny" and fields.hold_policy == "on_add"
+
+    def _hold(self, line: _Line, terms: CartTerms, now: int) -> None:
+        """Hold the whole line; the caller has seen that the stock is there."""
+        if line.held == 0:
+            line.first_held_at_ms = now
+        line.held = line.quantity
+        self._extend(line, terms, now)
+
+    def _extend(self, line: _Line, terms: CartTerms, now: int) -> None:
+        ttl_ms = self._skus[line.sku].fields.hold_ttl_ms or terms.hold_ttl_ms
+        expires_at_ms = min(now + ttl_ms, line.first_held_at_ms + terms.hold_cap_ms)
+        line.hold_expires_at_ms = max(line.hold_expires_at_ms, expires_at_ms)
+
+    def _held_by_owner(self, cart_id: str, now: int) -> int:
+        """Units under unlapsed holds of the cart's lines and of its orders that are being paid."""
+        cart = self._carts.get(cart_id)
+        return sum(
+            line.held
+            for line in (cart.lines.values() if cart else ())
+            if not self._is_due(line.hold_expires_at_ms, now)
+        ) + sum(
+            line.held
+            for record in self._payments.values()
+            for line in record.lines()
+            if record.payment.cart_id == cart_id
+            and record.is_pending
+            and not self._is_due(record.payment.expires_at_ms, now)
+        )
+
+    def _read(self, cart_id: str, now: int) -> Cart:
+        cart = self._carts.get(cart_id)
+        return Cart(
+            cart_id=cart_id,
+            summary=cart.summary if cart else EMPTY_SUMMARY,
+            lines=tuple(self._view(line) for line in cart.lines.values()) if cart else (),
+            created_at_ms=cart.created_at_ms if cart else None,
+            updated_at_ms=cart.updated_at_ms if cart else None,
+            read_at_ms=now,
+        )
+
+    def _view(self, line: _Line) -> Line:
+        fields = self._skus[line.sku].fields
+        return Line(
+            line_id=line.line_id,
+            sku=line.sku,
+            properties_json=line.properties_json,
+            quantity=line.quantity,
+            held=line.held,
+            hold_expires_at_ms=line.hold_expires_at_ms,
+            first_held_at_ms=line.first_held_at_ms,
+            unit_price_minor=line.unit_price_minor,
+            revision=line.revision,
+            ordinal=line.ordinal,
+            added_at_ms=line.added_at_ms,
+            updated_at_ms=line.updated_at_ms,
+            current_price_minor=fields.price_minor,
+            current_revision=fields.revision,
+            is_active=fields.is_active,
+            policy=fields.policy,
+            available_quantity=self._free(line.sku) + line.held if fields.policy == "deny" else None,
+        )
+
+    # --- checkout and payment ------------------------------------------------------------------
+
+    async def begin_checkout(
+        self,
+        cart_id: str,
+        checkout_id: str,
+        payment_id: str,
+        request: CheckoutRequest,
+        *,
+        fingerprint: str,
+        window_ms: int,
+        terms: CartTerms,
+        if_match: int | None,
+    ) -> Checkout:
+        """Turn lines into pending orders, one per seller, under one payment."""
+        now = self._now_ms()
+        if record := self._payments.get(payment_id):
+            if record.payment.fingerprint != fingerprint:
+                raise IdempotencyKeyReused
+            self._release_if_due(record, now)
+            return replace(self._checkout(record, now), replayed=True)
+
+        for line_id in request.line_ids or ():
+            self._release_due(sku_of(line_id), now)
+        if request.line_ids is None:
+            self._release_due_of_cart(cart_id, now)
+        cart = self._cart(cart_id, now)
+        self._match(cart, if_match)
+        if not cart.lines or request.line_ids == ():
+            raise CartEmpty
+        lines = _chosen(cart, request.line_ids)
+        self._check_checkout(cart_id, cart, lines, terms)
+        order_lines = [(self._skus[line.sku].fields.seller, self._order_line(line, now)) for line in lines]
+        amount_minor = sum(line.quantity * line.unit_price_minor for _, line in order_lines)
+        if request.expected_total_minor is not None and request.expected_total_minor != amount_minor:
+            raise TotalChanged(f"The total is {amount_minor}, not {request.expected_total_minor}.")
+
+        for line in lines:
+            del cart.lines[line.line_id]
+        checkout_type: CheckoutType = (
+            "full_cart" if not cart.lines else "single_item" if len(lines) == 1 else "partial"
+        )
+        self._commit(cart_id, cart, now, terms)
+        by_seller: defaultdict[str, list[OrderLine]] = defaultdict(list)
+        for seller, order_line in order_lines:
+            by_seller[seller].append(order_line)
+        currency = cart.currency or ""
+        orders = tuple(
+            Order(
+                order_id=f"o{payment_id[1:]}-{number}",
+                payment_id=payment_id,
+                checkout_id=checkout_id,
+                cart_id=cart_id,
+                seller=seller,
+                status="pending",
+                release_reason=None,
+                lines=tuple(of_seller),
+                total_minor=sum(line.quantity * line.unit_price_minor for line in of_seller),
+                currency=currency,
+                created_at_ms=now,
+            )
+            for number, (seller, of_seller) in enumerate(by_seller.items(), start=1)
+        )
+        payment = Payment(
+            payment_id=payment_id,
+            checkout_id=checkout_id,
+            checkout_type=checkout_type,
+            cart_id=cart_id,
+            status="pending",
+            amount_minor=amount_minor,
+            currency=currency,
+            gateway=request.gateway,
+            method=request.payment_method,
+            attempts=0,
+            order_ids=tuple(order.order_id for order in orders),
+            expires_at_ms=now + window_ms,
+            created_at_ms=now,
+            fingerprint=fingerprint,
+            details_json=request.details_json,
+        )
+        record = self._keep(payment, orders)
+        record.position = self._emit("checkout_begun", now, **_checkout_begun(payment, orders))
+        return self._checkout(record, now)
+
+    def _check_checkout(self, cart_id: str, cart: _Cart, lines: Sequence[_Line], terms: CartTerms) -> None:
+        """Raise all problems of the lines together. Lines of one SKU share what is free, in cart order."""
+        shortfalls: list[dict[str, Any]] = []
+        promised: defaultdict[str, int] = defaultdict(int)
+        for line in lines:
+            fields = self._skus[line.sku].fields
+            missing = line.quantity - line.held if fields.policy == "deny" else 0
+            holdable = self._holdable(line.sku, cart_id, terms) - promised[line.sku]
+            problem: dict[str, Any]
+            if not fields.is_active:
+                problem = {"code": ProductInactive.code}
+            elif fields.currency != cart.currency:
+                problem = {"code": CurrencyMismatch.code}
+            elif _breaks_rules(fields, line.quantity):
+                problem = {"code": InvalidQuantity.code}
+            elif fields.price_minor > line.unit_price_minor:
+                problem = {
+                    "code": PriceChanged.code,
+                    "old_price_minor": line.unit_price_minor,
+                    "new_price_minor": fields.price_minor,
+                }
+            elif missing > holdable:
+                problem = {"code": InsufficientStock.code, "available_quantity": line.held + holdable}
+            else:
+                promised[line.sku] += missing
+                continue
+            shortfalls.append(
+                _shortfall(line_id=line.line_id, sku=line.sku, requested_quantity=line.quantity, **problem)
+            )
+        if shortfalls:
+            raise _refusal_of(shortfalls)
+
+    def _order_line(self, line: _Line, now: int) -> OrderLine:
+        fields = self._skus[line.sku].fields
+        is_held = fields.policy == "deny"
+        return OrderLine(
+            line_id=line.line_id,
+            sku=line.sku,
+            quantity=line.quantity,
+            held=line.quantity if is_held else 0,
+            mode=_MODES[fields.policy],
+            unit_price_minor=min(line.unit_price_minor, fields.price_minor),
+            revision=line.revision,
+            first_held_at_ms=(line.first_held_at_ms or now) if is_held else 0,
+            properties_json=line.properties_json,
+        )
+
+    async def read_payment(self, payment_id: str) -> Checkout | None:
+        """A payment with its orders, released first when its window is over."""
+        now = self._now_ms()
+        record = self._payments.get(payment_id)
+        if record is None:
+            return None
+        self._release_if_due(record, now)
+        return self._checkout(record, now)
+
+    async def list_payments(self, cart_id: str) -> list[Checkout]:
+        """Payments of a cart, newest first, released first where their window is over."""
+        now = self._now_ms()
+        records = [record for record in self._payments.values() if record.payment.cart_id == cart_id]
+        for record in sorted(records, key=_by_expiry):
+            self._release_if_due(record, now)
+        records.sort(key=lambda record: (record.payment.created_at_ms, record.number), reverse=True)
+        return [self._checkout(record, now) for record in records]
+
+    async def settle_payment(self, payment_id: str) -> PaymentResult:
+        """The money arrived: sell the units, or take them again if the payment was released, or owe it."""
+        now = self._now_ms()
+        record = self._payment(payment_id)
+        if record.payment.status in ("paid", "refund_due", "refunded"):
+            return self._outcome(record, now, changed=False)
+        if record.is_pending:
+            for line in record.lines():
+                if line.mode == "backorder":
+                    self._release_due(line.sku, now)
+            self._sell(record, now)
+            return self._outcome(record, now, changed=True)
+
+        for line in record.lines():
+            if line.mode != "untracked":
+                self._release_due(line.sku, now)
+        if self._is_servable(record):
+            self._take_back(record, now)
+            self._sell(record, now)
+        else:
+            record.move("refund_due", "refund_due", record.orders[0].release_reason)
+            record.position = self._emit(
+                "payment_settled", now, payment_id=payment_id, outcome="refund_due", sales=[]
+            )
+        return self._outcome(record, now, changed=True)
+
+    def _sell(self, record: _Payment, now: int) -> None:
+        """Move the units of a payment, which no cart line holds any more, from on_hand to sold."""
+        record.move("paid", "paid")
+        sales: list[dict[str, str]] = []
+        for order in record.orders:
+            quantities: defaultdict[str, int] = defaultdict(int)
+            modes: dict[str, str] = {}
+            for line in order.lines:
+                quantities[line.sku] += line.quantity
+                modes[line.sku] = line.mode
+            for sku, quantity in quantities.items():
+                if modes[sku] == "untracked":
+                    continue
+                taken = quantity if modes[sku] == "held" else min(quantity, self._free(sku))
+                stock = self._skus[sku]
+                stock.on_hand -= taken
+                stock.sold += quantity
+                stock.backordered += quantity - taken
+                sales.append(
+                    {
+                        "order_id": order.order_id,
+                        "sku": sku,
+                        "quantity": str(quantity),
+                        "taken": str(taken),
+                        "backordered": str(quantity - taken),
+                    }
+                )
+        record.position = self._emit(
+            "payment_settled", now, payment_id=record.payment.payment_id, outcome="paid", sales=sales
+        )
+
+    def _is_servable(self, record: _Payment) -> bool:
+        """Whether a released payment finds its units: free ones, and those whose hold would end because
+        the returned lines leave the cart."""
+        needed: defaultdict[str, int] = defaultdict(int)
+        returned: defaultdict[str, int] = defaultdict(int)
+        for line, kept in self._returned(record):
+            if line.mode != "held":
+                continue
+            needed[line.sku] += line.quantity
+            if kept is not None:
+                remaining = max(0, kept.quantity - line.quantity)
+                returned[line.sku] += kept.held - min(kept.held, remaining)
+        return all(units <= self._free(sku) + returned[sku] for sku, units in needed.items())
+
+    def _take_back(self, record: _Payment, now: int) -> None:
+        """Let the lines that returned to the cart leave it again, as far as they are still there."""
+        cart_id = record.payment.cart_id
+        has_left = False
+        for line, kept in self._returned(record):
+            if kept is None:
+                continue
+            has_left = True
+            kept.quantity = max(0, kept.quantity - line.quantity)
+            kept.lower_hold(kept.quantity)
+            kept.updated_at_ms = now
+            if kept.quantity == 0:
+                del self._carts[cart_id].lines[kept.line_id]
+        if has_left:
+            self._commit(cart_id, self._carts[cart_id], now)
+
+    def _returned(self, record: _Payment) -> list[tuple[OrderLine, _Line | None]]:
+        """Each order line with the cart line of the same id. Lines in another currency are others."""
+        cart = self._carts.get(record.payment.cart_id)
+        lines = cart.lines if cart and cart.currency == record.payment.currency else {}
+        return [(line, lines.get(line.line_id)) for line in record.lines()]
+
+    async def fail_payment(self, payment_id: str) -> PaymentResult:
+        """One failed attempt; the payment stays pending."""
+        now = self._now_ms()
+        record = self._payment(payment_id)
+        self._release_if_due(record, now)
+        if record.payment.status == "expired":
+            raise PaymentExpired
+        if not record.is_pending:
+            raise PaymentState(f"The payment is {record.payment.status}.")
+        attempts = record.payment.attempts + 1
+        record.payment = replace(record.payment, attempts=attempts)
+        record.position = self._emit("payment_failed", now, payment_id=payment_id, attempts=str(attempts))
+        return self._outcome(record, now, changed=True)
+
+    async def release_payment(self, payment_id: str, reason: ReleaseReason) -> PaymentResult:
+        """Release all orders of a pending payment."""
+        now = self._now_ms()
+        record = self._payment(payment_id)
+        if record.payment.status in ("paid", "refund_due", "refunded"):
+            raise OrderState(f"The order is {record.payment.status}.")
+        is_open = not self._is_due(record.payment.expires_at_ms, now)
+        if not record.is_pending or (reason == "expired" and is_open):
+            return self._outcome(record, now, changed=False)
+        self._release(record, reason, now)
+        return self._outcome(record, now, changed=True)
+
+    async def close_refund(self, order_id: str) -> PaymentResult:
+        """The money of a refund_due order went back."""
+        now = self._now_ms()
+        record = self._payments.get(payment_id_of_order(order_id))
+        order = (
+            next((order for order in record.orders if order.order_id == order_id), None) if record else None
+        )
+        if record is None or order is None:
+            raise OrderNotFound
+        if order.status == "refunded":
+            return self._outcome(record, now, changed=False)
+        if order.status != "refund_due":
+            raise OrderState(f"The order is {order.status}.")
+        record.orders = tuple(
+            replace(other, status="refunded") if other is order else other for other in record.orders
+        )
+        if all(other.status == "refunded" for other in record.orders):
+            record.payment = replace(record.payment, status="refunded")
+        record.position = self._emit(
+            "order_refunded", now, order_id=order_id, payment_status=record.payment.status
+        )
+        return self._outcome(record, now, changed=True)
+
+    async def restore_payment(self, payment: Payment, orders: Sequence[Order]) -> None:
+        """Put a terminal payment back from the record."""
+        if payment.status == "pending":
+            raise ContractError("only a terminal payment is restored")
+        if payment.payment_id not in self._payments:
+            self._keep(payment, tuple(orders))
+
+    def _payment(self, payment_id: str) -> _Payment:
+        record = self._payments.get(payment_id)
+        if record is None:
+            raise PaymentNotFound
+        return record
+
+    def _keep(self, payment: Payment, orders: tuple[Order, ...]) -> _Payment:
+        record = _Payment(payment, orders, number=len(self._payments), position=None)
+        self._payments[payment.payment_id] = record
+        return record
+
+    def _checkout(self, record: _Payment, now: int) -> Checkout:
+        return Checkout(
+            payment=record.payment, orders=record.orders, read_at_ms=now, position=record.position
+        )
+
+    def _outcome(self, record: _Payment, now: int, *, changed: bool) -> PaymentResult:
+        return PaymentResult(
+            payment=record.payment,
+            orders=record.orders,
+            read_at_ms=now,
+            changed=changed,
+            position=record.position,
+        )
+
+    # --- releasing -----------------------------------------------------------------------------
+
+    async def release_due_holds(self, limit: int) -> int:
+        """Release up to `limit` due holds, those of the SKU with the earliest one first."""
+        now = self._now_ms()
+        released = 0
+        while released < limit:
+            earliest = [(holds[0][0], sku) for sku in self._skus if (holds := self._due_holds(sku, now))]
+            if not earliest:
+                break
+            released += self._release_due(min(earliest)[1], now, limit - released)
+        return released
+
+    async def release_due_payments(self, limit: int) -> int:
+        """Release up to `limit` payments whose window is over, the oldest window first."""
+        now = self._now_ms()
+        due = [
+            record
+            for record in self._payments.values()
+            if record.is_pending and self._is_due(record.payment.expires_at_ms, now)
+        ]
+        due.sort(key=_by_expiry)
+        for record in due[:limit]:
+            self._release(record, "expired", now)
+        return len(due[:limit])
+
+    def _is_due(self, expires_at_ms: int, now: int) -> bool:
+        return expires_at_ms <= now or expires_at_ms > now + self.lifetime_ms
+
+    def _due_holds(self, sku: str, now: int) -> list[tuple[int, str, _Line | _Payment]]:
+        """Due holds of a SKU by expiry: of lines, and of orders that are being paid."""
+        holds: list[tuple[int, str, _Line | _Payment]] = [
+            (line.hold_expires_at_ms, f"c {cart_id} {line.line_id}", line)
+            for cart_id, cart in self._carts.items()
+            for line in cart.lines.values()
+            if line.sku == sku and line.held and self._is_due(line.hold_expires_at_ms, now)
+        ]
+        holds += [
+            (record.payment.expires_at_ms, f"o {record.payment.payment_id}", record)
+            for record in self._payments.values()
+            if record.is_pending
+            and self._is_due(record.payment.expires_at_ms, now)
+            and any(line.sku == sku and line.held for line in record.lines())
+        ]
+        return sorted(holds, key=lambda hold: hold[:2])
+
+    def _release_due(self, sku: str, now: int, limit: int | None = None) -> int:
+        """Release the due holds of a SKU, an order with all orders of its payment; the number released."""
+        due = self._due_holds(sku, now)[:limit]
+        for _, _, holder in due:
+            if isinstance(holder, _Payment):
+                self._release(holder, "expired", now)
+            else:
+                holder.lower_hold(0)
+        return len(due)
+
+    def _release_due_of_cart(self, cart_id: str, now: int) -> None:
+        """Release the due holds of all SKUs of a cart, those of lines that come back meanwhile too."""
+        released: set[str] = set()
+        while cart := self._carts.get(cart_id):
+            waiting = [line.sku for line in cart.lines.values() if line.sku not in released]
+            if not waiting:
+                return
+            for sku in waiting:
+                self._release_due(sku, now)
+                released.add(sku)
+
+    def _release_if_due(self, record: _Payment, now: int) -> None:
+        if record.is_pending and self._is_due(record.payment.expires_at_ms, now):
+            self._release(record, "expired", now)
+
+    def _release(self, record: _Payment, reason: ReleaseReason, now: int) -> None:
+        """End a pending payment: its units are free again, its lines return to the cart, unheld."""
+        record.move(reason, "released", reason)
+        payment = record.payment
+        cart = self._cart(payment.cart_id, now)
+        if not cart.lines or cart.currency == payment.currency:
+            cart.currency = payment.currency
+            for line in record.lines():
+                self._return_line(cart, line, now)
+            self._commit(payment.cart_id, cart, now)
+        record.position = self._emit("payment_released", now, payment_id=payment.payment_id, reason=reason)
+
+    def _return_line(self, cart: _Cart, line: OrderLine, now: int) -> None:
+        kept = cart.lines.get(line.line_id)
+        if kept is not None:
+            kept.quantity += line.quantity
+            kept.updated_at_ms = now
+            return
+        cart.add(
+            _Line(
+                line_id=line.line_id,
+                sku=line.sku,
+                properties_json=line.properties_json,
+                quantity=line.quantity,
+                unit_price_minor=line.unit_price_minor,
+                revision=line.revision,
+                ordinal=0,
+                added_at_ms=now,
+                updated_at_ms=now,
+            )
+        )
+
+    def _emit(self, event_type: str, now: int, /, **body: Any) -> Position:
+        position = Position(1, len(self.events) + 1)
+        self.events.append(
+            Event(position=position, nonce=f"memory-{position}", type=event_type, at_ms=now, body=body)
+        )
+        return position
+
+
+def _sku_of_item(item: PutItem | PutItemByLine) -> str:
+    return item.sku if isinstance(item, PutItem) else sku_of(item.line_id)
+
+
+def _chosen(cart: _Cart, line_ids: Sequence[str] | None) -> list[_Line]:
+    """The named lines (None: all) in cart order. Raises ItemNotFound for the first that is missing."""
+    if line_ids is None:
+        return list(cart.lines.values())
+    for line_id in line_ids:
+        if line_id not in cart.lines:
+            raise ItemNotFound(line_id=line_id)
+    return [line for line in cart.lines.values() if line.line_id in line_ids]
+
+
+def _breaks_rules(fields: SkuFields, quantity: int) -> bool:
+    return (
+        quantity < fields.min_quantity
+        or (fields.max_quantity != 0 and quantity > fields.max_quantity)
+        or quantity % fields.multiple_of != 0
+    )
+
+
+def _by_expiry(record: _Payment) -> tuple[int, str]:
+    return (record.payment.expires_at_ms, record.payment.payment_id)
+
+
+def _fields_of(outcome: ItemOutcome) -> dict[str, Any]:
+    return {name: getattr(outcome, name) for name in outcome.__struct_fields__}
+
+
+def _shortfall(
+    *,
+    line_id: str,
+    sku: str,
+    code: str,
+    requested_quantity: int,
+    available_quantity: int | None = None,
+    **prices: int,
+) -> dict[str, Any]:
+    return {
+        "line_id": line_id,
+        "sku": sku,
+        "code": code,
+        "requested_quantity": requested_quantity,
+        "available_quantity": available_quantity,
+        **prices,
+    }
+
+
+def _refusal_of(shortfalls: list[dict[str, Any]]) -> CartError:
+    """One error for several lines: of the one class if they agree, else CheckoutRefused."""
+    codes = {shortfall["code"] for shortfall in shortfalls}
+    refusal = _REFUSAL_BY_CODE[codes.pop()] if len(codes) == 1 else CheckoutRefused
+    return refusal(shortfalls=shortfalls)
+
+
+def _checkout_begun(payment: Payment, orders: Sequence[Order]) -> dict[str, Any]:
+    """The body of a checkout's event: all that the record needs to know. Numbers are decimal strings."""
+    return {
+        "payment_id": payment.payment_id,
+        "checkout_id": payment.checkout_id,
+        "checkout_type": payment.checkout_type,
+        "cart_id": payment.cart_id,
+        "amount_minor": str(payment.amount_minor),
+        "currency": payment.currency,
+        "gateway": payment.gateway,
+        "method": payment.method,
+        "expires_at_ms": str(payment.expires_at_ms),
+        "created_at_ms": str(payment.created_at_ms),
+        "fingerprint": payment.fingerprint,
+        "details_json": payment.details_json,
+        "orders": [
+            {
+                "order_id": order.order_id,
+                "seller": order.seller,
+                "total_minor": str(order.total_minor),
+                "lines": [_line_begun(line) for line in order.lines],
+            }
+            for order in orders
+        ],
+    }
+
+
+def _line_begun(line: OrderLine) -> dict[str, str]:
+    body = {
+        "line_id": line.line_id,
+        "sku": line.sku,
+        "quantity": str(line.quantity),
+        "held": str(line.held),
+        "mode": line.mode,
+        "unit_price_minor": str(line.unit_price_minor),
+        "revision": str(line.revision),
+        "first_held_at_ms": str(line.first_held_at_ms),
+    }
+    if line.properties_json is not None:
+        body["properties_json"] = line.properties_json
+    return body
