@@ -1,0 +1,89 @@
+# Two commands matter: `make run` sets everything up and serves, `make test` runs every check and test.
+# Needs git, make and Python 3.11 or newer; the engine and the database come as Python packages.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= python3
+UV ?= uv
+BIN := .venv/bin
+PORT ?= 8000
+DATA_DIR ?= .cartstore
+WORKERS ?= 2
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# What `make run` needs, and what `make test` needs on top of it; each is installed once per lock.
+RUNTIME := .venv/.runtime
+DEV := .venv/.dev
+
+.PHONY: help
+help:
+	@echo "make run     set up and serve on port $(PORT), data in $(DATA_DIR)"
+	@echo "make test    every check and every test"
+	@echo "make check   the static checks only"
+	@echo "make setup   the virtual environment only, with everything that run, check and test need"
+	@echo "make format  put the code into its standard form"
+	@echo "make lock    bring the locked dependencies up to date (needs uv)"
+	@echo "make clean   remove what the other targets made, but no store's data"
+
+.PHONY: setup
+setup: $(DEV)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| { echo "make: $(PYTHON) is not Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
+		|| { echo "make: $(PYTHON) has no venv module; on Debian: apt-get install python3-venv" >&2; exit 2; }
+	@echo "Making .venv ..."
+	@$(PYTHON) -m venv .venv
+
+$(RUNTIME): requirements.lock pyproject.toml | $(BIN)/python
+	@echo "Installing what cartstore runs on ..."
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEV): requirements-dev.lock $(RUNTIME)
+	@echo "Installing what the checks and tests need ..."
+	@$(PIP) install --require-hashes -r requirements-dev.lock
+	@touch $@
+
+.PHONY: run
+run: $(RUNTIME)
+	@exec $(BIN)/cartstore up --port $(PORT) --data-dir $(DATA_DIR)
+
+.PHONY: test
+test: check
+	@$(BIN)/coverage erase
+	$(BIN)/pytest -n $(WORKERS) --cov --cov-report=term
+
+.PHONY: check
+check: $(DEV)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@if command -v luacheck >/dev/null; then luacheck --quiet lua; \
+		else echo "luacheck is not installed: Lua is checked by the tests only"; fi
+
+.PHONY: format
+format: $(DEV)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The build tools are locked too: an editable install without build isolation takes them from .venv.
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
+	--no-header --no-annotate --no-emit-index-url --no-emit-find-links --extra embedded
+
+.PHONY: lock
+lock:
+	@command -v $(UV) >/dev/null || { echo "make: lock needs uv; name one: make UV=path/to/uv lock" >&2; exit 2; }
+	printf 'hatchling\neditables\n' | $(COMPILE) -o requirements.lock pyproject.toml -
+	printf 'hatchling\neditables\n' \
+		| $(COMPILE) --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml -
+
+.PHONY: clean
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* dist build
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
