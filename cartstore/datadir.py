@@ -185,12 +185,15 @@ class DataDir:
             file.rename(file.with_suffix(".log.1"))
         return file
 
-    def empty_metrics_folder(self) -> Path:
-        """`run/metrics`, where the processes share their metrics; values of an earlier run are dropped."""
-        folder = self.path / "run" / "metrics"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(mode=0o700)
-        return folder
+    @property
+    def metrics_folder(self) -> Path:
+        """`run/metrics`, where the processes share their metrics."""
+        return self.path / "run" / "metrics"
+
+    def empty_metrics_folder(self) -> None:
+        """Drop the values of an earlier run, which would be added to this one's."""
+        shutil.rmtree(self.metrics_folder, ignore_errors=True)
+        self.metrics_folder.mkdir(mode=0o700)
 
     def socket_folder(self) -> Path:
         """Where the unix sockets are: `run`, or a short private temporary folder when `run` is too long.

@@ -22,7 +22,6 @@ from pathlib import Path
 import pytest
 import redis
 
-import cartstore.archive
 from cartstore.embedded import Database, Engine
 
 _TEMPLATE = "cartstore"
@@ -73,7 +72,8 @@ def database_url(database: Database) -> Iterator[str]:
 
 def _migrate(url: str) -> None:
     """In a thread of its own: the loops of this one belong to pytest-asyncio."""
-    migrate = getattr(cartstore.archive, "migrate", None)
-    if migrate is not None:
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(lambda: asyncio.run(migrate(url))).result()
+    # Here, so that tests without a database do not wait for the whole archive's import.
+    from cartstore.archive import migrate
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(lambda: asyncio.run(migrate(url))).result()

@@ -9,7 +9,7 @@ import os
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import msgspec
 
@@ -166,8 +166,10 @@ def queue_url_beside(redis_url: str) -> str:
     query = [(name, value) for name, value in parse_qsl(parts.query) if name != "db"]
     if parts.scheme == "unix":
         query.append(("db", str(QUEUE_DATABASE)))
-        return urlunsplit(parts._replace(query=urlencode(query, quote_via=quote)))
-    return urlunsplit(parts._replace(path=f"/{QUEUE_DATABASE}", query=urlencode(query, quote_via=quote)))
+    path = parts.path if parts.scheme == "unix" else f"/{QUEUE_DATABASE}"
+    # Not urlunsplit, which takes the slashes from a unix URL.
+    url = f"{parts.scheme}://{parts.netloc}{path}"
+    return f"{url}?{urlencode(query, quote_via=quote)}" if query else url
 
 
 def guest_secret(jwt_secret: str) -> bytes:
