@@ -17,6 +17,7 @@ CartStoreError
 │   └── OutcomeUnknown             sent, no answer: retry with the same idempotency key
 ├── ConfigurationError             settings or environment that the store refuses to start with
 └── ContractError                  our bug: a reply or a state that no code path allows
+    └── EventRefused               the record refuses an event of the outbox
 
 `code` is the stable name that api.md lists; the HTTP status is the API's business.
 """
@@ -286,3 +287,7 @@ class ContractError(CartStoreError):
     """A defect of cartstore itself: a reply or a state that no code path allows."""
 
     code = "INTERNAL"
+
+
+class EventRefused(ContractError):
+    """The record refuses an event: it contradicts what is recorded already."""

@@ -128,6 +128,8 @@ class Product(msgspec.Struct, frozen=True, kw_only=True):
     currency: str
     variants: tuple[Variant, ...]
     revision: int = 0
+    removed: tuple[Variant, ...] = ()
+    """Variants that were listed once and are not any more; kept by the catalog, never set by a caller."""
 
     def variant(self, sku: str) -> Variant | None:
         return next((variant for variant in self.variants if variant.sku == sku), None)

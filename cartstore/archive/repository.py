@@ -1,0 +1,631 @@
+"""The record: applies outbox events exactly once and answers what was ordered, paid and counted.
+
+Owns every statement on the tables of orders, payments, stock and events. Refuses to decide anything
+that the engine decides; an event that contradicts the record is refused with EventRefused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import ARRAY, Row, Select, Table, Text, bindparam, func, insert, select, tuple_, update
+from sqlalchemy import cast as sql_cast
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.selectable import TableValuedAlias
+
+from cartstore.archive.applying import (
+    Changes,
+    OrderState,
+    PaymentState,
+    StockCount,
+    decode_all,
+    event_rows,
+    payments_needed,
+    skus_needed,
+)
+from cartstore.archive.database import Database
+from cartstore.archive.schema import is_current
+from cartstore.archive.tables import (
+    events,
+    meta,
+    order_lines,
+    orders,
+    outbox_cursor,
+    payments,
+    rejected_events,
+    stock,
+    stock_ledger,
+)
+from cartstore.errors import ConfigurationError, ContractError, InvalidField
+from cartstore.limits import PAGE_SIZE_DEFAULT
+from cartstore.model import (
+    ID_PATTERN,
+    Event,
+    Order,
+    OrderLine,
+    OrderStatus,
+    Payment,
+    Position,
+    StockLevel,
+    StockResult,
+)
+
+Recorded = tuple[Payment, list[Order]]
+"""A payment with its orders, in the order of the checkout."""
+
+PARTITION: Final = 0
+"""The only one until shares can move between partitions."""
+
+
+class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One change of a SKU's on_hand; `on_hand` is the count after it."""
+
+    seq: int
+    delta: int
+    on_hand: int
+    reason: str
+    reference: str
+    order_id: str | None
+    at_ms: int
+
+
+class StockTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """What the record knows of one SKU's units."""
+
+    on_hand: int
+    sold: int
+    backordered: int
+
+
+class Archive:
+    """The record of one deployment. Every method may raise StoreUnavailable; those that write also
+    OutcomeUnknown, when the connection was lost during the commit."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    @classmethod
+    async def open(cls, database_url: str) -> Archive:
+        """Connect, and refuse a database that the record must not be kept in.
+
+        Raises ConfigurationError (another kind of URL, PostgreSQL older than 14, synchronous_commit=off,
+        tables of another version) and StoreUnavailable.
+        """
+        database = Database.of_url(database_url)
+        try:
+            await database.check_server()
+            async with database.reading() as connection:
+                if not await connection.run_sync(is_current):
+                    raise ConfigurationError(
+                        "The database has not the tables of this version; run `cartstore migrate`."
+                    )
+        except BaseException:
+            await database.close()
+            raise
+        return cls(database)
+
+    async def close(self) -> None:
+        await self.database.close()
+
+    async def ping(self) -> None:
+        """Ask the database for a sign of life."""
+        async with self.database.reading() as connection:
+            await connection.execute(select(1))
+
+    async def claim(self, *, namespace: str, partitions: int, key_layout: int) -> None:
+        """Write down whose record this is, or raise ConfigurationError when it is another deployment's."""
+        wanted = {"namespace": namespace, "partitions": partitions, "key_layout": key_layout}
+        async with self.database.transaction() as connection:
+            await connection.execute(pg_insert(meta).values(id=1, **wanted).on_conflict_do_nothing())
+            row = (await connection.execute(select(*(meta.c[name] for name in wanted)))).mappings().one()
+        for name, value in wanted.items():
+            if row[name] != value:
+                raise ConfigurationError(
+                    f"The database was set up with {name} {row[name]}, but the settings say {value}."
+                )
+
+    # --- writing -------------------------------------------------------------------------------
+
+    async def apply_events(self, batch: Sequence[Event]) -> Position:
+        """Apply events in one transaction, in their order, and move the cursor; the cursor's new position.
+
+        Events at or before the cursor are skipped, so a batch that comes twice, late, or to two drainers
+        at once changes nothing more. Raises EventRefused (nothing of the batch is applied) when an event
+        contradicts the record, ContractError when the batch leaves a gap after the cursor.
+        """
+        async with self.database.transaction() as connection:
+            # The row lock lets one drainer at a time past this line; the other then finds the cursor moved.
+            cursor = await _locked_cursor(connection)
+            fresh = _after(batch, cursor)
+            if not fresh:
+                return cursor
+            decoded = decode_all(fresh)
+            changes = Changes(
+                await _payment_states(connection, payments_needed(decoded)),
+                await _stock_counts(connection, skus_needed(decoded)),
+            )
+            changes.fold(decoded)
+            await _write_changes(connection, changes)
+            await _insert_rows(connection, events, _EVENT_COLUMNS, event_rows(decoded))
+            return await _move_cursor(connection, fresh[-1])
+
+    async def reject_event(self, event: Event, reason: str) -> Position:
+        """Put the event after the cursor aside with the reason, and move the cursor past it."""
+        async with self.database.transaction() as connection:
+            cursor = await _locked_cursor(connection)
+            if not _after([event], cursor):
+                return cursor
+            await connection.execute(
+                insert(rejected_events).values(
+                    epoch=event.position.epoch,
+                    seq=event.position.seq,
+                    nonce=event.nonce,
+                    type=event.type,
+                    at_ms=event.at_ms,
+                    body=msgspec.json.encode(event.body).decode(),
+                    reason=reason,
+                )
+            )
+            return await _move_cursor(connection, event)
+
+    # --- the outbox's counterpart --------------------------------------------------------------
+
+    async def cursor(self) -> tuple[Position, str]:
+        """Position and nonce of the last event that was applied or rejected; seq 0 before the first."""
+        async with self.database.reading() as connection:
+            row = (await connection.execute(_CURSOR)).one()
+        return Position(row.epoch, row.seq), row.nonce
+
+    async def events_after(self, position: Position, limit: int) -> list[Event]:
+        """Applied events strictly after a position, oldest first."""
+        query = (
+            select(events)
+            .where(tuple_(events.c.epoch, events.c.seq) > (position.epoch, position.seq))
+            .order_by(events.c.epoch, events.c.seq)
+            .limit(limit)
+        )
+        async with self.database.reading() as connection:
+            rows = (await connection.execute(query)).all()
+        return [
+            Event(
+                position=Position(row.epoch, row.seq),
+                nonce=row.nonce,
+                type=row.type,
+                at_ms=row.at_ms,
+                body=row.body,
+            )
+            for row in rows
+        ]
+
+    # --- payments and orders -------------------------------------------------------------------
+
+    async def find_payment(self, payment_id: str) -> Recorded | None:
+        """A payment with its orders."""
+        found = await self._recorded(select(payments.c.payment_id).where(payments.c.payment_id == payment_id))
+        return found[0] if found else None
+
+    async def find_order(self, order_id: str) -> Order | None:
+        """One order with its lines."""
+        found = await self._orders(select(orders.c.order_id).where(orders.c.order_id == order_id))
+        return found[0] if found else None
+
+    async def list_payments(
+        self, cart_id: str, *, limit: int = PAGE_SIZE_DEFAULT, before: tuple[int, str] | None = None
+    ) -> list[Recorded]:
+        """Payments of a cart, newest first: those strictly before (created_at_ms, payment_id)."""
+        place = (payments.c.created_at_ms, payments.c.payment_id)
+        query = select(payments.c.payment_id).where(payments.c.cart_id == cart_id)
+        if before is not None:
+            query = query.where(tuple_(*place) < before)
+        found = await self._recorded(query.order_by(*(column.desc() for column in place)).limit(limit))
+        return sorted(found, key=lambda it: (it[0].created_at_ms, it[0].payment_id), reverse=True)
+
+    async def pending_payments(self) -> list[Recorded]:
+        """Payments that the record knows as pending, by the end of their window."""
+        found = await self._recorded(select(payments.c.payment_id).where(payments.c.status == "pending"))
+        return sorted(found, key=lambda it: (it[0].expires_at_ms, it[0].payment_id))
+
+    async def list_orders(
+        self, *, status: OrderStatus | None = None, limit: int = PAGE_SIZE_DEFAULT, cursor: str | None = None
+    ) -> tuple[list[Order], str | None]:
+        """Orders of all carts, newest first, and the cursor of the next page. Raises InvalidField."""
+        place = (orders.c.created_at_ms, orders.c.order_id)
+        query = select(orders.c.order_id)
+        if status is not None:
+            query = query.where(orders.c.status == status)
+        if cursor is not None:
+            query = query.where(tuple_(*place) < _parse_cursor(cursor))
+        found = await self._orders(query.order_by(*(column.desc() for column in place)).limit(limit + 1))
+        found.sort(key=lambda order: (order.created_at_ms, order.order_id), reverse=True)
+        page = found[:limit]
+        return page, f"{page[-1].created_at_ms}.{page[-1].order_id}" if len(found) > limit else None
+
+    # --- stock ---------------------------------------------------------------------------------
+
+    async def find_stock_adjustment(self, sku: str, reference: str) -> tuple[str, StockResult] | None:
+        """(fingerprint, first result) of the adjustment of this SKU under this reference.
+
+        Exact in the result: sku, delta, position and level.on_hand, the count right after the adjustment.
+        The ledger knows no more: level.held, sold and backordered are 0, and level.policy is `deny`.
+        """
+        query = select(stock_ledger).where(
+            stock_ledger.c.sku == sku,
+            stock_ledger.c.kind == "adjust",
+            stock_ledger.c.reference == reference,
+        )
+        async with self.database.reading() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        if row is None:
+            return None
+        level = StockLevel(sku=sku, policy="deny", on_hand=row.on_hand, held=0, sold=0, backordered=0)
+        result = StockResult(level=level, delta=row.delta, position=Position(row.epoch, row.seq))
+        return row.fingerprint, result
+
+    async def ledger(
+        self, sku: str, *, limit: int = PAGE_SIZE_DEFAULT, cursor: str | None = None
+    ) -> tuple[list[LedgerRow], str | None]:
+        """A SKU's changes of on_hand, newest first, and the cursor of the next page. Raises InvalidField."""
+        # seq goes on over epochs without a gap, so it alone is the order.
+        place = (stock_ledger.c.seq, stock_ledger.c.line)
+        query = select(stock_ledger).where(stock_ledger.c.sku == sku)
+        if cursor is not None:
+            seq, line = _parse_cursor(cursor)
+            if not line.isdigit() or len(line) > _DIGITS_MAX:
+                raise _foreign_cursor()
+            query = query.where(tuple_(*place) < (seq, int(line)))
+        query = query.order_by(*(column.desc() for column in place)).limit(limit + 1)
+        async with self.database.reading() as connection:
+            rows = (await connection.execute(query)).all()
+        page = [
+            LedgerRow(
+                seq=row.seq,
+                delta=row.delta,
+                on_hand=row.on_hand,
+                reason=row.reason,
+                reference=row.reference,
+                order_id=row.order_id,
+                at_ms=row.at_ms,
+            )
+            for row in rows[:limit]
+        ]
+        last = rows[limit - 1] if len(rows) > limit else None
+        return page, f"{last.seq}.{last.line}" if last is not None else None
+
+    async def stock_totals(
+        self, skus: Sequence[str] | None = None
+    ) -> tuple[Position, dict[str, StockTotals]]:
+        """The counters of these SKUs (None: all), and the position that they are true at.
+
+        One statement, hence one snapshot: no event is in the counters that the position does not cover.
+        A SKU that no event ever named is absent.
+        """
+        wanted = (
+            stock.c.sku.in_(_values("skus", Text, skus)) if skus is not None else stock.c.sku.is_not(None)
+        )
+        query = (
+            select(outbox_cursor.c.epoch, outbox_cursor.c.seq, stock)
+            .select_from(outbox_cursor.outerjoin(stock, wanted))
+            .where(outbox_cursor.c.partition == PARTITION)
+        )
+        async with self.database.reading() as connection:
+            rows = (await connection.execute(query)).all()
+        position = Position(rows[0].epoch, rows[0].seq)
+        return position, {
+            row.sku: StockTotals(on_hand=row.on_hand, sold=row.sold, backordered=row.backordered)
+            for row in rows
+            if row.sku is not None
+        }
+
+    async def adjusted_skus(self, skus: Sequence[str], reference: str) -> set[str]:
+        """Those of the SKUs whose adjustment under this reference is in the ledger."""
+        query = select(stock_ledger.c.sku).where(
+            stock_ledger.c.sku.in_(_values("skus", Text, skus)),
+            stock_ledger.c.kind == "adjust",
+            stock_ledger.c.reference == reference,
+        )
+        async with self.database.reading() as connection:
+            return set((await connection.scalars(query)).all())
+
+    # --- how it is done ------------------------------------------------------------------------
+
+    async def _recorded(self, chosen: Select[Any]) -> list[Recorded]:
+        """Payments whose ids `chosen` selects, with all their orders, from one snapshot."""
+        rows = await self._joined(_JOINED.where(payments.c.payment_id.in_(chosen)))
+        return [
+            (_payment_of(its), [_order_of(part) for part in _groups(its, "order_id")])
+            for its in _groups(rows, "payment_id")
+        ]
+
+    async def _orders(self, chosen: Select[Any]) -> list[Order]:
+        rows = await self._joined(_JOINED.where(orders.c.order_id.in_(chosen)))
+        return [_order_of(its) for its in _groups(rows, "order_id")]
+
+    async def _joined(self, query: Select[Any]) -> list[Row[Any]]:
+        async with self.database.reading() as connection:
+            return list((await connection.execute(query)).all())
+
+
+_DIGITS_MAX: Final = 18
+"""Of a number inside a cursor: below 2**63, which PostgreSQL compares it as."""
+
+_CURSOR = select(outbox_cursor.c.epoch, outbox_cursor.c.seq, outbox_cursor.c.nonce).where(
+    outbox_cursor.c.partition == PARTITION
+)
+
+_EVENT_COLUMNS = ("epoch", "seq", "nonce", "type", "at_ms", "body")
+_PAYMENT_COLUMNS = tuple(column.name for column in payments.c)
+_ORDER_COLUMNS = tuple(column.name for column in orders.c)
+_LINE_COLUMNS = tuple(column.name for column in order_lines.c)
+_LEDGER_COLUMNS = tuple(column.name for column in stock_ledger.c)
+
+_JOINED = (
+    select(
+        *payments.c,
+        orders.c.order_id,
+        orders.c.seller,
+        orders.c.status.label("order_status"),
+        orders.c.release_reason,
+        orders.c.total_minor,
+        *(column for column in order_lines.c if column.name not in ("order_id", "n")),
+    )
+    .select_from(payments.join(orders).join(order_lines))
+    .order_by(payments.c.payment_id, orders.c.n, order_lines.c.n)
+)
+"""One row per order line, with its order and payment."""
+
+
+def _groups(rows: Iterable[Row[Any]], name: str) -> list[list[Row[Any]]]:
+    """Runs of rows with the same value in a column; the rows are sorted by it."""
+    groups: list[list[Row[Any]]] = []
+    for row in rows:
+        if groups and getattr(groups[-1][0], name) == getattr(row, name):
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
+
+
+def _payment_of(rows: Sequence[Row[Any]]) -> Payment:
+    first = rows[0]
+    return Payment(
+        payment_id=first.payment_id,
+        checkout_id=first.checkout_id,
+        checkout_type=first.checkout_type,
+        cart_id=first.cart_id,
+        status=first.status,
+        amount_minor=first.amount_minor,
+        currency=first.currency,
+        gateway=first.gateway,
+        method=first.method,
+        attempts=first.attempts,
+        order_ids=tuple(dict.fromkeys(row.order_id for row in rows)),
+        expires_at_ms=first.expires_at_ms,
+        created_at_ms=first.created_at_ms,
+        fingerprint=first.fingerprint,
+        details_json=first.details_json,
+    )
+
+
+def _order_of(rows: Sequence[Row[Any]]) -> Order:
+    first = rows[0]
+    return Order(
+        order_id=first.order_id,
+        payment_id=first.payment_id,
+        checkout_id=first.checkout_id,
+        cart_id=first.cart_id,
+        seller=first.seller,
+        status=first.order_status,
+        release_reason=first.release_reason,
+        lines=tuple(
+            OrderLine(
+                line_id=row.line_id,
+                sku=row.sku,
+                quantity=row.quantity,
+                held=row.held,
+                mode=row.mode,
+                unit_price_minor=row.unit_price_minor,
+                revision=row.revision,
+                first_held_at_ms=row.first_held_at_ms,
+                properties_json=row.properties_json,
+            )
+            for row in rows
+        ),
+        total_minor=first.total_minor,
+        currency=first.currency,
+        created_at_ms=first.created_at_ms,
+    )
+
+
+def _parse_cursor(cursor: str) -> tuple[int, str]:
+    """`<number>.<rest>` as the lists above give it. Raises InvalidField for anything else."""
+    number, point, rest = cursor.partition(".")
+    if not (point and ID_PATTERN.match(cursor) and number.isdigit() and len(number) <= _DIGITS_MAX and rest):
+        raise _foreign_cursor()
+    return int(number), rest
+
+
+def _foreign_cursor() -> InvalidField:
+    return InvalidField("This cursor was not given by this list.", field="cursor")
+
+
+def _after(batch: Sequence[Event], cursor: Position) -> list[Event]:
+    """The events that follow the cursor. Raises ContractError unless they follow it without a gap."""
+    fresh: list[Event] = []
+    last = cursor
+    for event in batch:
+        position = event.position
+        if position.seq <= cursor.seq and position.epoch <= cursor.epoch:
+            continue
+        # An older epoch is an engine that was replaced; its events must never count again.
+        if position.seq != last.seq + 1 or position.epoch < last.epoch:
+            raise ContractError(f"Event {position} cannot follow {last}: the outbox has a gap or a fork.")
+        fresh.append(event)
+        last = position
+    return fresh
+
+
+async def _locked_cursor(connection: AsyncConnection) -> Position:
+    row = (await connection.execute(_CURSOR.with_for_update())).one()
+    return Position(row.epoch, row.seq)
+
+
+async def _move_cursor(connection: AsyncConnection, last: Event) -> Position:
+    await connection.execute(
+        update(outbox_cursor)
+        .where(outbox_cursor.c.partition == PARTITION)
+        .values(epoch=last.position.epoch, seq=last.position.seq, nonce=last.nonce)
+    )
+    return last.position
+
+
+async def _payment_states(connection: AsyncConnection, payment_ids: Sequence[str]) -> dict[str, PaymentState]:
+    if not payment_ids:
+        return {}
+    query = (
+        select(
+            payments.c.payment_id,
+            payments.c.status,
+            payments.c.attempts,
+            orders.c.order_id,
+            orders.c.status.label("order_status"),
+            orders.c.release_reason,
+        )
+        .join(orders)
+        .where(payments.c.payment_id.in_(_values("ids", Text, payment_ids)))
+        .order_by(payments.c.payment_id, orders.c.n)
+    )
+    states: dict[str, PaymentState] = {}
+    for row in await connection.execute(query):
+        state = states.setdefault(row.payment_id, PaymentState(row.payment_id, row.status, row.attempts, {}))
+        state.orders[row.order_id] = OrderState(row.order_id, row.order_status, row.release_reason)
+    return states
+
+
+async def _stock_counts(connection: AsyncConnection, skus: Sequence[str]) -> dict[str, StockCount]:
+    if not skus:
+        return {}
+    query = select(stock).where(stock.c.sku.in_(_values("skus", Text, skus)))
+    return {
+        row.sku: StockCount(row.on_hand, row.sold, row.backordered) for row in await connection.execute(query)
+    }
+
+
+async def _write_changes(connection: AsyncConnection, changes: Changes) -> None:
+    await _insert_begun(connection, changes)
+    await _update_payments(connection, changes)
+    await _upsert_stock(connection, changes)
+    await _insert_rows(
+        connection, stock_ledger, _LEDGER_COLUMNS, [msgspec.structs.astuple(line) for line in changes.ledger]
+    )
+
+
+async def _insert_begun(connection: AsyncConnection, changes: Changes) -> None:
+    """Checkouts that the batch begins, in the state that the batch leaves them in."""
+    payment_rows: list[tuple[Any, ...]] = []
+    order_rows: list[tuple[Any, ...]] = []
+    line_rows: list[tuple[Any, ...]] = []
+    for begun in changes.begun:
+        state = changes.payments[begun.payment_id]
+        payment_rows.append(
+            (
+                *(begun.payment_id, begun.checkout_id, begun.checkout_type, begun.cart_id, state.status),
+                *(begun.amount_minor, begun.currency, begun.gateway, begun.method, state.attempts),
+                *(begun.expires_at_ms, begun.created_at_ms, begun.fingerprint, begun.details_json),
+            )
+        )
+        for n, order in enumerate(begun.orders, 1):
+            its = state.orders[order.order_id]
+            order_rows.append(
+                (
+                    *(order.order_id, begun.payment_id, n, order.seller, its.status, its.release_reason),
+                    *(order.total_minor, begun.created_at_ms),
+                )
+            )
+            line_rows += [
+                (
+                    *(order.order_id, line_n, line.line_id, line.sku, line.quantity, line.held, line.mode),
+                    *(line.unit_price_minor, line.revision, line.first_held_at_ms, line.properties_json),
+                )
+                for line_n, line in enumerate(order.lines, 1)
+            ]
+    await _insert_rows(connection, payments, _PAYMENT_COLUMNS, payment_rows)
+    await _insert_rows(connection, orders, _ORDER_COLUMNS, order_rows)
+    await _insert_rows(connection, order_lines, _LINE_COLUMNS, line_rows)
+
+
+async def _update_payments(connection: AsyncConnection, changes: Changes) -> None:
+    begun = changes.begun_ids()
+    changed = [state for state in changes.payments.values() if state.payment_id not in begun]
+    if not changed:
+        return
+    rows = [(state.payment_id, state.status, state.attempts) for state in changed]
+    source = _rows(payments, ("payment_id", "status", "attempts"))
+    await connection.execute(
+        update(payments)
+        .where(payments.c.payment_id == source.c.payment_id)
+        .values(status=source.c.status, attempts=source.c.attempts),
+        _columns(("payment_id", "status", "attempts"), rows),
+    )
+    order_rows = [
+        (order.order_id, order.status, order.release_reason)
+        for state in changed
+        for order in state.orders.values()
+    ]
+    source = _rows(orders, ("order_id", "status", "release_reason"))
+    await connection.execute(
+        update(orders)
+        .where(orders.c.order_id == source.c.order_id)
+        .values(status=source.c.status, release_reason=source.c.release_reason),
+        _columns(("order_id", "status", "release_reason"), order_rows),
+    )
+
+
+async def _upsert_stock(connection: AsyncConnection, changes: Changes) -> None:
+    if not changes.stock:
+        return
+    names = ("sku", "on_hand", "sold", "backordered")
+    rows = [(sku, count.on_hand, count.sold, count.backordered) for sku, count in changes.stock.items()]
+    statement = pg_insert(stock).from_select(names, select(*_rows(stock, names).c))
+    # Whole values, not additions: the counts were read under the cursor's lock, and only its holder writes.
+    await connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["sku"], set_={name: statement.excluded[name] for name in names[1:]}
+        ),
+        _columns(names, rows),
+    )
+
+
+async def _insert_rows(
+    connection: AsyncConnection, table: Table, names: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> None:
+    """Insert rows with one statement whose text does not depend on their number."""
+    if rows:
+        source = _rows(table, names)
+        await connection.execute(
+            insert(table).from_select(
+                names, select(*(sql_cast(source.c[name], table.c[name].type) for name in names))
+            ),
+            _columns(names, rows),
+        )
+
+
+def _values(name: str, kind: Any, values: Sequence[Any]) -> Select[Any]:
+    """`SELECT unnest(<array>)`: one parameter, however many values."""
+    return select(func.unnest(bindparam(name, list(values), type_=ARRAY(kind))))
+
+
+def _rows(table: Table, names: Sequence[str]) -> TableValuedAlias:
+    """One array parameter per column, as a table. jsonb travels as text, which needs no array codec."""
+    arrays = [
+        bindparam(name, type_=ARRAY(Text() if isinstance(table.c[name].type, JSONB) else table.c[name].type))
+        for name in names
+    ]
+    return func.unnest(*arrays).table_valued(*names).render_derived(name="source")
+
+
+def _columns(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
+    return {name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}

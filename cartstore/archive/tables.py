@@ -1,0 +1,251 @@
+"""The tables of the record, as SQLAlchemy sees them. Owns names, types and constraints; a test holds them
+to what the migrations make.
+
+Times are milliseconds since the epoch on the engine's clock. Every counter has a CHECK: a number that
+cannot be true cannot be stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import get_args
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from cartstore.model import CheckoutType, OrderStatus, PaymentStatus, ReleaseReason
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+    }
+)
+
+
+def _one_of(column: str, values: Iterable[str], name: str | None = None) -> CheckConstraint:
+    quoted = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({quoted})", name=name or column)
+
+
+def _not_negative(*columns: str) -> list[CheckConstraint]:
+    return [CheckConstraint(f"{column} >= 0", name=column) for column in columns]
+
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False, server_default=text("1")),
+    Column("namespace", Text, nullable=False),
+    Column("partitions", Integer, nullable=False),
+    Column("key_layout", Integer, nullable=False),
+    CheckConstraint("id = 1", name="id"),
+    comment="One row: which deployment this record belongs to.",
+)
+
+outbox_cursor = Table(
+    "outbox_cursor",
+    metadata,
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("nonce", Text, nullable=False),
+    *_not_negative("partition", "epoch", "seq"),
+    comment="The last applied event of each partition; its row lock makes the drain single.",
+)
+
+product_revisions = Table(
+    "product_revisions",
+    metadata,
+    Column("revision", BigInteger, Identity(always=True), primary_key=True),
+    Column("product_id", Text, nullable=False),
+    Column("doc", JSONB, nullable=False),
+    Index(None, "product_id", "revision"),
+    comment="Every state that any product ever had; carts and orders refer to it, so rows stay for ever.",
+)
+
+products = Table(
+    "products",
+    metadata,
+    Column("product_id", Text, primary_key=True),
+    Column("revision", BigInteger, ForeignKey("product_revisions.revision"), nullable=False, unique=True),
+    Column("title", Text, nullable=False),
+    Column("seller", Text),
+    Column("active", Boolean, nullable=False),
+    Index(None, "seller", "product_id"),
+    comment="The current revision of each product, and what lists are filtered by.",
+)
+
+variants = Table(
+    "variants",
+    metadata,
+    Column("sku", Text, primary_key=True),
+    Column("product_id", Text, ForeignKey("products.product_id"), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("current", Boolean, nullable=False),
+    Column("initial_quantity", BigInteger, nullable=False, server_default=text("0")),
+    *_not_negative("position", "initial_quantity"),
+    Index(None, "product_id"),
+    comment="Which product a SKU belongs to; `current` is false once the product lists it no longer.",
+)
+
+stock = Table(
+    "stock",
+    metadata,
+    Column("sku", Text, primary_key=True),
+    Column("on_hand", BigInteger, nullable=False),
+    Column("sold", BigInteger, nullable=False),
+    Column("backordered", BigInteger, nullable=False),
+    *_not_negative("on_hand", "sold", "backordered"),
+    CheckConstraint("backordered <= sold", name="backordered_of_sold"),
+    comment="Sums of the ledger, as of the cursor.",
+)
+
+payments = Table(
+    "payments",
+    metadata,
+    Column("payment_id", Text, primary_key=True),
+    Column("checkout_id", Text, nullable=False, unique=True),
+    Column("checkout_type", Text, nullable=False),
+    Column("cart_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("gateway", Text, nullable=False),
+    Column("method", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    # Text, not jsonb: kept as it came, and nothing that a buyer wrote can make PostgreSQL refuse it.
+    Column("details_json", Text, nullable=False),
+    *_not_negative("amount_minor", "attempts", "created_at_ms"),
+    CheckConstraint("expires_at_ms >= created_at_ms", name="expires_at_ms"),
+    CheckConstraint("currency ~ '^[A-Z]{3}$'", name="currency"),
+    _one_of("status", get_args(PaymentStatus)),
+    _one_of("checkout_type", get_args(CheckoutType)),
+    Index(None, "cart_id", "created_at_ms", "payment_id"),
+    Index("payments_pending_idx", "expires_at_ms", postgresql_where=text("status = 'pending'")),
+)
+
+orders = Table(
+    "orders",
+    metadata,
+    Column("order_id", Text, primary_key=True),
+    Column("payment_id", Text, ForeignKey("payments.payment_id"), nullable=False),
+    Column("n", Integer, nullable=False),
+    Column("seller", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("release_reason", Text),
+    Column("total_minor", BigInteger, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    CheckConstraint("n >= 1", name="n"),
+    *_not_negative("total_minor"),
+    _one_of("status", get_args(OrderStatus)),
+    _one_of("release_reason", get_args(ReleaseReason)),
+    CheckConstraint("status <> 'released' OR release_reason IS NOT NULL", name="released_for_a_reason"),
+    CheckConstraint(
+        "status NOT IN ('pending', 'paid') OR release_reason IS NULL", name="kept_without_reason"
+    ),
+    UniqueConstraint("payment_id", "n"),
+    Index(None, "created_at_ms", "order_id"),
+    Index(None, "status", "created_at_ms", "order_id"),
+)
+
+order_lines = Table(
+    "order_lines",
+    metadata,
+    Column("order_id", Text, ForeignKey("orders.order_id"), nullable=False),
+    Column("n", Integer, nullable=False),
+    Column("line_id", Text, nullable=False),
+    Column("sku", Text, nullable=False),
+    Column("quantity", BigInteger, nullable=False),
+    Column("held", BigInteger, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("unit_price_minor", BigInteger, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("first_held_at_ms", BigInteger, nullable=False),
+    Column("properties_json", Text),
+    PrimaryKeyConstraint("order_id", "n"),
+    CheckConstraint("n >= 1", name="n"),
+    CheckConstraint("quantity >= 1", name="quantity"),
+    CheckConstraint("held = CASE mode WHEN 'held' THEN quantity ELSE 0 END", name="held"),
+    _one_of("mode", ("held", "backorder", "untracked")),
+    *_not_negative("unit_price_minor", "revision", "first_held_at_ms"),
+    comment="What was bought, at the price it was sold for; names and images are those of its revision.",
+)
+
+stock_ledger = Table(
+    "stock_ledger",
+    metadata,
+    Column("epoch", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("line", Integer, nullable=False),
+    Column("sku", Text, nullable=False),
+    Column("delta", BigInteger, nullable=False),
+    Column("on_hand", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("reference", Text, nullable=False),
+    Column("order_id", Text, ForeignKey("orders.order_id")),
+    Column("fingerprint", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("epoch", "seq", "line"),
+    UniqueConstraint("sku", "kind", "reference"),
+    CheckConstraint("on_hand >= 0", name="on_hand"),
+    _one_of("kind", ("adjust", "sale", "return")),
+    CheckConstraint("kind <> 'sale' OR (delta <= 0 AND order_id IS NOT NULL)", name="sale"),
+    CheckConstraint("kind <> 'return' OR (delta >= 0 AND order_id IS NOT NULL)", name="return"),
+    Index(None, "sku", "seq", "line"),
+    comment="Every change of on_hand, in the order it happened.",
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("epoch", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("nonce", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("body", JSONB, nullable=False),
+    PrimaryKeyConstraint("epoch", "seq"),
+    comment="The applied events themselves: the feed for other systems.",
+)
+
+rejected_events = Table(
+    "rejected_events",
+    metadata,
+    Column("epoch", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("nonce", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    # Text, because the body may be the very thing that jsonb refuses.
+    Column("body", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("rejected_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("epoch", "seq"),
+    comment="Events that could not be applied, each an alarm that a person has to look at.",
+)
