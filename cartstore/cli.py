@@ -1,0 +1,230 @@
+"""Owns the command line `cartstore`. Thin: parses, calls, and turns every expected error into one line.
+
+Exit status: 0 done, 1 failed, 2 refused (wrong usage, settings or environment; nothing was started).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jwt
+from rich.table import Table
+
+from cartstore import limits
+from cartstore.datadir import DataDir
+from cartstore.embedded import embedded_parts, resolve
+from cartstore.errors import CartStoreError, ConfigurationError
+from cartstore.settings import Settings, load_settings
+
+TOKEN_TTL_SECONDS = 24 * 3600
+
+EXIT_FAILED = 1
+EXIT_REFUSED = 2
+
+Command = Callable[[argparse.Namespace, Settings], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; gives its exit status. argparse itself exits on wrong usage, with status 2."""
+    options = _parser().parse_args(arguments)
+    command: Command = options.command
+    try:
+        return command(options, load_settings())
+    except CartStoreError as error:
+        print(f"cartstore: {error.message}", file=sys.stderr)
+        return EXIT_REFUSED if isinstance(error, ConfigurationError) else EXIT_FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+def _up(options: argparse.Namespace, settings: Settings) -> int:
+    from cartstore.supervisor import Options, run_up
+
+    up = Options(
+        data_dir=options.data_dir,
+        host=options.host,
+        port=options.port,
+        processes=options.processes,
+        catalogs=options.catalog,
+    )
+    run_up(settings, up)
+    return 0
+
+
+def _token(options: argparse.Namespace, settings: Settings) -> int:
+    secret = settings.jwt_secret or DataDir(options.data_dir).secrets().jwt_secret
+    if not 0 < len(options.user) <= limits.ID_LENGTH_MAX:
+        raise ConfigurationError(f"--user takes 1 to {limits.ID_LENGTH_MAX} characters.")
+    now = int(time.time())
+    claims = {"sub": options.user, "iat": now, "exp": now + options.ttl}
+    if options.scope:
+        claims["scope"] = options.scope
+    if settings.jwt_issuer:
+        claims["iss"] = settings.jwt_issuer
+    if settings.jwt_audience:
+        claims["aud"] = settings.jwt_audience
+    print(jwt.encode(claims, secret, algorithm="HS256"))
+    return 0
+
+
+def _catalog_import(options: argparse.Namespace, settings: Settings) -> int:
+    return asyncio.run(_import_files(options.files, options.data_dir, settings))
+
+
+async def _import_files(files: Sequence[Path], data_dir: Path, settings: Settings) -> int:
+    from cartstore.terminal import complaints, import_with_report
+    from cartstore.wiring import open_store
+
+    failed = False
+    async with open_store(settings, data_dir=data_dir) as store:
+        for file in files:
+            try:
+                await import_with_report(store, file)
+            # One file that is no catalog keeps none of the others out.
+            except (CartStoreError, OSError) as error:
+                complaints().print(f"cartstore: {file}: {error}")
+                failed = True
+    return EXIT_FAILED if failed else 0
+
+
+def _catalog_list(options: argparse.Namespace, settings: Settings) -> int:
+    return asyncio.run(_list_products(options.data_dir, settings))
+
+
+async def _list_products(data_dir: Path, settings: Settings) -> int:
+    from cartstore.terminal import output
+    from cartstore.wiring import open_store
+
+    table = Table("Product", "Seller", "SKU", "Options", "Price", "Available")
+    async with open_store(settings, data_dir=data_dir) as store:
+        cursor: str | None = None
+        while True:
+            products, cursor = await store.list_products(limit=limits.PAGE_SIZE_MAX, cursor=cursor)
+            levels = await store.stock_of(products)
+            for product in products:
+                for variant in product.variants:
+                    level = levels.get(variant.sku)
+                    available = level.available if level is not None else 0
+                    table.add_row(
+                        product.title,
+                        product.seller or "",
+                        variant.sku,
+                        " ".join(variant.options.values()),
+                        f"{variant.price_minor} {product.currency}",
+                        "any" if available is None else str(available),
+                    )
+            if cursor is None:
+                break
+    output().print(table)
+    return 0
+
+
+def _migrate(options: argparse.Namespace, settings: Settings) -> int:
+    from cartstore.archive import migrate
+
+    async def run() -> None:
+        async with embedded_parts(settings, options.data_dir) as complete:
+            await migrate(complete.database_url)
+
+    asyncio.run(run())
+    print("The database has the tables of this cartstore.")
+    return 0
+
+
+def _api(options: argparse.Namespace, settings: Settings) -> int:
+    arguments = ["--host", options.host, "--port", str(options.port)]
+    return _become("cartstore_api", arguments, options, settings)
+
+
+def _worker(options: argparse.Namespace, settings: Settings) -> int:
+    return _become("cartstore_workers", [], options, settings)
+
+
+def _become(module: str, arguments: list[str], options: argparse.Namespace, settings: Settings) -> int:
+    """Turn this process into the program, so that signals and exit status are the program's own."""
+    from cartstore.supervisor import child_environment
+
+    environment = child_environment(resolve(options.data_dir, settings))
+    os.execve(sys.executable, [sys.executable, "-m", module, *arguments], environment)  # noqa: S606
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="cartstore", description="A cart store that never oversells.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Command, text: str, group: Any = commands) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = group.add_parser(name, help=text, description=text)
+        added.set_defaults(command=command)
+        added.add_argument(
+            "--data-dir",
+            type=Path,
+            default=Path(".cartstore"),
+            metavar="D",
+            help="where everything of one store is kept (default: %(default)s)",
+        )
+        return added
+
+    up = add("up", _up, "Run everything in the foreground: engine, database, API and worker.")
+    _add_address(up)
+    up.add_argument("--processes", type=_number(1, 64), default=1, metavar="N", help="API processes")
+    up.add_argument(
+        "--catalog",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a CSV to import at every start, instead of the demo catalog; may be repeated",
+    )
+
+    token = add("token", _token, "Print an access token (JWT) for this store.")
+    token.add_argument("--user", required=True, metavar="ID", help="the token's subject")
+    token.add_argument("--scope", default="", help='space-separated, for instance "admin"')
+    token.add_argument(
+        "--ttl",
+        type=_number(1, limits.SETTING_MAX),
+        default=TOKEN_TTL_SECONDS,
+        metavar="SECONDS",
+        help="how long it is valid (default: %(default)s)",
+    )
+
+    catalog = commands.add_parser("catalog", help="Import and list products.")
+    actions = catalog.add_subparsers(required=True, metavar="ACTION")
+    imported = add("import", _catalog_import, "Import Shopify or WooCommerce exports (CSV).", actions)
+    imported.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    add("list", _catalog_list, "List every variant with price and availability.", actions)
+
+    add("migrate", _migrate, "Bring the database's tables to this version.")
+    _add_address(add("api", _api, "Run one API process on what runs already."))
+    add("worker", _worker, "Run one worker on what runs already.")
+    return parser
+
+
+def _add_address(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=_number(0, 65_535), default=8_000, help="port to listen on (default: %(default)s)"
+    )
+
+
+def _number(lowest: int, highest: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = lowest - 1
+        if not lowest <= number <= highest:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {lowest} to {highest}")
+        return number
+
+    return parse
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,358 @@
+"""Owns `cartstore up`: everything of one data dir in the foreground, started in order and kept running.
+
+Order of a start: the data dir's lock, the listening socket, engine and database side by side, migrations,
+catalogs, API processes and worker. Nothing is started before what can be refused has been looked at.
+Order of a stop: API, worker, then engine and database, which nobody uses any more by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from importlib import resources
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+import redis
+from prometheus_client import multiprocess
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from rich.table import Table
+
+from cartstore import terminal
+from cartstore.archive import migrate
+from cartstore.datadir import DataDir
+from cartstore.embedded.parts import announce, pid_file_name, running_parts, stop_parts, until_ready
+from cartstore.embedded.process import Process
+from cartstore.errors import ConfigurationError, StoreUnavailable
+from cartstore.settings import ENVIRONMENT_PREFIX, Settings
+from cartstore.store import CartStore
+from cartstore.wiring import open_store
+
+BACKOFF_FIRST_SECONDS = 0.1
+BACKOFF_MAX_SECONDS = 10.0
+STEADY_SECONDS = 20.0
+"""A child that stayed up this long had recovered: its next end counts as the first one again."""
+
+WATCH_SECONDS = 0.02
+READY_COMPLAINT_SECONDS = 30.0
+STOP_SECONDS = 5.0
+"""Patience with requests and jobs in flight. Then their process is killed; nothing acknowledged is lost."""
+
+BACKLOG = 2_048
+PROCESSES_MAX = 64
+ENGINE_VERSION_MIN = (6, 2)
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line of `up` says."""
+
+    data_dir: Path
+    host: str
+    port: int
+    """0: any free one."""
+    processes: int
+    catalogs: Sequence[Path] = ()
+    """Imported at every start; none: the demo catalog, into an empty store only."""
+
+
+def run_up(settings: Settings, options: Options) -> None:
+    """Run until SIGTERM, SIGINT or SIGHUP. Raises what prevents a start."""
+    asyncio.run(_run_until_told(settings, options))
+
+
+async def _run_until_told(settings: Settings, options: Options) -> None:
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    work = asyncio.create_task(_Up(settings, options).run())
+    waiting = asyncio.create_task(told.wait())
+    await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    # Also in the middle of a start: on its way out the task stops what it has started so far.
+    work.cancel()
+    with suppress(asyncio.CancelledError):
+        await work
+
+
+class _Up:
+    """One run of `up`."""
+
+    def __init__(self, settings: Settings, options: Options) -> None:
+        self._settings = settings
+        self._options = options
+        self._errors = terminal.complaints()
+
+    async def run(self) -> None:
+        """Start everything and keep it running until cancelled; stops it all on the way out."""
+        options = self._options
+        for catalog in options.catalogs:
+            if not catalog.is_file():
+                raise ConfigurationError(f"The catalog {catalog} is not a file.")
+        async with AsyncExitStack() as stack:
+            folder, listener = _claim(stack, options)
+            folder.empty_metrics_folder()
+            settings, parts = await stack.enter_async_context(running_parts(self._settings, folder))
+            await asyncio.to_thread(check_engine, settings.redis_url)
+            await migrate(settings.database_url)
+            stack.callback(folder.forget_services)
+            announce(folder, settings)
+            for part in parts:
+                await stack.enter_async_context(self._kept(folder, pid_file_name(part), [part]))
+            sku = await self._import(settings)
+            await stack.enter_async_context(self._worker(folder, settings))
+            await stack.enter_async_context(self._api(folder, settings, listener))
+            await self._until_ready(folder, listener)
+            address = _address_of(listener)
+            announce(folder, settings, address)
+            self._tell(folder, settings, address, sku)
+            await asyncio.Event().wait()
+
+    # --- catalogs ------------------------------------------------------------------------------
+
+    async def _import(self, settings: Settings) -> str | None:
+        """Import what the options say; gives a SKU to show in the first request."""
+        async with open_store(settings, data_dir=self._options.data_dir) as store:
+            for catalog in self._options.catalogs:
+                await terminal.import_with_report(store, catalog)
+            if not self._options.catalogs and await _first_sku(store) is None:
+                with resources.as_file(resources.files("cartstore.demo") / "catalog.csv") as demo:
+                    await terminal.import_with_report(store, demo, "The demo catalog")
+            return await _first_sku(store)
+
+    # --- children ------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _worker(self, folder: DataDir, settings: Settings) -> AsyncIterator[None]:
+        worker = Process(
+            "The worker",
+            folder.log_file("worker"),
+            [sys.executable, "-m", "cartstore_workers"],
+            child_environment(settings, folder.metrics_folder),
+        )
+        async with self._run(folder, "worker", [worker]):
+            yield
+
+    @asynccontextmanager
+    async def _api(self, folder: DataDir, settings: Settings, listener: socket.socket) -> AsyncIterator[None]:
+        descriptor = listener.fileno()
+        log = folder.log_file("api")
+        environment = child_environment(settings, folder.metrics_folder)
+        argv = [sys.executable, "-m", "cartstore_api", "--fd", str(descriptor)]
+        processes = [
+            Process("An API process", log, argv, environment, [descriptor])
+            for _ in range(self._options.processes)
+        ]
+        async with self._run(folder, "api", processes):
+            yield
+
+    @asynccontextmanager
+    async def _run(self, folder: DataDir, name: str, processes: Sequence[Process]) -> AsyncIterator[None]:
+        """Spawn processes, keep them running, and stop them at the end."""
+        try:
+            for process in processes:
+                process.spawn()
+            async with self._kept(folder, name, processes):
+                yield
+        finally:
+            await stop_parts(processes, STOP_SECONDS)
+
+    @asynccontextmanager
+    async def _kept(self, folder: DataDir, name: str, processes: Sequence[Process]) -> AsyncIterator[None]:
+        """Start children again when they end, and keep `run/<name>.pid` true meanwhile."""
+
+        def note() -> None:
+            folder.write_pids(name, [process.pid for process in processes if process.pid])
+
+        note()
+        async with asyncio.TaskGroup() as tasks:
+            keepers = [tasks.create_task(self._keep(process, folder, note)) for process in processes]
+            try:
+                yield
+            finally:
+                for keeper in keepers:
+                    keeper.cancel()
+                folder.write_pids(name, [])
+
+    async def _keep(self, process: Process, folder: DataDir, note: Callable[[], None]) -> None:
+        now = asyncio.get_running_loop().time
+        delay = BACKOFF_FIRST_SECONDS
+        while True:
+            began, pid = now(), process.pid
+            while process.poll() is None:  # noqa: ASYNC110 (the kernel sets no event)
+                await asyncio.sleep(WATCH_SECONDS)
+            if now() - began > STEADY_SECONDS:
+                delay = BACKOFF_FIRST_SECONDS
+            self._errors.print(f"{_obituary(process)}. It is started again.")
+            note()
+            if pid is not None:
+                # Its gauges must not be summed up for ever.
+                multiprocess.mark_process_dead(pid, str(folder.metrics_folder))
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, BACKOFF_MAX_SECONDS)
+            try:
+                await asyncio.to_thread(process.prepare)
+                process.spawn()
+                note()
+                await until_ready(process)
+            except StoreUnavailable as error:
+                self._errors.print(error.message)
+            # A server may have needed several attempts.
+            note()
+
+    # --- ready ---------------------------------------------------------------------------------
+
+    async def _until_ready(self, folder: DataDir, listener: socket.socket) -> None:
+        now = asyncio.get_running_loop().time
+        complain_at = now() + READY_COMPLAINT_SECONDS
+        while (answer := await _ask_ready(listener)) is not None:
+            if now() > complain_at:
+                self._errors.print(f"Still not ready, see {folder.path / 'log'}: {answer}")
+                complain_at = now() + READY_COMPLAINT_SECONDS
+            await asyncio.sleep(WATCH_SECONDS)
+
+    def _tell(self, folder: DataDir, settings: Settings, address: str, sku: str | None) -> None:
+        out = terminal.output()
+        table = Table(title="cartstore is ready", title_justify="left", show_header=False)
+        for name, value in (
+            ("API", f"{address}/v1"),
+            ("API description", f"{address}/schema"),
+            ("Health, metrics", f"{address}/health/ready  {address}/metrics"),
+            ("Engine", without_secret(settings.redis_url)),
+            ("Database", without_secret(settings.database_url)),
+            ("Logs", str(folder.path / "log")),
+            ("A token", shlex.join(["cartstore", "token", "--user", "ID", "--data-dir", str(folder.path)])),
+        ):
+            table.add_row(name, value)
+        out.print(table)
+        if sku is not None:
+            body = msgspec.json.encode({"sku": sku, "quantity": 1}).decode()
+            request = f"curl -s {address}/v1/cart/items -H 'Content-Type: application/json' -d '{body}'"
+            out.print(f"\nPut something into a cart:\n\n  {request}\n", soft_wrap=True)
+        out.print("Ctrl-C stops everything; the data stays.", soft_wrap=True)
+
+
+def check_engine(url: str) -> None:
+    """Refuse an engine that could lose what counters depend on.
+
+    Raises ConfigurationError when it may evict keys or is too old, StoreUnavailable when it is away.
+    """
+    try:
+        with redis.Redis.from_url(url, socket_timeout=5, retry=Retry(NoBackoff(), 0)) as client:
+            # INFO and not CONFIG GET, which hosted servers often refuse.
+            facts = client.info("server") | client.info("memory")
+    except redis.RedisError as error:
+        raise StoreUnavailable(f"The engine at {without_secret(url)} gives no answer: {error}") from error
+    except ValueError as error:
+        # Its text quotes parts of the URL, which may be the password's.
+        raise ConfigurationError("CARTSTORE_REDIS_URL is not a URL of an engine.") from error
+    policy = facts.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        raise ConfigurationError(
+            f"The engine at {without_secret(url)} evicts keys (maxmemory-policy is {policy}), which would "
+            "lose stock and holds. Set it to noeviction."
+        )
+    version = str(facts.get("redis_version", ""))
+    if tuple(int(part) for part in version.split(".")[:2]) < ENGINE_VERSION_MIN:
+        raise ConfigurationError(
+            f"The engine at {without_secret(url)} is Redis {version}; 6.2 is the oldest."
+        )
+
+
+def child_environment(settings: Settings, metrics_folder: Path | None = None) -> Mapping[str, str]:
+    """Ours, with the URLs and secrets of complete settings; command lines are public, this is not."""
+    environment = dict(os.environ)
+    for name in ("redis_url", "database_url", "queue_url", "jwt_secret"):
+        environment[ENVIRONMENT_PREFIX + name.upper()] = getattr(settings, name)
+    if metrics_folder is not None:
+        environment["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_folder)
+    return environment
+
+
+def without_secret(url: str) -> str:
+    """Where a URL leads, for people: no user, no password, no options."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    socket_folder = dict(part.partition("=")[::2] for part in parts.query.split("&")).get("host", "")
+    return f"{parts.scheme}://{host}{parts.path}" + (f" in {socket_folder}" if socket_folder else "")
+
+
+def _claim(stack: AsyncExitStack, options: Options) -> tuple[DataDir, socket.socket]:
+    """Take the data dir and the port. ConfigurationError when either is taken, and nothing is left behind.
+
+    A data dir that exists is looked at first: a second `up` has both in common with the first, and the
+    data dir is the more telling reason. A new one is made only once the port is ours.
+    """
+    folder = None
+    if options.data_dir.exists():
+        folder = DataDir(options.data_dir)
+        stack.enter_context(folder.lock())
+    listener = stack.enter_context(_listen(options.host, options.port))
+    if folder is None:
+        folder = DataDir(options.data_dir)
+        stack.enter_context(folder.lock())
+    return folder, listener
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        # Bound here and not in a child: a restart of the API leaves no gap in which connections fail.
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        # Plain numbers have a plain text; only a name that is not found brings its own.
+        why = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
+        raise ConfigurationError(f"Cannot listen on {host} port {port}: {why}.") from error
+
+
+def _address_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    # "All addresses" is nothing that can be asked.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def _ask_ready(listener: socket.socket) -> str | None:
+    """None when the API says that it is ready, else what it says."""
+    parts = urlsplit(_address_of(listener))
+    try:
+        async with asyncio.timeout(2):
+            reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+            try:
+                request = f"GET /health/ready HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n"
+                writer.write(request.encode())
+                answer = (await reader.read()).decode(errors="replace")
+            finally:
+                writer.close()
+    except (OSError, TimeoutError) as error:
+        return f"no answer ({type(error).__name__})"
+    status, _, rest = answer.partition("\r\n")
+    return None if " 200 " in f"{status} " else f"{status} {rest.partition(chr(13) + chr(10) * 2)[2]}".strip()
+
+
+def _obituary(process: Process) -> str:
+    """How a child ended. Its log says more only when it ended by itself."""
+    status = process.poll() or 0
+    if status < 0:
+        return f"{process.name} was ended by {signal.Signals(-status).name}"
+    return process.complaint(f"ended with status {status}")
+
+
+async def _first_sku(store: CartStore) -> str | None:
+    """The first variant that is on sale and in stock; None in an empty store."""
+    products, _ = await store.list_products()
+    levels = await store.stock_of(products)
+    skus = [variant.sku for product in products if product.active for variant in product.variants]
+    for sku in skus:
+        level = levels.get(sku)
+        if level is not None and (level.available is None or level.available > 0):
+            return sku
+    return skus[0] if skus else None
