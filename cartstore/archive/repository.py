@@ -356,6 +356,9 @@ _CURSOR = select(outbox_cursor.c.epoch, outbox_cursor.c.seq, outbox_cursor.c.non
     outbox_cursor.c.partition == PARTITION
 )
 
+_PARAMETER: Final = "every_"
+"""Before a column's name: SQLAlchemy keeps the bare names of an UPDATE's columns for itself."""
+
 _EVENT_COLUMNS = ("epoch", "seq", "nonce", "type", "at_ms", "body")
 _PAYMENT_COLUMNS = tuple(column.name for column in payments.c)
 _ORDER_COLUMNS = tuple(column.name for column in orders.c)
@@ -621,11 +624,16 @@ def _values(name: str, kind: Any, values: Sequence[Any]) -> Select[Any]:
 def _rows(table: Table, names: Sequence[str]) -> TableValuedAlias:
     """One array parameter per column, as a table. jsonb travels as text, which needs no array codec."""
     arrays = [
-        bindparam(name, type_=ARRAY(Text() if isinstance(table.c[name].type, JSONB) else table.c[name].type))
+        bindparam(
+            _PARAMETER + name,
+            type_=ARRAY(Text() if isinstance(table.c[name].type, JSONB) else table.c[name].type),
+        )
         for name in names
     ]
     return func.unnest(*arrays).table_valued(*names).render_derived(name="source")
 
 
 def _columns(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
-    return {name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
+    return {
+        _PARAMETER + name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)
+    }
