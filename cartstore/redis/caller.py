@@ -1,0 +1,188 @@
+"""Calls scripts on one engine through redis-py. Owns connections, the engine's identity, and the line
+between "not applied" and "unknown"; no redis-py exception leaves this folder.
+
+The identity (`run_id:master_replid`) belongs to a connection, not to a client: it is learned in the
+connection's handshake and put into the call when the bytes are written to that connection. A call that
+was packed for an engine that is gone can so never pass the gate of the one that came after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import AuthenticationError, NoScriptError, OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from cartstore.errors import ContractError, OutcomeUnknown, StoreFull, StoreUnavailable
+from cartstore.redis.scripts import Script, script, script_names
+
+CONNECT_TIMEOUT_SECONDS = 2.0
+CALL_TIMEOUT_SECONDS = 5.0
+POOL_SIZE = 64
+POOL_WAIT_SECONDS = 2.0
+
+Reply = Any
+
+
+class ScriptCaller(Protocol):
+    """What carries a script call to the engine; puts the connection's identity into ARGV[1]."""
+
+    async def call(self, script: Script, keys: Sequence[str], args: Sequence[str | int]) -> Reply:
+        """Run a script. Raises StoreUnavailable (not applied), OutcomeUnknown, ContractError."""
+        ...
+
+
+def _identity_of(server: dict[str, Any], replication: dict[str, Any]) -> str:
+    return f"{server.get('run_id', '')}:{replication.get('master_replid', '')}"
+
+
+def _parse_info(text: bytes | str) -> dict[str, str]:
+    lines = (text.decode() if isinstance(text, bytes) else text).splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line and not line.startswith("#"))
+
+
+class _IdentityMixin(AbstractConnection):
+    """Learns the engine's identity as the last step of the handshake."""
+
+    identity: str = ""
+
+    async def on_connect(self) -> None:
+        await super().on_connect()
+        await self.send_command("INFO", "server")
+        server = _parse_info(await self.read_response())
+        await self.send_command("INFO", "replication")
+        self.identity = _identity_of(server, _parse_info(await self.read_response()))
+
+
+class _TcpConnection(_IdentityMixin, Connection):
+    pass
+
+
+class _TlsConnection(_IdentityMixin, SSLConnection):
+    pass
+
+
+class _UnixConnection(_IdentityMixin, UnixDomainSocketConnection):
+    pass
+
+
+def _connection_class(url: str) -> type[AbstractConnection]:
+    if url.startswith("unix://"):
+        return _UnixConnection
+    return _TlsConnection if url.startswith("rediss://") else _TcpConnection
+
+
+def open_pool(url: str) -> BlockingConnectionPool:
+    """A bounded pool of connections that know their engine. Raises nothing: connecting is lazy."""
+    pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=POOL_SIZE,
+        timeout=POOL_WAIT_SECONDS,
+        socket_timeout=CALL_TIMEOUT_SECONDS,
+        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        decode_responses=True,
+    )
+    # from_url chooses the class by the scheme and takes no other.
+    pool.connection_class = _connection_class(url)
+    return pool
+
+
+def translate(error: Exception, *, sent: bool) -> Exception:
+    """The taxonomy's word for what redis-py raised; `sent`: whether the command had left."""
+    if isinstance(error, OutOfMemoryError) or "OOM" in str(error)[:64]:
+        return StoreFull("The engine is at its memory limit; the change was not applied.")
+    if isinstance(error, ResponseError):
+        text = str(error)
+        if text.startswith(("READONLY", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "BUSY", "CLUSTERDOWN")):
+            return StoreUnavailable(f"The engine takes no writes now ({text.split(' ')[0]}).")
+        if isinstance(error, AuthenticationError) or text.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
+            return StoreUnavailable(f"The engine refuses our credentials ({text.split(' ')[0]}).")
+        return ContractError(f"The engine refused a script: {text}")
+    if sent:
+        return OutcomeUnknown()
+    return StoreUnavailable("The engine cannot be reached; the change was not applied.")
+
+
+class PooledCaller:
+    """One connection per call under way, from a bounded pool."""
+
+    def __init__(self, pool: BlockingConnectionPool) -> None:
+        self._pool = pool
+
+    async def call(self, script: Script, keys: Sequence[str], args: Sequence[str | int]) -> Reply:
+        try:
+            connection: Any = await self._pool.get_connection()
+        except (RedisError, OSError, TimeoutError) as error:
+            raise translate(error, sent=False) from error
+        sent = False
+        try:
+            packed = connection.pack_command(
+                "EVALSHA", script.sha, len(keys), *keys, connection.identity, *args
+            )
+            # From here on bytes may be on the wire even if sending fails midway.
+            sent = True
+            await connection.send_packed_command(packed)
+            try:
+                return await connection.read_response()
+            except NoScriptError:
+                # Nothing ran. EVAL runs the text and makes it known for the calls that follow.
+                packed = connection.pack_command(
+                    "EVAL", script.source, len(keys), *keys, connection.identity, *args
+                )
+                await connection.send_packed_command(packed)
+                return await connection.read_response()
+        except ResponseError as error:
+            raise translate(error, sent=True) from error
+        except (RedisConnectionError, RedisTimeoutError, RedisError, OSError, TimeoutError) as error:
+            await connection.disconnect(nowait=True)
+            raise translate(error, sent=sent) from error
+        except asyncio.CancelledError:
+            # The reply is still under way: the next user of this connection would get it as its own.
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await self._pool.release(connection)
+
+    async def identity(self) -> str:
+        """The identity of the engine that a new call would reach. Raises StoreUnavailable."""
+        try:
+            connection: Any = await self._pool.get_connection()
+        except (RedisError, OSError, TimeoutError) as error:
+            raise translate(error, sent=False) from error
+        try:
+            return str(connection.identity)
+        finally:
+            await self._pool.release(connection)
+
+
+class ClientCaller:
+    """Calls through a redis-py client whose engine never changes: fakeredis, in the contract suite."""
+
+    def __init__(self, client: Redis, identity: str = "fake:0") -> None:
+        self._client = client
+        self._identity = identity
+
+    async def call(self, script: Script, keys: Sequence[str], args: Sequence[str | int]) -> Reply:
+        try:
+            return await self._client.evalsha(script.sha, len(keys), *keys, self._identity, *args)
+        except NoScriptError:
+            try:
+                return await self._client.eval(script.source, len(keys), *keys, self._identity, *args)
+            except RedisError as error:
+                raise translate(error, sent=True) from error
+        except RedisError as error:
+            raise translate(error, sent=True) from error
+
+    async def identity(self) -> str:
+        return self._identity
+
+
+async def load_scripts(client: Redis) -> None:
+    """Make every script known to the engine, so that first calls need no second round trip."""
+    for name in script_names():
+        await client.script_load(script(name).source)

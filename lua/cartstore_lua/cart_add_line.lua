@@ -1,0 +1,84 @@
+--[[
+  cart_add_line: add a quantity of one variation to a cart and hold the stock.
+  Why atomic: the limit check, the hold, the line and the version are one change; between any two of them
+  another buyer could take the same unit.
+
+  KEYS[1]  gate hash              {ns:p}:gate
+  KEYS[2]  cart hash              {ns:p}:cart:<cart_id>
+  KEYS[3]  sku hash               {ns:p}:sku:<sku>
+  ARGV[1]  identity               of the engine, as the connection learned it
+  ARGV[2]  now override           ms, '' in production
+  ARGV[3]  nonce                  of this call
+  ARGV[4]  terms                  model.CartTerms, packed
+  ARGV[5]  if_match               version, '' for none
+  ARGV[6]  idempotency key        '' for none
+  ARGV[7]  fingerprint            of the request
+  ARGV[8]  line_id
+  ARGV[9]  quantity               integer, 1..QUANTITY_MAX, added to what the line has
+  ARGV[10] properties             canonical JSON, '' for none
+  ARGV[11] release limit          due holds released at most
+  Returns  {'OK', created, now, version, lines, units, subtotal, currency, <line>}
+           {'REPLAYED', ...the first OK reply} | {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version}
+           {'PRODUCT_NOT_FOUND'} | {'PRODUCT_INACTIVE'} | {'CURRENCY_MISMATCH', cart, sku}
+           {'INVALID_QUANTITY', rules} | {'LIMIT_EXCEEDED', name, limit} | {'INSUFFICIENT_STOCK', available}
+           {'AGAIN'} | {'FENCED'}
+  Faults   CARTBADARG
+  Cost     O(lines of the cart + log holds of the SKU)
+]]
+--- @include mutation_begin
+--- @include version_differs
+--- @include hold_release_sku
+--- @include sku_load
+--- @include cart_load
+--- @include line_check
+--- @include line_put
+--- @include holds_extend
+--- @include cart_save
+--- @include summary_append
+--- @include line_append
+--- @include ring_remember
+
+local call, cart_id, terms = mutation_begin(KEYS, ARGV)
+if not call then
+  return cart_id
+end
+local line_id, quantity, properties, limit = ARGV[8], tonumber(ARGV[9]), ARGV[10], tonumber(ARGV[11])
+if not quantity or not limit then
+  return redis.error_reply('CARTBADARG quantity or release limit')
+end
+local sku = string.sub(KEYS[3], #call.prefix + 5)
+
+local _, more_due = hold_release_sku(call, sku, limit)
+local cart = cart_load(call, cart_id)
+if version_differs(cart, ARGV[5]) then
+  return { 'VERSION_CONFLICT', int(cart.version) }
+end
+local stock = sku_load(call, sku)
+if not stock then
+  return { 'PRODUCT_NOT_FOUND' }
+end
+if not stock.active then
+  return { 'PRODUCT_INACTIVE' }
+end
+if cart.count > 0 and cart.currency ~= stock.currency then
+  return { 'CURRENCY_MISMATCH', cart.currency, stock.currency }
+end
+local line = cart.lines[line_id]
+local created = not line
+line = line or { quantity = 0, held = 0, price = 0 }
+local wanted = line.quantity + quantity
+local problem = line_check(cart, stock, line, wanted, stock.price, terms, more_due)
+if problem then
+  return problem
+end
+
+cart.ttl = terms.cart_ttl
+line_put(call, cart, stock, line_id, wanted, true, properties, terms)
+holds_extend(call, cart, terms)
+cart_save(call, cart, true)
+local reply = { created and '1' or '0', int(call.now) }
+summary_append(reply, cart)
+line_append(call, reply, cart, line_id, stock)
+table.insert(reply, 1, 'OK')
+ring_remember(KEYS[2], ARGV[6], ARGV[7], reply)
+return reply

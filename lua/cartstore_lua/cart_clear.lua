@@ -1,0 +1,62 @@
+--[[
+  cart_clear: remove lines from a cart, all of them or one; their holds go back.
+  Why atomic: a line and its hold disappear together, so no unit stays held for a line that is gone.
+
+  KEYS[1]  gate hash              {ns:p}:gate
+  KEYS[2]  cart hash              {ns:p}:cart:<cart_id>
+  ARGV[1]  identity               of the engine, as the connection learned it
+  ARGV[2]  now override           ms, '' in production
+  ARGV[3]  nonce                  of this call
+  ARGV[4]  terms                  model.CartTerms, packed
+  ARGV[5]  if_match               version, '' for none
+  ARGV[6]  idempotency key        '' for none
+  ARGV[7]  fingerprint            of the request
+  ARGV[8]  line_id                '' for all lines
+  Returns  {'OK', created, now, version, lines, units, subtotal, currency}
+           {'REPLAYED', ...the first OK reply} | {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version}
+           {'ITEM_NOT_FOUND'} | {'FENCED'}
+  Faults   CARTBADARG
+  Cost     O(lines of the cart)
+]]
+--- @include mutation_begin
+--- @include version_differs
+--- @include cart_load
+--- @include line_drop
+--- @include line_order
+--- @include holds_extend
+--- @include cart_save
+--- @include summary_append
+--- @include ring_remember
+
+local call, cart_id, terms = mutation_begin(KEYS, ARGV)
+if not call then
+  return cart_id
+end
+local line_id = ARGV[8]
+
+local cart = cart_load(call, cart_id)
+if version_differs(cart, ARGV[5]) then
+  return { 'VERSION_CONFLICT', int(cart.version) }
+end
+if line_id ~= '' and not cart.lines[line_id] then
+  return { 'ITEM_NOT_FOUND' }
+end
+
+local reply = { 'OK', '0', int(call.now) }
+if cart.count > 0 then
+  cart.ttl = terms.cart_ttl
+  if line_id ~= '' then
+    line_drop(call, cart, line_id)
+  else
+    for _, each in ipairs(line_order(cart)) do
+      line_drop(call, cart, each)
+    end
+  end
+  holds_extend(call, cart, terms)
+  cart_save(call, cart, true)
+  summary_append(reply, cart)
+  ring_remember(KEYS[2], ARGV[6], ARGV[7], reply)
+else
+  summary_append(reply, cart)
+end
+return reply

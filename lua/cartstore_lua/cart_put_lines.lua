@@ -1,0 +1,135 @@
+--[[
+  cart_put_lines: set several lines to quantities at once.
+  Why atomic: with mode `all` a buyer gets everything or nothing, and every shortfall is named at once.
+
+  KEYS[1]  gate hash              {ns:p}:gate
+  KEYS[2]  cart hash              {ns:p}:cart:<cart_id>
+  ARGV[1]  identity               of the engine, as the connection learned it
+  ARGV[2]  now override           ms, '' in production
+  ARGV[3]  nonce                  of this call
+  ARGV[4]  terms                  model.CartTerms, packed
+  ARGV[5]  if_match               version, '' for none
+  ARGV[6]  idempotency key        '' for none
+  ARGV[7]  fingerprint            of the request
+  ARGV[8]  mode                   'all' or 'partial'
+  ARGV[9]  release limit          due holds released at most, over all SKUs
+  ARGV[10...] per item: line_id, quantity, 'new' or 'known' (whether a line may be made), properties
+  Returns  {'OK', created, now, version, lines, units, subtotal, currency, <per item: line_id, code, available>}
+           {'REPLAYED', ...the first OK reply} | {'REFUSED', <per item with a problem: line_id, code, available>}
+           {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version} | {'AGAIN'} | {'FENCED'}
+  Faults   CARTBADARG
+  Cost     O(lines of the cart + items * log holds)
+]]
+--- @include mutation_begin
+--- @include version_differs
+--- @include hold_release_sku
+--- @include sku_load
+--- @include line_sku
+--- @include cart_load
+--- @include line_check
+--- @include line_put
+--- @include line_drop
+--- @include holds_extend
+--- @include cart_save
+--- @include summary_append
+--- @include ring_remember
+
+local call, cart_id, terms = mutation_begin(KEYS, ARGV)
+if not call then
+  return cart_id
+end
+local mode, limit = ARGV[8], tonumber(ARGV[9])
+if not limit or (#ARGV - 9) % 4 ~= 0 then
+  return redis.error_reply('CARTBADARG items or release limit')
+end
+
+local more_due = {}
+for index = 10, #ARGV, 4 do
+  local sku = line_sku(ARGV[index])
+  if more_due[sku] == nil then
+    local released
+    released, more_due[sku] = hold_release_sku(call, sku, math.max(1, limit))
+    limit = limit - released
+  end
+end
+local cart = cart_load(call, cart_id)
+if version_differs(cart, ARGV[5]) then
+  return { 'VERSION_CONFLICT', int(cart.version) }
+end
+
+-- The cart and the SKUs are changed in memory only, entry by entry, so that entries compete for the same
+-- stock and limits as they would one after the other. Units that entries give back are there for the others.
+local function item_problem(line_id, quantity, may_be_new)
+  local line = cart.lines[line_id]
+  local stock = sku_load(call, line_sku(line_id))
+  if not line and not may_be_new then
+    return { 'ITEM_NOT_FOUND' }
+  end
+  if quantity == 0 then
+    return nil
+  end
+  if not stock then
+    return { 'PRODUCT_NOT_FOUND' }
+  end
+  if not stock.active and (not line or quantity > line.quantity) then
+    return { 'PRODUCT_INACTIVE' }
+  end
+  if cart.count > 0 and cart.currency ~= stock.currency then
+    return { 'CURRENCY_MISMATCH' }
+  end
+  line = line or { quantity = 0, held = 0, price = 0 }
+  return line_check(
+    cart, stock, line, quantity, line.quantity > 0 and line.price or stock.price, terms, more_due[stock.sku]
+  )
+end
+
+local outcomes, refused, wrote = {}, {}, false
+for index = 10, #ARGV, 4 do
+  local line_id, quantity = ARGV[index], tonumber(ARGV[index + 1])
+  if not quantity then
+    return redis.error_reply('CARTBADARG quantity')
+  end
+  local problem = item_problem(line_id, quantity, ARGV[index + 2] == 'new')
+  if problem and problem[1] == 'AGAIN' then
+    return { 'AGAIN' }
+  end
+  local outcome = { line_id, problem and problem[1] or 'OK', '' }
+  if problem then
+    outcome[3] = problem[1] == 'INSUFFICIENT_STOCK' and int(problem[2]) or ''
+    refused[#refused + 1] = outcome
+  elseif quantity > 0 then
+    line_put(call, cart, sku_load(call, line_sku(line_id)), line_id, quantity, not cart.lines[line_id], ARGV[index + 3],
+      terms)
+    wrote = true
+  elseif cart.lines[line_id] then
+    line_drop(call, cart, line_id)
+    wrote = true
+  end
+  outcomes[#outcomes + 1] = outcome
+end
+if mode == 'all' and #refused > 0 then
+  local reply = { 'REFUSED' }
+  for _, outcome in ipairs(refused) do
+    for field = 1, 3 do
+      reply[#reply + 1] = outcome[field]
+    end
+  end
+  return reply
+end
+
+local reply = { 'OK', '0', int(call.now) }
+if wrote then
+  cart.ttl = terms.cart_ttl
+  holds_extend(call, cart, terms)
+  cart_save(call, cart, true)
+end
+summary_append(reply, cart)
+for _, outcome in ipairs(outcomes) do
+  for field = 1, 3 do
+    reply[#reply + 1] = outcome[field]
+  end
+end
+if wrote then
+  ring_remember(KEYS[2], ARGV[6], ARGV[7], reply)
+end
+return reply

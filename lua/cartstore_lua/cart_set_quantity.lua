@@ -1,0 +1,95 @@
+--[[
+  cart_set_quantity: set a line's quantity; 0 removes it.
+  Why atomic: units that are no longer wanted go back in the step that lowers the quantity.
+
+  KEYS[1]  gate hash              {ns:p}:gate
+  KEYS[2]  cart hash              {ns:p}:cart:<cart_id>
+  KEYS[3]  sku hash               {ns:p}:sku:<sku>
+  ARGV[1]  identity               of the engine, as the connection learned it
+  ARGV[2]  now override           ms, '' in production
+  ARGV[3]  nonce                  of this call
+  ARGV[4]  terms                  model.CartTerms, packed
+  ARGV[5]  if_match               version, '' for none
+  ARGV[6]  idempotency key        '' for none
+  ARGV[7]  fingerprint            of the request
+  ARGV[8]  line_id
+  ARGV[9]  quantity               integer, 0..QUANTITY_MAX
+  ARGV[10] release limit          due holds released at most
+  Returns  {'OK', created, now, version, lines, units, subtotal, currency, <line, unless removed>}
+           {'REPLAYED', ...the first OK reply} | {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version}
+           {'ITEM_NOT_FOUND'} | {'PRODUCT_NOT_FOUND'} | {'PRODUCT_INACTIVE'} | {'CURRENCY_MISMATCH', cart, sku}
+           {'INVALID_QUANTITY', rules}
+           {'LIMIT_EXCEEDED', name, limit} | {'INSUFFICIENT_STOCK', available} | {'AGAIN'} | {'FENCED'}
+  Faults   CARTBADARG
+  Cost     O(lines of the cart + log holds of the SKU)
+]]
+--- @include mutation_begin
+--- @include version_differs
+--- @include hold_release_sku
+--- @include sku_load
+--- @include cart_load
+--- @include line_check
+--- @include line_put
+--- @include line_drop
+--- @include holds_extend
+--- @include cart_save
+--- @include summary_append
+--- @include line_append
+--- @include ring_remember
+
+local call, cart_id, terms = mutation_begin(KEYS, ARGV)
+if not call then
+  return cart_id
+end
+local line_id, quantity, limit = ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10])
+if not quantity or not limit then
+  return redis.error_reply('CARTBADARG quantity or release limit')
+end
+local sku = string.sub(KEYS[3], #call.prefix + 5)
+
+local more_due = false
+if quantity > 0 then
+  local _
+  _, more_due = hold_release_sku(call, sku, limit)
+end
+local cart = cart_load(call, cart_id)
+if version_differs(cart, ARGV[5]) then
+  return { 'VERSION_CONFLICT', int(cart.version) }
+end
+local line = cart.lines[line_id]
+if not line then
+  return { 'ITEM_NOT_FOUND' }
+end
+local stock = sku_load(call, sku)
+if quantity > 0 then
+  if not stock then
+    return { 'PRODUCT_NOT_FOUND' }
+  end
+  if not stock.active and quantity > line.quantity then
+    return { 'PRODUCT_INACTIVE' }
+  end
+  if stock.currency ~= cart.currency then
+    return { 'CURRENCY_MISMATCH', cart.currency, stock.currency }
+  end
+  local problem = line_check(cart, stock, line, quantity, line.price, terms, more_due)
+  if problem then
+    return problem
+  end
+end
+
+cart.ttl = terms.cart_ttl
+if quantity > 0 then
+  line_put(call, cart, stock, line_id, quantity, false, '', terms)
+else
+  line_drop(call, cart, line_id)
+end
+holds_extend(call, cart, terms)
+cart_save(call, cart, true)
+local reply = { '0', int(call.now) }
+summary_append(reply, cart)
+if quantity > 0 then
+  line_append(call, reply, cart, line_id, stock)
+end
+table.insert(reply, 1, 'OK')
+ring_remember(KEYS[2], ARGV[6], ARGV[7], reply)
+return reply

@@ -1,0 +1,235 @@
+--[[
+  checkout_begin: turn lines of a cart into pending orders, one per seller, under one payment.
+  Why atomic: the holds move from the lines to the orders, the lines leave the cart, and the event that
+  carries the checkout to PostgreSQL is written, all in one step: nothing can be bought twice or be lost.
+
+  KEYS[1]  gate hash              {ns:p}:gate
+  KEYS[2]  cart hash              {ns:p}:cart:<cart_id>
+  KEYS[3]  payment hash           {ns:p}:payment:<payment_id>
+  KEYS[4]  outbox stream          {ns:p}:outbox
+  ARGV[1]  identity               of the engine, as the connection learned it
+  ARGV[2]  now override           ms, '' in production
+  ARGV[3]  nonce                  of this call
+  ARGV[4]  terms                  model.CartTerms, packed
+  ARGV[5]  if_match               version, '' for none
+  ARGV[6]  checkout_id
+  ARGV[7]  fingerprint            of the request
+  ARGV[8]  window                 ms until the release of an unpaid order
+  ARGV[9]  expected total         minor units, '' for none
+  ARGV[10] gateway
+  ARGV[11] method
+  ARGV[12] details                JSON, kept as it is
+  ARGV[13] outbox length          at which checkout is refused
+  ARGV[14] release limit          due holds released at most, over all SKUs
+  ARGV[15...] line_ids            none: all lines
+  Returns  {'OK', now, position, <payment>, <order>...} | {'REPLAYED', now, position, <payment>, <order>...}
+           {'REFUSED', <line_id, code, available, old price, new price>...} | {'IDEMPOTENCY_KEY_REUSED'}
+           {'VERSION_CONFLICT', version} | {'CART_EMPTY'} | {'ITEM_NOT_FOUND', line_id}
+           {'TOTAL_CHANGED', total} | {'LIMIT_EXCEEDED', name, limit} | {'STORE_FULL'} | {'AGAIN'} | {'FENCED'}
+  Faults   CARTBADARG
+  Cost     O(lines of the cart * log holds)
+]]
+--- @include call_begin
+--- @include terms_decode
+--- @include version_differs
+--- @include cart_release_due
+--- @include line_order
+--- @include sku_load
+--- @include line_drop
+--- @include holds_extend
+--- @include cart_save
+--- @include hash_set
+--- @include order_line_encode
+--- @include outbox_append
+--- @include payment_release
+--- @include payment_reply
+
+local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
+if not call then
+  return { 'FENCED' }
+end
+local terms, window, limit = terms_decode(ARGV[4]), tonumber(ARGV[8]), tonumber(ARGV[14])
+if not terms or not window or not limit then
+  return redis.error_reply('CARTBADARG terms, window or release limit')
+end
+local cart_id = string.sub(KEYS[2], #call.prefix + 6)
+local payment_id = string.sub(KEYS[3], #call.prefix + 9)
+
+local known = redis.call('HMGET', KEYS[3], 'fingerprint', 'status', 'expires')
+if known[1] then
+  if known[1] ~= ARGV[7] then
+    return { 'IDEMPOTENCY_KEY_REUSED' }
+  end
+  if known[2] == 'pending' and tonumber(known[3]) <= call.now then
+    payment_release(call, payment_id, 'expired')
+  end
+  return payment_reply(call, 'REPLAYED', payment_id)
+end
+if redis.call('XLEN', KEYS[4]) >= tonumber(ARGV[13]) then
+  return { 'STORE_FULL' }
+end
+
+local cart, more_due = cart_release_due(call, cart_id, limit)
+if version_differs(cart, ARGV[5]) then
+  return { 'VERSION_CONFLICT', int(cart.version) }
+end
+if cart.count == 0 then
+  return { 'CART_EMPTY' }
+end
+local wanted = {}
+for index = 15, #ARGV do
+  if not cart.lines[ARGV[index]] then
+    return { 'ITEM_NOT_FOUND', ARGV[index] }
+  end
+  wanted[ARGV[index]] = true
+end
+local line_ids = {}
+for _, line_id in ipairs(line_order(cart)) do
+  if #ARGV < 15 or wanted[line_id] then
+    line_ids[#line_ids + 1] = line_id
+  end
+end
+
+-- Lines of one SKU compete for the same free units: those that earlier lines need are counted as taken.
+local problems, lines, total, short = {}, {}, 0, false
+local free_of = {}
+for _, line_id in ipairs(line_ids) do
+  local line = cart.lines[line_id]
+  local stock = sku_load(call, line_sku(line_id))
+  local code, available = nil, ''
+  local rules_broken = stock
+    and (line.quantity < stock.min or (stock.max > 0 and line.quantity > stock.max) or line.quantity % stock.multiple ~= 0)
+  if not stock or not stock.active then
+    code = 'PRODUCT_INACTIVE'
+  elseif stock.currency ~= cart.currency then
+    code = 'CURRENCY_MISMATCH'
+  elseif rules_broken then
+    code = 'INVALID_QUANTITY'
+  elseif stock.price > line.price then
+    code = 'PRICE_CHANGED'
+  elseif stock.policy == 'deny' then
+    local free = free_of[stock.sku] or (stock.on_hand - stock.held)
+    local room = free
+    if cart.is_guest then
+      local share = free_of['guest ' .. stock.sku]
+        or (math.floor(stock.on_hand * terms.guest_share_ppm / 1000000) - stock.guest_held)
+      room = math.min(free, share)
+      free_of['guest ' .. stock.sku] = share - math.max(0, line.quantity - line.held)
+    end
+    local missing = line.quantity - line.held
+    if missing > math.max(0, room) then
+      code, available, short = 'INSUFFICIENT_STOCK', int(math.max(0, room) + line.held), true
+    end
+    free_of[stock.sku] = free - math.max(0, missing)
+  end
+  if code then
+    for _, value in ipairs({ line_id, code, available, int(line.price), stock and int(stock.price) or '0' }) do
+      problems[#problems + 1] = value
+    end
+  else
+    local mode = stock.policy == 'deny' and 'held' or stock.policy
+    -- A drop of the price is taken in the buyer's favour.
+    local price = math.min(line.price, stock.price)
+    total = total + price * line.quantity
+    lines[#lines + 1] = {
+      line_id = line_id, sku = stock.sku, quantity = line.quantity, mode = mode,
+      held = mode == 'held' and line.quantity or 0, price = price, revision = line.revision,
+      first = line.held > 0 and line.first or call.now, properties = cart.properties[line_id] or '',
+    }
+  end
+end
+if #problems > 0 then
+  if short and more_due then
+    return { 'AGAIN' }
+  end
+  table.insert(problems, 1, 'REFUSED')
+  return problems
+end
+if ARGV[9] ~= '' and tonumber(ARGV[9]) ~= total then
+  return { 'TOTAL_CHANGED', int(total) }
+end
+if total > 9000000000000000 then
+  return { 'LIMIT_EXCEEDED', 'total', '9000000000000000' }
+end
+
+-- Group by seller in the order of the sellers' first lines.
+local orders, by_seller = {}, {}
+for _, line in ipairs(lines) do
+  local seller = redis.call('HGET', call.prefix .. 'sku:' .. line.sku, 'seller') or ''
+  local order = by_seller[seller]
+  if not order then
+    order = { id = 'o' .. string.sub(payment_id, 2) .. '-' .. (#orders + 1), seller = seller, total = 0, lines = {} }
+    by_seller[seller] = order
+    orders[#orders + 1] = order
+  end
+  order.lines[#order.lines + 1] = line
+  order.total = order.total + line.price * line.quantity
+end
+
+local currency = cart.currency
+local expires = call.now + window
+cart.ttl = terms.cart_ttl
+for _, line in ipairs(lines) do
+  line_drop(call, cart, line.line_id)
+  if line.held > 0 then
+    local stock = sku_load(call, line.sku)
+    stock.held = stock.held + line.held
+    stock.held_change = stock.held_change + line.held
+    if cart.is_guest then
+      stock.guest_held = stock.guest_held + line.held
+      stock.guest_change = stock.guest_change + line.held
+    end
+    cart.waiting = cart.waiting + line.held
+  end
+end
+holds_extend(call, cart, terms)
+
+local kind = 'partial'
+if cart.count == 0 then
+  kind = 'full_cart'
+elseif #lines == 1 then
+  kind = 'single_item'
+end
+local body = {
+  payment_id = payment_id, checkout_id = ARGV[6], checkout_type = kind, cart_id = cart_id, amount_minor = int(total),
+  currency = currency, gateway = ARGV[10], method = ARGV[11], expires_at_ms = int(expires),
+  created_at_ms = int(call.now), fingerprint = ARGV[7], details_json = ARGV[12], orders = {},
+}
+local order_ids = {}
+for index, order in ipairs(orders) do
+  local told = { order_id = order.id, seller = order.seller, total_minor = int(order.total), lines = {} }
+  local fields = {
+    'id', order.id, 'payment', payment_id, 'checkout', ARGV[6], 'cart', cart_id, 'seller', order.seller, 'status',
+    'pending', 'reason', '', 'total', int(order.total), 'currency', currency, 'created', int(call.now), 'count',
+    int(#order.lines),
+  }
+  for number, line in ipairs(order.lines) do
+    fields[#fields + 1] = 'l' .. number
+    fields[#fields + 1] = order_line_encode(line)
+    told.lines[number] = {
+      line_id = line.line_id, sku = line.sku, quantity = int(line.quantity), held = int(line.held), mode = line.mode,
+      unit_price_minor = int(line.price), revision = int(line.revision), first_held_at_ms = int(line.first),
+      properties_json = line.properties ~= '' and line.properties or nil,
+    }
+  end
+  hash_set(call.prefix .. 'order:' .. order.id, fields)
+  for _, line in ipairs(order.lines) do
+    if line.held > 0 then
+      redis.call('ZADD', call.prefix .. 'holds:' .. line.sku, int(expires), 'o\31' .. order.id)
+      redis.call('ZADD', call.prefix .. 'holding', 'LT', int(expires), line.sku)
+    end
+  end
+  order_ids[index] = order.id
+  body.orders[index] = told
+end
+cart_save(call, cart, true)
+local position = outbox_append(call, 'checkout_begun', body, payment_id)
+redis.call(
+  'HSET', KEYS[3], 'id', payment_id, 'checkout', ARGV[6], 'type', kind, 'cart', cart_id, 'cart_ttl', int(cart.ttl),
+  'status', 'pending', 'amount', int(total), 'currency', currency, 'gateway', ARGV[10], 'method', ARGV[11],
+  'attempts', '0', 'orders', table.concat(order_ids, ' '), 'expires', int(expires), 'created', int(call.now),
+  'fingerprint', ARGV[7], 'details', ARGV[12], 'event', position
+)
+redis.call('ZADD', call.prefix .. 'due', int(expires), payment_id)
+redis.call('ZADD', call.prefix .. 'orders:' .. cart_id, int(call.now), payment_id)
+return payment_reply(call, 'OK', payment_id)

@@ -1,0 +1,91 @@
+--[[
+  hold_extend: try to hold lapsed lines again and, if asked, extend the holds that have not lapsed.
+  Why atomic: a line is held again only with units that nobody else has in that instant.
+
+  KEYS[1]  gate hash              {ns:p}:gate
+  KEYS[2]  cart hash              {ns:p}:cart:<cart_id>
+  ARGV[1]  identity               of the engine, as the connection learned it
+  ARGV[2]  now override           ms, '' in production
+  ARGV[3]  nonce                  of this call
+  ARGV[4]  terms                  model.CartTerms, packed
+  ARGV[5]  extend                 '1' or '0'
+  ARGV[6]  release limit          due holds released at most, over all SKUs
+  ARGV[7...] line_ids             none: all lines
+  Returns  {'OK', held lines} | {'ITEM_NOT_FOUND', line_id} | {'AGAIN'} | {'FENCED'}
+  Faults   CARTBADARG
+  Cost     O(lines of the cart * log holds)
+]]
+--- @include call_begin
+--- @include terms_decode
+--- @include hold_release_sku
+--- @include cart_load
+--- @include line_order
+--- @include line_sku
+--- @include sku_load
+--- @include hold_take
+--- @include holds_extend
+--- @include cart_save
+
+local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
+if not call then
+  return { 'FENCED' }
+end
+local terms, extend, limit = terms_decode(ARGV[4]), ARGV[5] == '1', tonumber(ARGV[6])
+if not terms or not limit then
+  return redis.error_reply('CARTBADARG terms or release limit')
+end
+
+local cart_id = string.sub(KEYS[2], #call.prefix + 6)
+local cart = cart_load(call, cart_id)
+local line_ids = {}
+for index = 7, #ARGV do
+  line_ids[#line_ids + 1] = ARGV[index]
+end
+if #line_ids == 0 then
+  line_ids = line_order(cart)
+end
+local released = {}
+for _, line_id in ipairs(line_ids) do
+  if not cart.lines[line_id] then
+    return { 'ITEM_NOT_FOUND', line_id }
+  end
+  local sku = line_sku(line_id)
+  if not released[sku] then
+    released[sku] = true
+    local count, more_due = hold_release_sku(call, sku, math.max(1, limit))
+    if more_due then
+      return { 'AGAIN' }
+    end
+    limit = limit - count
+  end
+end
+
+cart = cart_load(call, cart_id)
+local took = 0
+for _, line_id in ipairs(line_ids) do
+  local line, stock = cart.lines[line_id], sku_load(call, line_sku(line_id))
+  local missing = line.quantity - line.held
+  local takes = stock and stock.active and stock.policy == 'deny' and stock.hold_policy == 'on_add'
+    and terms.reservations and missing > 0
+  if takes then
+    local free = stock.on_hand - stock.held
+    if cart.is_guest then
+      free = math.min(free, math.floor(stock.on_hand * terms.guest_share_ppm / 1000000) - stock.guest_held)
+    end
+    if missing <= free and cart.held + cart.waiting + missing <= terms.held_max then
+      hold_take(call, cart, stock, line_id, line, line.quantity, terms)
+      cart.changed[line_id] = true
+      took = took + 1
+    end
+  end
+end
+if extend then
+  holds_extend(call, cart, terms)
+end
+if next(cart.changed) then
+  if cart.ttl == 0 then
+    cart.ttl = terms.cart_ttl
+  end
+  cart_save(call, cart, false)
+end
+return { 'OK', int(took) }

@@ -1,0 +1,46 @@
+--- @include payment_load
+--- @include holding_refresh
+--- @include outbox_append
+--- @include order_lines_return
+
+-- Release a pending payment whole: units of all its orders go back, lines return to the cart, one event.
+-- Returns whether it was pending. The first write is a ZREM, so it works at maxmemory.
+local function payment_release(call, payment_id, reason)
+  local payment = payment_load(call, payment_id)
+  if not payment or payment.status ~= 'pending' then
+    return false
+  end
+  redis.call('ZREM', call.prefix .. 'due', payment_id)
+  local is_guest = string.sub(payment.cart, 1, 2) == 'g.'
+  local back, waiting = {}, 0
+  for _, order in ipairs(payment.list) do
+    for _, line in ipairs(order.lines) do
+      if line.held > 0 then
+        redis.call('ZREM', call.prefix .. 'holds:' .. line.sku, 'o\31' .. order.id)
+        back[line.sku] = (back[line.sku] or 0) + line.held
+        waiting = waiting + line.held
+      end
+    end
+    redis.call('HSET', call.prefix .. 'order:' .. order.id, 'status', 'released', 'reason', reason)
+  end
+  for sku, units in pairs(back) do
+    local sku_key = call.prefix .. 'sku:' .. sku
+    redis.call('HINCRBY', sku_key, 'held', int(-units))
+    redis.call('HINCRBY', sku_key, 'rev', 1)
+    if is_guest then
+      redis.call('HINCRBY', sku_key, 'guest_held', int(-units))
+    end
+    holding_refresh(call, sku)
+    local known = call.skus and call.skus[sku]
+    if known then
+      known.held = known.held - units
+      if is_guest then
+        known.guest_held = known.guest_held - units
+      end
+    end
+  end
+  local position = outbox_append(call, 'payment_released', { payment_id = payment_id, reason = reason }, payment_id)
+  redis.call('HSET', call.prefix .. 'payment:' .. payment_id, 'status', reason, 'event', position)
+  order_lines_return(call, payment, waiting)
+  return true
+end

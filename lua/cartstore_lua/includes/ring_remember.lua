@@ -1,0 +1,8 @@
+-- Remember a result that wrote something under its idempotency key, in place of the oldest of 16.
+local function ring_remember(cart_key, key, fingerprint, reply)
+  if key == '' then
+    return
+  end
+  local slot = redis.call('HINCRBY', cart_key, 'ip', 1) % 16
+  redis.call('HSET', cart_key, 'i' .. slot, key .. '\31' .. fingerprint .. '\31' .. cjson.encode(reply))
+end

@@ -1,0 +1,76 @@
+--[[
+  outbox_trim: forget events that PostgreSQL has, keeping the last applied one, and let what they were about
+  age: a terminal payment and a stock reference stay for a day, so that repeated calls find them.
+  Why atomic: identity and epoch are checked in the step that trims, so a late trim that was meant for
+  another history removes nothing.
+
+  KEYS[1]  gate hash              {ns:p}:gate
+  KEYS[2]  outbox stream          {ns:p}:outbox
+  ARGV[1]  identity               of the engine, as the connection learned it
+  ARGV[2]  now override           ms, '' in production
+  ARGV[3]  nonce                  of this call
+  ARGV[4]  position               of the last applied event
+  ARGV[5]  nonce of that event
+  ARGV[6]  tombstone              ms
+  ARGV[7]  limit                  events looked at
+  Returns  {'OK', trimmed} | {'DIVERGED'} | {'FENCED'}
+  Faults   CARTBADARG
+  Cost     O(limit)
+]]
+--- @include call_begin
+--- @include int
+
+local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
+if not call then
+  return { 'FENCED' }
+end
+local epoch, seq = string.match(ARGV[4], '^(%d+)-(%d+)$')
+local limit = tonumber(ARGV[7])
+if not epoch or not limit then
+  return redis.error_reply('CARTBADARG position or limit')
+end
+epoch, seq = tonumber(epoch), tonumber(seq)
+local last = redis.call('XRANGE', KEYS[2], ARGV[4], ARGV[4])
+if not last[1] then
+  return { 'DIVERGED' }
+end
+local entries = redis.call('XRANGE', KEYS[2], '-', ARGV[4], 'COUNT', limit)
+local until_id = ARGV[4]
+if #entries == limit then
+  until_id = entries[limit][1]
+end
+local terminal = { paid = true, expired = true, cancelled = true, refund_due = true, refunded = true }
+local function field(entry, name)
+  for index = 1, #entry[2], 2 do
+    if entry[2][index] == name then
+      return entry[2][index + 1]
+    end
+  end
+  return ''
+end
+if field(last[1], 'nonce') ~= ARGV[5] then
+  return { 'DIVERGED' }
+end
+
+local function is_archived(position)
+  local its_epoch, its_seq = string.match(position, '^(%d+)-(%d+)$')
+  its_epoch, its_seq = tonumber(its_epoch), tonumber(its_seq)
+  return its_epoch < epoch or (its_epoch == epoch and its_seq <= seq)
+end
+for _, entry in ipairs(entries) do
+  local subject, kind = field(entry, 'subject'), field(entry, 'type')
+  if kind == 'stock_adjusted' then
+    redis.call('PEXPIRE', subject, ARGV[6])
+  else
+    local payment_key = call.prefix .. 'payment:' .. subject
+    local payment = redis.call('HMGET', payment_key, 'status', 'event', 'orders', 'cart')
+    if payment[1] and terminal[payment[1]] and is_archived(payment[2]) then
+      redis.call('ZREM', call.prefix .. 'orders:' .. payment[4], subject)
+      for order_id in string.gmatch(payment[3], '%S+') do
+        redis.call('PEXPIRE', call.prefix .. 'order:' .. order_id, ARGV[6])
+      end
+      redis.call('PEXPIRE', payment_key, ARGV[6])
+    end
+  end
+end
+return { 'OK', int(redis.call('XTRIM', KEYS[2], 'MINID', until_id)) }

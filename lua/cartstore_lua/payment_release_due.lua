@@ -1,0 +1,36 @@
+--[[
+  payment_release_due: release payments whose window is over, those that hold nothing included.
+
+  KEYS[1]  gate hash              {ns:p}:gate
+  ARGV[1]  identity               of the engine, as the connection learned it
+  ARGV[2]  now override           ms, '' in production
+  ARGV[3]  nonce                  of this call
+  ARGV[4]  limit                  payments released at most
+  Returns  {'OK', released, position} | {'FENCED'}
+  Faults   CARTBADARG
+  Cost     O(limit * lines of an order * log holds)
+]]
+--- @include call_begin
+--- @include payment_release
+
+local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
+if not call then
+  return { 'FENCED' }
+end
+local limit = tonumber(ARGV[4])
+if not limit then
+  return redis.error_reply('CARTBADARG limit')
+end
+
+local released = 0
+for _, payment_id in ipairs(
+  redis.call('ZRANGEBYSCORE', call.prefix .. 'due', '-inf', int(call.now), 'LIMIT', 0, limit)
+) do
+  if payment_release(call, payment_id, 'expired') then
+    released = released + 1
+  else
+    -- An entry without a pending payment would be met again for ever.
+    redis.call('ZREM', call.prefix .. 'due', payment_id)
+  end
+end
+return { 'OK', int(released), call.position or '' }

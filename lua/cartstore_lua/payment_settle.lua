@@ -1,0 +1,183 @@
+--[[
+  payment_settle: the money arrived, for all orders of a payment at once.
+  Why atomic: exactly one of settle, cancel and expiry takes a pending payment to its end, and the units
+  leave on_hand in the step that makes the orders paid.
+
+  KEYS[1]  gate hash              {ns:p}:gate
+  KEYS[2]  payment hash           {ns:p}:payment:<payment_id>
+  ARGV[1]  identity               of the engine, as the connection learned it
+  ARGV[2]  now override           ms, '' in production
+  ARGV[3]  nonce                  of this call
+  ARGV[4]  release limit          due holds released at most, over all SKUs
+  Returns  {'OK', now, position, <payment>, <order>...} | {'UNCHANGED', now, position, <payment>, <order>...}
+           {'PAYMENT_NOT_FOUND'} | {'AGAIN'} | {'FENCED'}
+  Faults   CARTBADARG
+  Cost     O(lines of the orders * log holds)
+]]
+--- @include call_begin
+--- @include payment_load
+--- @include payment_revive
+--- @include hold_release_sku
+--- @include cart_load
+--- @include cart_save
+--- @include sku_load
+--- @include hold_set
+--- @include line_drop
+--- @include holding_refresh
+--- @include outbox_append
+--- @include payment_reply
+
+local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
+if not call then
+  return { 'FENCED' }
+end
+local limit = tonumber(ARGV[4])
+if not limit then
+  return redis.error_reply('CARTBADARG release limit')
+end
+local payment_id = string.sub(KEYS[2], #call.prefix + 9)
+local payment = payment_load(call, payment_id)
+if not payment then
+  return { 'PAYMENT_NOT_FOUND' }
+end
+if payment.status ~= 'pending' and payment.status ~= 'expired' and payment.status ~= 'cancelled' then
+  return payment_reply(call, 'UNCHANGED', payment_id)
+end
+local was_pending = payment.status == 'pending'
+local is_guest = string.sub(payment.cart, 1, 2) == 'g.'
+
+-- Units per order and SKU, and what of them must come out of stock.
+local sales, needs = {}, {}
+for _, order in ipairs(payment.list) do
+  local by_sku = {}
+  for _, line in ipairs(order.lines) do
+    if line.mode ~= 'untracked' then
+      local sale = by_sku[line.sku]
+      if not sale then
+        sale = { order_id = order.id, sku = line.sku, quantity = 0, held = 0 }
+        by_sku[line.sku] = sale
+        sales[#sales + 1] = sale
+      end
+      sale.quantity = sale.quantity + line.quantity
+      sale.held = sale.held + line.held
+      needs[line.sku] = (needs[line.sku] or 0) + line.held
+    end
+  end
+end
+
+-- A late payment: the units were given back. They are taken again if nobody has them, and the lines that
+-- returned to the cart leave it, with the holds they may have got there meanwhile.
+local outcome = 'paid'
+local cart
+if not was_pending then
+  local more_due = false
+  for sku in pairs(needs) do
+    local released, more = hold_release_sku(call, sku, math.max(1, limit))
+    limit = limit - released
+    more_due = more_due or more
+  end
+  cart = cart_load(call, payment.cart)
+  local own = {}
+  for _, order in ipairs(payment.list) do
+    for _, line in ipairs(order.lines) do
+      local returned = cart.lines[line.line_id]
+      if returned and line.mode == 'held' then
+        own[line.sku] = (own[line.sku] or 0) + math.min(returned.held, line.quantity)
+      end
+    end
+  end
+  for sku, units in pairs(needs) do
+    local stock = sku_load(call, sku)
+    if not stock or units > stock.on_hand - stock.held + (own[sku] or 0) then
+      outcome = 'refund_due'
+    end
+  end
+  if outcome == 'refund_due' and more_due then
+    return { 'AGAIN' }
+  end
+end
+
+-- The first write is a ZREM, so a settlement works at maxmemory.
+redis.call('ZREM', call.prefix .. 'due', payment_id)
+local told = {}
+if outcome == 'paid' then
+  for _, sale in ipairs(sales) do
+    redis.call('ZREM', call.prefix .. 'holds:' .. sale.sku, 'o\31' .. sale.order_id)
+  end
+  if cart then
+    local left_any = false
+    for _, order in ipairs(payment.list) do
+      for _, line in ipairs(order.lines) do
+        local returned = cart.lines[line.line_id]
+        if returned then
+          left_any = true
+          if returned.quantity <= line.quantity then
+            line_drop(call, cart, line.line_id)
+          else
+            local stock = sku_load(call, line.sku)
+            if returned.held > 0 then
+              hold_set(call, cart, stock, line.line_id, returned, returned.held - math.min(returned.held, line.quantity))
+            end
+            returned.quantity = returned.quantity - line.quantity
+            returned.updated = call.now
+            cart.units = cart.units - line.quantity
+            cart.subtotal = cart.subtotal - line.quantity * returned.price
+            cart.changed[line.line_id] = true
+          end
+        end
+      end
+    end
+    if left_any then
+      cart_save(call, cart, true)
+    end
+  end
+  local waiting = 0
+  for _, sale in ipairs(sales) do
+    local sku_key = call.prefix .. 'sku:' .. sale.sku
+    local counters = redis.call('HMGET', sku_key, 'on_hand', 'held')
+    local taken = sale.held
+    if sale.quantity > sale.held then
+      -- A backorder takes what is free now; the rest is sold beyond stock.
+      local held_by_others = tonumber(counters[2]) - (was_pending and sale.held or 0)
+      local free = math.max(0, tonumber(counters[1]) - held_by_others - sale.held)
+      taken = sale.held + math.min(sale.quantity - sale.held, free)
+    end
+    redis.call('HINCRBY', sku_key, 'on_hand', int(-taken))
+    redis.call('HINCRBY', sku_key, 'sold', int(sale.quantity))
+    redis.call('HINCRBY', sku_key, 'rev', 1)
+    if sale.quantity > taken then
+      redis.call('HINCRBY', sku_key, 'backordered', int(sale.quantity - taken))
+    end
+    if was_pending and sale.held > 0 then
+      redis.call('HINCRBY', sku_key, 'held', int(-sale.held))
+      if is_guest then
+        redis.call('HINCRBY', sku_key, 'guest_held', int(-sale.held))
+      end
+      waiting = waiting + sale.held
+    end
+    holding_refresh(call, sale.sku)
+    told[#told + 1] = {
+      order_id = sale.order_id, sku = sale.sku, quantity = int(sale.quantity), taken = int(taken),
+      backordered = int(sale.quantity - taken),
+    }
+  end
+  if waiting > 0 then
+    local cart_key = call.prefix .. 'cart:' .. payment.cart
+    local left = redis.call('HINCRBY', cart_key, 'w', int(-waiting))
+    if left + tonumber(redis.call('HGET', cart_key, 'h') or 0) <= 0 then
+      redis.call('PEXPIRE', cart_key, payment.cart_ttl)
+    end
+  end
+end
+if not was_pending then
+  -- The tombstone comes back to life: nothing of it may go before its new state is archived.
+  payment_revive(call, payment)
+end
+for _, order in ipairs(payment.list) do
+  redis.call('HSET', call.prefix .. 'order:' .. order.id, 'status', outcome, 'reason', '')
+end
+local position = outbox_append(
+  call, 'payment_settled', { payment_id = payment_id, outcome = outcome, sales = told }, payment_id
+)
+redis.call('HSET', KEYS[2], 'status', outcome, 'event', position)
+return payment_reply(call, 'OK', payment_id)

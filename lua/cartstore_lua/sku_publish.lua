@@ -1,0 +1,39 @@
+--[[
+  sku_publish: set the catalog fields that scripts need of one SKU.
+  Why atomic: a late publisher of an older revision must not undo a newer one.
+
+  KEYS[1]  gate hash              {ns:p}:gate
+  KEYS[2]  sku hash               {ns:p}:sku:<sku>
+  ARGV[1]  identity               of the engine, as the connection learned it
+  ARGV[2]  now override           ms, '' in production
+  ARGV[3]  nonce                  of this call
+  ARGV[4]  revision               integer
+  ARGV[5]  fields                 packed as sku_load reads them
+  ARGV[6]  seller
+  ARGV[7]  product_id
+  Returns  {'OK', published} | {'FENCED'}
+  Faults   CARTBADARG
+  Cost     O(1)
+]]
+--- @include call_begin
+
+local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
+if not call then
+  return { 'FENCED' }
+end
+local revision = tonumber(ARGV[4])
+if not revision then
+  return redis.error_reply('CARTBADARG revision')
+end
+
+local known = redis.call('HGET', KEYS[2], 'revision')
+if known and tonumber(known) >= revision then
+  return { 'OK', '0' }
+end
+redis.call('HSET', KEYS[2], 'revision', ARGV[4], 'fields', ARGV[5], 'seller', ARGV[6], 'product', ARGV[7])
+if not known then
+  for _, counter in ipairs({ 'on_hand', 'held', 'sold', 'backordered', 'guest_held', 'rev' }) do
+    redis.call('HSETNX', KEYS[2], counter, 0)
+  end
+end
+return { 'OK', '1' }

@@ -1,0 +1,78 @@
+--[[
+  stock_adjust: add units to on_hand or take them away, once per reference.
+  Why atomic: the check against what is held, the counter, the event and the reference are one change.
+
+  KEYS[1]  gate hash              {ns:p}:gate
+  KEYS[2]  sku hash               {ns:p}:sku:<sku>
+  KEYS[3]  reference hash         {ns:p}:reference:<sku>:<reference>
+  ARGV[1]  identity               of the engine, as the connection learned it
+  ARGV[2]  now override           ms, '' in production
+  ARGV[3]  nonce                  of this call
+  ARGV[4]  how                    'by' adds the amount, 'to' moves on_hand to it
+  ARGV[5]  amount                 integer, units
+  ARGV[6]  expected on_hand       '' for none
+  ARGV[7]  reason
+  ARGV[8]  reference
+  ARGV[9]  fingerprint            of the request
+  ARGV[10] release limit          due holds released at most
+  Returns  {'OK', delta, position, sku, policy, on_hand, held, sold, backordered}
+           {'REPLAYED', ...the first OK reply} | {'PRODUCT_NOT_FOUND'} | {'STOCK_CONFLICT', why, on_hand, held}
+           {'LIMIT_EXCEEDED', name, limit} | {'AGAIN'} | {'FENCED'}
+  Faults   CARTBADARG
+  Cost     O(log holds)
+]]
+--- @include call_begin
+--- @include hold_release_sku
+--- @include outbox_append
+--- @include stock_append
+
+local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
+if not call then
+  return { 'FENCED' }
+end
+local amount, limit = tonumber(ARGV[5]), tonumber(ARGV[10])
+if not amount or not limit then
+  return redis.error_reply('CARTBADARG amount or release limit')
+end
+local sku = string.sub(KEYS[2], #call.prefix + 5)
+
+local known = redis.call('HMGET', KEYS[3], 'fingerprint', 'reply')
+if known[1] then
+  if known[1] ~= ARGV[9] then
+    return { 'STOCK_CONFLICT', 'reference', '', '' }
+  end
+  local reply = cjson.decode(known[2])
+  reply[1] = 'REPLAYED'
+  return reply
+end
+local _, more_due = hold_release_sku(call, sku, limit)
+local read = redis.call('HMGET', KEYS[2], 'on_hand', 'held')
+if not read[1] then
+  return { 'PRODUCT_NOT_FOUND' }
+end
+local on_hand, held = tonumber(read[1]), tonumber(read[2])
+if ARGV[6] ~= '' and tonumber(ARGV[6]) ~= on_hand then
+  return { 'STOCK_CONFLICT', 'expected', int(on_hand), int(held) }
+end
+local delta = ARGV[4] == 'to' and amount - on_hand or amount
+local target = on_hand + delta
+if target < 0 or (target < held and delta < 0) then
+  if more_due then
+    return { 'AGAIN' }
+  end
+  return { 'STOCK_CONFLICT', 'held', int(on_hand), int(held) }
+end
+if target > 1099511627776 then
+  return { 'LIMIT_EXCEEDED', 'on_hand', '1099511627776' }
+end
+
+redis.call('HINCRBY', KEYS[2], 'on_hand', int(delta))
+redis.call('HINCRBY', KEYS[2], 'rev', 1)
+local position = outbox_append(call, 'stock_adjusted', {
+  sku = sku, delta = int(delta), on_hand = int(target), reason = ARGV[7], reference = ARGV[8], fingerprint = ARGV[9],
+}, KEYS[3])
+local reply = { 'OK', int(delta), position }
+stock_append(reply, KEYS[2], sku)
+-- Kept without a TTL until the event is archived: until then only this key can tell a repeated call.
+redis.call('HSET', KEYS[3], 'fingerprint', ARGV[9], 'reply', cjson.encode(reply), 'event', position)
+return reply
