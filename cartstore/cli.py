@@ -149,7 +149,7 @@ def _worker(options: argparse.Namespace, settings: Settings) -> int:
 
 def _become(module: str, arguments: list[str], options: argparse.Namespace, settings: Settings) -> int:
     """Turn this process into the program, so that signals and exit status are the program's own."""
-    from cartstore.supervisor import child_environment
+    from cartstore.embedded.parts import child_environment
 
     environment = child_environment(resolve(options.data_dir, settings))
     os.execve(sys.executable, [sys.executable, "-m", module, *arguments], environment)  # noqa: S606

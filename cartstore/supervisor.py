@@ -13,7 +13,7 @@ import shlex
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib import resources
 from pathlib import Path
@@ -29,10 +29,17 @@ from rich.table import Table
 from cartstore import terminal
 from cartstore.archive import migrate
 from cartstore.datadir import DataDir
-from cartstore.embedded.parts import announce, pid_file_name, running_parts, stop_parts, until_ready
+from cartstore.embedded.parts import (
+    announce,
+    child_environment,
+    pid_file_name,
+    running_parts,
+    stop_parts,
+    until_ready,
+)
 from cartstore.embedded.process import Process
 from cartstore.errors import ConfigurationError, StoreUnavailable
-from cartstore.settings import ENVIRONMENT_PREFIX, Settings
+from cartstore.settings import Settings
 from cartstore.store import CartStore
 from cartstore.wiring import open_store
 
@@ -264,16 +271,6 @@ def check_engine(url: str) -> None:
         raise ConfigurationError(
             f"The engine at {without_secret(url)} is Redis {version}; 6.2 is the oldest."
         )
-
-
-def child_environment(settings: Settings, metrics_folder: Path | None = None) -> Mapping[str, str]:
-    """Ours, with the URLs and secrets of complete settings; command lines are public, this is not."""
-    environment = dict(os.environ)
-    for name in ("redis_url", "database_url", "queue_url", "jwt_secret"):
-        environment[ENVIRONMENT_PREFIX + name.upper()] = getattr(settings, name)
-    if metrics_folder is not None:
-        environment["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_folder)
-    return environment
 
 
 def without_secret(url: str) -> str:

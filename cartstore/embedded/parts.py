@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
@@ -18,7 +18,7 @@ from cartstore.embedded.database import Database
 from cartstore.embedded.engine import QUEUE_DATABASE, Engine
 from cartstore.embedded.process import POLL_SECONDS, Process
 from cartstore.errors import ConfigurationError, StoreUnavailable
-from cartstore.settings import Settings
+from cartstore.settings import ENVIRONMENT_PREFIX, Settings
 
 START_SECONDS = 60.0
 """Patience with a server that starts: it may have a long log to read after a crash."""
@@ -113,6 +113,16 @@ def with_parts(settings: Settings, folder: DataDir, parts: Iterable[Engine | Dat
         name = "redis_url" if isinstance(part, Engine) else "database_url"
         settings = msgspec.structs.replace(settings, **{name: part.url()})
     return _completed(settings, folder, None)
+
+
+def child_environment(settings: Settings, metrics_folder: Path | None = None) -> Mapping[str, str]:
+    """Ours, with the URLs and secrets of complete settings; command lines are public, this is not."""
+    environment = dict(os.environ)
+    for name in ("redis_url", "database_url", "queue_url", "jwt_secret"):
+        environment[ENVIRONMENT_PREFIX + name.upper()] = getattr(settings, name)
+    if metrics_folder is not None:
+        environment["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_folder)
+    return environment
 
 
 def announce(folder: DataDir, settings: Settings, api: str = "") -> None:

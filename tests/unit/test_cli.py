@@ -1,0 +1,188 @@
+"""The command line: what it takes, what it prints, and one clear line for everything that it refuses."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+
+from cartstore import cli
+from cartstore.datadir import DataDir
+from cartstore.errors import CartStoreError, ConfigurationError, StoreUnavailable
+from cartstore.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("CARTSTORE_"):
+            monkeypatch.delenv(name)
+
+
+def token(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert cli.main(["token", *arguments]) == 0
+    return capsys.readouterr().out.strip()
+
+
+def test_token_is_signed_with_the_data_dir_s_secret(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = token(
+        capsys, "--user", "ann", "--scope", "stock:write ops:read", "--data-dir", str(tmp_path / "d")
+    )
+
+    claims = jwt.decode(printed, DataDir(tmp_path / "d").secrets().jwt_secret, algorithms=["HS256"])
+
+    assert claims["sub"] == "ann"
+    assert claims["scope"] == "stock:write ops:read"
+    assert claims["exp"] - claims["iat"] == 24 * 3600
+    assert abs(claims["iat"] - time.time()) < 3600
+
+
+def test_token_has_no_scope_and_the_wanted_ttl_when_told_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = token(capsys, "--user", "ann", "--ttl", "5", "--data-dir", str(tmp_path / "d"))
+
+    claims = jwt.decode(printed, options={"verify_signature": False})
+
+    assert "scope" not in claims
+    assert claims["exp"] - claims["iat"] == 5
+
+
+def test_token_follows_the_settings_when_they_are_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CARTSTORE_JWT_SECRET", "s" * 32)
+    monkeypatch.setenv("CARTSTORE_JWT_ISSUER", "shop")
+    monkeypatch.setenv("CARTSTORE_JWT_AUDIENCE", "carts")
+
+    printed = token(capsys, "--user", "ann", "--data-dir", str(tmp_path / "d"))
+
+    claims = jwt.decode(printed, "s" * 32, algorithms=["HS256"], audience="carts", issuer="shop")
+    assert claims["sub"] == "ann"
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("user", ["", "x" * 129])
+def test_token_refuses_a_user_that_no_caller_can_be(
+    user: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["token", "--user", user, "--data-dir", str(tmp_path / "d")]) == 2
+
+    assert "--user takes 1 to 128 characters" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("CARTSTORE_PARTITIONS", "2", "only 1 is supported"),
+        ("CARTSTORE_NO_SUCH", "1", "CARTSTORE_NO_SUCH is not a setting"),
+        ("CARTSTORE_RATE_LIMIT", "maybe", "CARTSTORE_RATE_LIMIT"),
+    ],
+)
+def test_up_refuses_wrong_settings_in_one_line(
+    name: str,
+    value: str,
+    says: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    assert cli.main(["up", "--data-dir", str(tmp_path / "d")]) == 2
+
+    complaint = capsys.readouterr().err
+    assert says in complaint
+    assert complaint.count("\n") == 1
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["no-such-command"],
+        ["up", "--port", "70000"],
+        ["up", "--port", "http"],
+        ["up", "--processes", "0"],
+        ["token"],
+        ["token", "--user", "ann", "--ttl", "0"],
+        ["catalog", "import"],
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(arguments)
+
+    assert "usage: cartstore" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ConfigurationError("no"), 2), (StoreUnavailable("no"), 1), (KeyboardInterrupt(), 130)],
+)
+def test_expected_errors_become_an_exit_status(
+    error: BaseException, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "load_settings", fail)
+
+    assert cli.main(["worker"]) == status
+    assert capsys.readouterr().err == ("cartstore: no\n" if isinstance(error, CartStoreError) else "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "module", "passed"),
+    [
+        (["api", "--host", "::1", "--port", "9000"], "cartstore_api", ["--host", "::1", "--port", "9000"]),
+        (["worker"], "cartstore_workers", []),
+    ],
+)
+def test_api_and_worker_become_the_program_with_complete_settings(
+    arguments: list[str], module: str, passed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    became: list[Any] = []
+    monkeypatch.setattr(os, "execve", lambda *call: became.extend(call))
+    monkeypatch.setenv("CARTSTORE_REDIS_URL", "redis://:secret@engine:1/0")
+    monkeypatch.setenv("CARTSTORE_DATABASE_URL", "postgresql://database/c")
+
+    cli.main([*arguments, "--data-dir", str(tmp_path / "d")])
+
+    program, command, environment = became
+    assert program == sys.executable
+    assert command == [sys.executable, "-m", module, *passed]
+    assert environment["CARTSTORE_REDIS_URL"] == "redis://:secret@engine:1/0"
+    assert environment["CARTSTORE_QUEUE_URL"] == "redis://:secret@engine:1/1"
+    assert environment["CARTSTORE_JWT_SECRET"] == DataDir(tmp_path / "d").secrets().jwt_secret
+    assert environment["PATH"] == os.environ["PATH"]
+
+
+def test_worker_refuses_when_nothing_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["worker", "--data-dir", str(tmp_path / "d")]) == 2
+
+    assert "There is no data dir" in capsys.readouterr().err
+
+
+def test_settings_have_a_variable_for_everything_that_children_get() -> None:
+    from cartstore.embedded.parts import child_environment
+
+    settings = Settings(redis_url="a", database_url="b", queue_url="c", jwt_secret="d" * 32)
+
+    passed = child_environment(settings, Path("/metrics"))
+
+    assert {name: passed[name] for name in passed if name.startswith(("CARTSTORE_", "PROMETHEUS_"))} == {
+        "CARTSTORE_REDIS_URL": "a",
+        "CARTSTORE_DATABASE_URL": "b",
+        "CARTSTORE_QUEUE_URL": "c",
+        "CARTSTORE_JWT_SECRET": "d" * 32,
+        "PROMETHEUS_MULTIPROC_DIR": "/metrics",
+    }
