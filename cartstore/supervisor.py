@@ -201,7 +201,7 @@ class _Up:
             note()
             if pid is not None:
                 # Its gauges must not be summed up for ever.
-                multiprocess.mark_process_dead(pid, str(folder.metrics_folder))
+                multiprocess.mark_process_dead(pid, str(folder.metrics_folder))  # type: ignore[no-untyped-call]
             await asyncio.sleep(delay)
             delay = min(2 * delay, BACKOFF_MAX_SECONDS)
             try:
@@ -306,7 +306,7 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
         # Plain numbers have a plain text; only a name that is not found brings its own.
-        why = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise ConfigurationError(f"Cannot listen on {host} port {port}: {why}.") from error
 
 
