@@ -17,6 +17,7 @@ import msgspec
 
 from cartstore import limits
 from cartstore.archive.acknowledgement import Acknowledgement
+from cartstore.archive.drain import Outbox, drain
 from cartstore.archive.repository import Archive
 from cartstore.catalog.cache import RevisionCache
 from cartstore.catalog.importing import ImportReport, import_catalog
@@ -37,6 +38,8 @@ from cartstore.errors import (
     PaymentNotFound,
     PaymentState,
     ProductNotFound,
+    StockConflict,
+    StoreError,
     StoreUnavailable,
 )
 from cartstore.model import (
@@ -68,10 +71,14 @@ from cartstore.model import (
     payment_id_of_order,
 )
 from cartstore.payments import Gateway, Verdict
+from cartstore.recovery.gate import Recovery
 from cartstore.settings import Settings
 
 IMPORT_REFERENCE = "import"
 """The stock reference of a variant's first import: a later import finds it and changes no stock."""
+
+DRAIN_LAG_EVENTS_MAX = 10_000
+"""With more events waiting for the record than this, the store says that it is not ready."""
 
 _LINE_ID_LENGTH_MAX = limits.ID_LENGTH_MAX + 14
 
@@ -146,9 +153,10 @@ class CartStore:
         engine: CartEngine,
         archive: Archive,
         catalog: CatalogRepository,
+        outbox: Outbox,
         acknowledgement: Acknowledgement,
         gateways: Mapping[str, Gateway],
-        readiness: Callable[[], Awaitable[dict[str, Any]]],
+        recovery: Recovery,
     ) -> None:
         self.settings = settings
         self.partition = partition
@@ -156,8 +164,8 @@ class CartStore:
         self.archive = archive
         self.catalog = catalog
         self.gateways = gateways
-        self.readiness = readiness
-        """What `/health/ready` tells: {"ready": bool, "checks": {name: {"ok": bool, "detail": str}}}."""
+        self._outbox = outbox
+        self._recovery = recovery
         self._acknowledgement = acknowledgement
         self._revisions = RevisionCache(catalog)
         self._terms = {kind: self._terms_of(kind) for kind in ("user", "guest")}
@@ -570,6 +578,57 @@ class CartStore:
             on_progress=on_progress,
         )
 
+    # --- service -------------------------------------------------------------------------------
+
+    @property
+    def ack_mode(self) -> str:
+        """When checkouts are acknowledged: `engine` or `archived`."""
+        return self._acknowledgement.mode
+
+    async def drain_outbox(self) -> int:
+        """Carry all waiting events into the record; the number carried. May run beside itself."""
+        return await drain(self.archive, self._outbox)
+
+    async def release_due(self, limit: int) -> int:
+        """Release up to `limit` due holds; the number released."""
+        return await self.engine.release_due_holds(limit)
+
+    async def expire_payments(self, limit: int) -> int:
+        """Release up to `limit` payments whose window is over; the number released."""
+        released = await self.engine.release_due_payments(limit)
+        if released:
+            self._acknowledgement.ring()
+        return released
+
+    async def recover(self) -> bool:
+        """Open the gate if the engine was restarted; whether this call did. May run beside itself.
+
+        Raises StoreRecovering when the engine's history is not the record's.
+        """
+        return await self._recovery.recover()
+
+    async def readiness(self) -> dict[str, Any]:
+        """{"ready": bool, "checks": {name: {"ok": bool, "detail": str}}}. Raises nothing."""
+        checks: dict[str, dict[str, Any]] = {}
+        seq: int | None = None
+        try:
+            gate, is_open = await self._recovery.gate()
+            checks["engine"] = {"ok": True, "detail": "answers"}
+            checks["gate"] = {"ok": is_open, "detail": "open" if is_open else (gate.state or "never opened")}
+            seq = gate.seq
+        except StoreError as error:
+            checks["engine"] = {"ok": False, "detail": error.message}
+            checks["gate"] = {"ok": False, "detail": "unknown while the engine is away"}
+        try:
+            cursor, _ = await self.archive.cursor()
+            checks["database"] = {"ok": True, "detail": "answers"}
+            if seq is not None:
+                lag = max(0, seq - cursor.seq)
+                checks["drain"] = {"ok": lag <= DRAIN_LAG_EVENTS_MAX, "detail": f"{lag} events to archive"}
+        except StoreError as error:
+            checks["database"] = {"ok": False, "detail": error.message}
+        return {"ready": all(check["ok"] for check in checks.values()), "checks": checks}
+
     # --- how it is done ------------------------------------------------------------------------
 
     def _terms_of(self, kind: str) -> CartTerms:
@@ -661,8 +720,6 @@ class CartStore:
         return msgspec.structs.replace(kept or _checkout_from_record(*record), replayed=True)
 
     async def _archived_adjustment(self, sku: str, reference: str, fingerprint: str) -> StockResult | None:
-        from cartstore.errors import StockConflict
-
         try:
             record = await self.archive.find_stock_adjustment(sku, reference)
         except StoreUnavailable:
@@ -676,8 +733,6 @@ class CartStore:
         return msgspec.structs.replace(record[1], replayed=True)
 
     async def _import_stock(self, sku: str, quantity: int) -> None:
-        from cartstore.errors import StockConflict
-
         try:
             await self.adjust_stock(sku, quantity, reason="import", reference=IMPORT_REFERENCE)
         except StockConflict:

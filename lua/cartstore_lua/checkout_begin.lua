@@ -23,7 +23,7 @@
   ARGV[14] release limit          due holds released at most, over all SKUs
   ARGV[15...] line_ids            none: all lines
   Returns  {'OK', now, position, <payment>, <order>...} | {'REPLAYED', now, position, <payment>, <order>...}
-           {'REFUSED', <line_id, code, available, old price, new price>...} | {'IDEMPOTENCY_KEY_REUSED'}
+           {'REFUSED', <line_id, code, available, quantity, old price, new price>...} | {'IDEMPOTENCY_KEY_REUSED'}
            {'VERSION_CONFLICT', version} | {'CART_EMPTY'} | {'ITEM_NOT_FOUND', line_id}
            {'TOTAL_CHANGED', total} | {'LIMIT_EXCEEDED', name, limit} | {'STORE_FULL'} | {'AGAIN'} | {'FENCED'}
   Faults   CARTBADARG
@@ -123,7 +123,8 @@ for _, line_id in ipairs(line_ids) do
     free_of[stock.sku] = free - math.max(0, missing)
   end
   if code then
-    for _, value in ipairs({ line_id, code, available, int(line.price), stock and int(stock.price) or '0' }) do
+    local told = { line_id, code, available, int(line.quantity), int(line.price), stock and int(stock.price) or '0' }
+    for _, value in ipairs(told) do
       problems[#problems + 1] = value
     end
   else

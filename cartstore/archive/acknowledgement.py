@@ -1,0 +1,107 @@
+"""When a checkout, a settlement or an adjustment may be called done. Owns the waiting for the record.
+
+`engine`: as durable as the engine's own persistence, nothing to wait for. `archived`: after the PostgreSQL
+commit of the event. The drain announces its cursor; polling stands behind, because an announcement can be
+lost. Without an answer in time the outcome is unknown, never "failed": the event is in the outbox and will
+be applied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Final, Literal, Protocol
+
+from cartstore.archive.repository import Archive
+from cartstore.errors import OutcomeUnknown, StoreError
+from cartstore.model import Position
+
+POLL_SECONDS: Final = 0.05
+
+AckMode = Literal["engine", "archived"]
+
+
+class Announcements(Protocol):
+    """Cursors as the drain announces them."""
+
+    def positions(self) -> AsyncIterator[Position]: ...
+
+
+class Acknowledgement:
+    """Waits for events of one partition; one per process."""
+
+    def __init__(
+        self,
+        mode: AckMode,
+        archive: Archive,
+        *,
+        timeout_ms: int,
+        ring: Callable[[], None],
+        announcements: Announcements | None = None,
+    ) -> None:
+        self.mode = mode
+        self._archive = archive
+        self._timeout_seconds = timeout_ms / 1_000
+        self.ring = ring
+        self._announcements = announcements
+        self._cursor = Position(0, 0)
+        self._moved = asyncio.Event()
+        self._waiting = 0
+
+    async def wait(self, position: Position | None) -> None:
+        """Ring for the drain, and return once the event at `position` may be acknowledged.
+
+        Raises OutcomeUnknown in mode `archived` when the record does not have it in time.
+        """
+        if position is None:
+            return
+        self.ring()
+        if self.mode == "engine":
+            return
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                while self._cursor < position:
+                    moved = self._moved
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(POLL_SECONDS):
+                            await moved.wait()
+                    if self._cursor < position and not moved.is_set():
+                        await self._poll()
+        except TimeoutError:
+            raise OutcomeUnknown(
+                "The change was made, but PostgreSQL has not confirmed it in time. Repeat the call with the "
+                "same Idempotency-Key to learn its outcome."
+            ) from None
+        finally:
+            self._waiting -= 1
+
+    def note(self, position: Position) -> None:
+        """The record has everything up to here."""
+        if position > self._cursor:
+            self._cursor = position
+            moved, self._moved = self._moved, asyncio.Event()
+            moved.set()
+
+    async def _poll(self) -> None:
+        with suppress(StoreError):
+            self.note((await self._archive.cursor())[0])
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """Take announcements for the life of the context."""
+        if self._announcements is None or self.mode == "engine":
+            yield
+            return
+        task = asyncio.create_task(self._listen(self._announcements))
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def _listen(self, announcements: Announcements) -> None:
+        async for position in announcements.positions():
+            self.note(position)

@@ -1,0 +1,1 @@
+"""What runs after something broke, and what proves that nothing did: the gate's recovery and reconcile."""

@@ -1,0 +1,84 @@
+"""The gate of a partition: which engine the scripts may work on. Owns reading and opening it; when it may be
+opened is decided in recovery/gate.py."""
+
+from __future__ import annotations
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from cartstore.errors import ConfigurationError
+from cartstore.redis.caller import ScriptCaller, translate
+from cartstore.redis.keys import LAYOUT, Keys
+from cartstore.redis.scripts import script
+
+
+class Gate(msgspec.Struct, frozen=True, kw_only=True):
+    """The gate as it was read. All empty or 0 when the engine has none."""
+
+    state: str = ""
+    identity: str = ""
+    epoch: int = 0
+    seq: int = 0
+    change: int = 0
+
+    @property
+    def exists(self) -> bool:
+        return bool(self.state)
+
+    def admits(self, identity: str) -> bool:
+        """Whether scripts of this engine pass."""
+        return self.state == "open" and self.identity == identity
+
+
+async def read_gate(client: Redis, keys: Keys) -> Gate:
+    """Raises StoreUnavailable."""
+    try:
+        fields = await client.hgetall(keys.gate)
+    except (RedisError, OSError, TimeoutError) as error:
+        raise translate(error, sent=False) from error
+    return Gate(
+        state=fields.get("state", ""),
+        identity=fields.get("identity", ""),
+        epoch=int(fields.get("epoch", 0)),
+        seq=int(fields.get("seq", 0)),
+        change=int(fields.get("change", 0)),
+    )
+
+
+async def open_gate(
+    caller: ScriptCaller,
+    keys: Keys,
+    *,
+    seen: Gate,
+    epoch: int,
+    seq: int,
+    change: int,
+    lifetime_ms: int,
+    partitions: int = 1,
+) -> bool:
+    """Open the gate for the engine that this call reaches, unless it changed since `seen`.
+
+    False: another recoverer was first. Raises ConfigurationError when the engine holds another key layout
+    or number of partitions.
+    """
+    reply = await caller.call(
+        script("gate_open"),
+        (keys.gate,),
+        (
+            seen.state,
+            seen.epoch if seen.exists else "",
+            epoch,
+            seq,
+            change,
+            lifetime_ms,
+            partitions,
+            LAYOUT,
+        ),
+    )
+    if reply[0] == "LAYOUT":
+        raise ConfigurationError(
+            f"The engine holds {reply[1]} partitions in key layout {reply[2]}; this version wants {partitions} "
+            f"in layout {LAYOUT}."
+        )
+    return bool(reply[0] == "OK")

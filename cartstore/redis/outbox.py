@@ -1,0 +1,98 @@
+"""RedisOutbox: the engine's side of the drain (`archive.drain.Outbox`). Owns how an event is spelled in the
+stream; refuses to know what the record does with it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from cartstore import limits
+from cartstore.errors import ContractError, StoreRecovering
+from cartstore.model import Event, Position
+from cartstore.redis.caller import translate
+from cartstore.redis.scripts import script
+from cartstore.redis.store import RedisEngine
+
+_TRIM_BATCH = 500
+
+_log = logging.getLogger("cartstore.redis")
+
+
+class RedisOutbox:
+    """One partition's stream of events. `client` decodes responses."""
+
+    def __init__(self, engine: RedisEngine, client: Redis) -> None:
+        self._engine = engine
+        self._client = client
+        self._keys = engine.keys
+
+    async def read(self, after: Position, count: int) -> list[Event]:
+        """Up to `count` events strictly after a position, oldest first. Raises StoreUnavailable."""
+        return await self._range(f"({after}", "+", count)
+
+    async def find(self, position: Position) -> Event | None:
+        """Exactly this entry, if the stream has it. Raises StoreUnavailable."""
+        found = await self._range(str(position), str(position), 1)
+        return found[0] if found else None
+
+    async def trim(self, through: Position) -> None:
+        """Forget what is before a position; the entry at it stays. Raises StoreRecovering when the stream
+        does not have that entry: it is then not the stream that the record was written from."""
+        while True:
+            reply = await self._engine.call(
+                script("outbox_trim"),
+                (self._keys.gate, self._keys.outbox),
+                str(through),
+                limits.TOMBSTONE_MS,
+                _TRIM_BATCH,
+            )
+            if reply[0] == "DIVERGED":
+                raise StoreRecovering("The outbox is not the one that the record was written from.")
+            if int(reply[1]) < _TRIM_BATCH:
+                return
+
+    async def announce(self, position: Position) -> None:
+        """Wake who waits for an acknowledgement. Lost announcements are made good by their polling."""
+        try:
+            await self._client.publish(self._keys.archived_channel, str(position))
+        except RedisError:
+            return
+
+    async def fence(self, reason: str) -> None:
+        """Stop the partition's writes until it is recovered. Raises StoreUnavailable."""
+        _log.error("partition %s fenced: %s", self._engine.partition.tag, reason)
+        try:
+            await self._client.hset(self._keys.gate, "state", "fenced")
+        except RedisError as error:
+            raise translate(error, sent=False) from error
+
+    async def length(self) -> int:
+        """Entries in the stream, the last applied one included. Raises StoreUnavailable."""
+        try:
+            return int(await self._client.xlen(self._keys.outbox))
+        except RedisError as error:
+            raise translate(error, sent=False) from error
+
+    async def _range(self, first: str, last: str, count: int) -> list[Event]:
+        try:
+            entries = await self._client.xrange(self._keys.outbox, first, last, count=count)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise translate(error, sent=False) from error
+        return [_read_event(position, fields) for position, fields in entries]
+
+
+def _read_event(position: str, fields: dict[str, Any]) -> Event:
+    try:
+        return Event(
+            position=Position.parse(position),
+            nonce=fields["nonce"],
+            type=fields["type"],
+            at_ms=int(fields["at"]),
+            body=msgspec.json.decode(fields["body"], type=dict[str, Any]),
+        )
+    except (KeyError, ValueError, msgspec.DecodeError) as error:
+        raise ContractError(f"The outbox entry {position} cannot be read: {error}.") from error

@@ -1,0 +1,238 @@
+"""Reads script replies into the vocabulary. Owns the positions of fields in replies, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from cartstore.errors import ContractError
+from cartstore.model import (
+    Cart,
+    Checkout,
+    Line,
+    Order,
+    OrderLine,
+    Payment,
+    Position,
+    StockLevel,
+    StockPolicy,
+    Summary,
+    sku_of,
+)
+
+LINE_FIELDS = 16
+STOCK_FIELDS = 6
+
+
+def read_summary(reply: Sequence[str], start: int) -> Summary:
+    """version, lines, units, subtotal, currency from `start` on."""
+    version, lines, units, subtotal, currency = reply[start : start + 5]
+    return Summary(
+        version=int(version),
+        lines_count=int(lines),
+        total_items=int(units),
+        subtotal_minor=int(subtotal),
+        currency=currency or None,
+    )
+
+
+def read_line(reply: Sequence[str], start: int) -> Line:
+    """One line as line_append.lua writes it."""
+    (
+        line_id,
+        properties,
+        quantity,
+        held,
+        expires,
+        first,
+        price,
+        revision,
+        ordinal,
+        added,
+        updated,
+        current_price,
+        current_revision,
+        active,
+        policy,
+        available,
+    ) = reply[start : start + LINE_FIELDS]
+    return Line(
+        line_id=line_id,
+        sku=sku_of(line_id),
+        properties_json=properties or None,
+        quantity=int(quantity),
+        held=int(held),
+        hold_expires_at_ms=int(expires),
+        first_held_at_ms=int(first),
+        unit_price_minor=int(price),
+        revision=int(revision),
+        ordinal=int(ordinal),
+        added_at_ms=int(added),
+        updated_at_ms=int(updated),
+        current_price_minor=int(current_price),
+        current_revision=int(current_revision),
+        is_active=active == "1",
+        policy=cast(StockPolicy, policy),
+        available_quantity=int(available) if available else None,
+    )
+
+
+def read_cart(cart_id: str, reply: Sequence[str]) -> Cart:
+    """A reply of cart_read."""
+    exists = reply[2] == "1"
+    return Cart(
+        cart_id=cart_id,
+        summary=read_summary(reply, 5),
+        lines=tuple(read_line(reply, start) for start in range(10, len(reply), LINE_FIELDS)),
+        created_at_ms=int(reply[3]) if exists else None,
+        updated_at_ms=int(reply[4]) if exists else None,
+        read_at_ms=int(reply[1]),
+    )
+
+
+def read_level(reply: Sequence[str], start: int) -> StockLevel | None:
+    """sku, policy, on_hand, held, sold, backordered from `start` on; None for an unknown SKU."""
+    sku, policy, on_hand, held, sold, backordered = reply[start : start + STOCK_FIELDS]
+    if not policy:
+        return None
+    return StockLevel(
+        sku=sku,
+        policy=cast(StockPolicy, policy),
+        on_hand=int(on_hand),
+        held=int(held),
+        sold=int(sold),
+        backordered=int(backordered),
+    )
+
+
+def _fields(flat: Any) -> dict[str, str]:
+    if isinstance(flat, dict):
+        return flat
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+_MODES = ("held", "backorder", "untracked")
+
+
+def encode_order_line(line: OrderLine) -> str:
+    """The text that order_line_encode.lua writes."""
+    return "\x1f".join(
+        (
+            line.line_id,
+            line.sku,
+            str(line.quantity),
+            str(line.held),
+            line.mode,
+            str(line.unit_price_minor),
+            str(line.revision),
+            str(line.first_held_at_ms),
+            line.properties_json or "",
+        )
+    )
+
+
+def _read_order_line(text: str) -> OrderLine:
+    line_id, sku, quantity, held, mode, price, revision, first, properties = text.split("\x1f", 8)
+    if mode not in _MODES:
+        raise ContractError(f"An order line has the mode {mode!r}.")
+    return OrderLine(
+        line_id=line_id,
+        sku=sku,
+        quantity=int(quantity),
+        held=int(held),
+        mode=cast(Any, mode),
+        unit_price_minor=int(price),
+        revision=int(revision),
+        first_held_at_ms=int(first),
+        properties_json=properties or None,
+    )
+
+
+def _read_order(fields: dict[str, str]) -> Order:
+    return Order(
+        order_id=fields["id"],
+        payment_id=fields["payment"],
+        checkout_id=fields["checkout"],
+        cart_id=fields["cart"],
+        seller=fields["seller"],
+        status=cast(Any, fields["status"]),
+        release_reason=cast(Any, fields["reason"] or None),
+        lines=tuple(_read_order_line(fields[f"l{n}"]) for n in range(1, int(fields["count"]) + 1)),
+        total_minor=int(fields["total"]),
+        currency=fields["currency"],
+        created_at_ms=int(fields["created"]),
+    )
+
+
+def _read_payment(fields: dict[str, str]) -> Payment:
+    return Payment(
+        payment_id=fields["id"],
+        checkout_id=fields["checkout"],
+        checkout_type=cast(Any, fields["type"]),
+        cart_id=fields["cart"],
+        status=cast(Any, fields["status"]),
+        amount_minor=int(fields["amount"]),
+        currency=fields["currency"],
+        gateway=fields["gateway"],
+        method=fields["method"],
+        attempts=int(fields["attempts"]),
+        order_ids=tuple(fields["orders"].split(" ")),
+        expires_at_ms=int(fields["expires"]),
+        created_at_ms=int(fields["created"]),
+        fingerprint=fields["fingerprint"],
+        details_json=fields["details"],
+    )
+
+
+def read_checkout(reply: Sequence[Any]) -> Checkout:
+    """A reply made by payment_reply.lua."""
+    return Checkout(
+        payment=_read_payment(_fields(reply[3])),
+        orders=tuple(_read_order(_fields(flat)) for flat in reply[4:]),
+        read_at_ms=int(reply[1]),
+        position=Position.parse(reply[2]) if reply[2] else None,
+        replayed=reply[0] == "REPLAYED",
+    )
+
+
+def payment_fields(payment: Payment, cart_ttl_ms: int) -> list[str]:
+    """Names and values of a payment hash, for putting one back from the record."""
+    fields = {
+        "id": payment.payment_id,
+        "checkout": payment.checkout_id,
+        "type": payment.checkout_type,
+        "cart": payment.cart_id,
+        "cart_ttl": str(cart_ttl_ms),
+        "status": payment.status,
+        "amount": str(payment.amount_minor),
+        "currency": payment.currency,
+        "gateway": payment.gateway,
+        "method": payment.method,
+        "attempts": str(payment.attempts),
+        "orders": " ".join(payment.order_ids),
+        "expires": str(payment.expires_at_ms),
+        "created": str(payment.created_at_ms),
+        "fingerprint": payment.fingerprint,
+        "details": payment.details_json,
+        "event": "0-0",
+    }
+    return [part for field in fields.items() for part in field]
+
+
+def order_fields(order: Order) -> list[str]:
+    """The order's id, then names and values of its hash, for putting one back from the record."""
+    fields = {
+        "id": order.order_id,
+        "payment": order.payment_id,
+        "checkout": order.checkout_id,
+        "cart": order.cart_id,
+        "seller": order.seller,
+        "status": order.status,
+        "reason": order.release_reason or "",
+        "total": str(order.total_minor),
+        "currency": order.currency,
+        "created": str(order.created_at_ms),
+        "count": str(len(order.lines)),
+    }
+    fields.update({f"l{number}": encode_order_line(line) for number, line in enumerate(order.lines, 1)})
+    return [order.order_id, *(part for field in fields.items() for part in field)]

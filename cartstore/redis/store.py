@@ -1,0 +1,450 @@
+"""RedisEngine: one method per script. Owns the packing of arguments and the AGAIN loop; what a reply means
+is in replies.py and outcomes.py, how it travels in caller.py."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from cartstore import limits
+from cartstore.errors import ItemNotFound, PaymentNotFound, StoreUnavailable
+from cartstore.model import (
+    Cart,
+    CartResult,
+    CartTerms,
+    Checkout,
+    CheckoutRequest,
+    Guard,
+    ItemOutcome,
+    LineResult,
+    Order,
+    Partition,
+    Payment,
+    PaymentResult,
+    Position,
+    PutItem,
+    PutItemByLine,
+    PutResult,
+    ReleaseReason,
+    SkuFields,
+    StockLevel,
+    StockResult,
+    Summary,
+    line_id_of,
+    payment_id_of_order,
+    sku_of,
+)
+from cartstore.redis.caller import ScriptCaller
+from cartstore.redis.keys import Keys
+from cartstore.redis.outcomes import AGAIN, SUCCESSES, combined, refusal
+from cartstore.redis.replies import (
+    STOCK_FIELDS,
+    order_fields,
+    payment_fields,
+    read_cart,
+    read_checkout,
+    read_level,
+    read_line,
+    read_summary,
+)
+from cartstore.redis.scripts import Script, script
+
+_STOCK_BATCH = 200
+"""SKUs that one stock_read call looks at."""
+
+_PUBLISH_BATCH = 200
+"""sku_publish calls under way at once."""
+
+Arg = str | int
+
+
+def _packed(terms: CartTerms) -> str:
+    return (
+        f"{terms.hold_ttl_ms} {terms.hold_cap_ms} {terms.cart_ttl_ms} {terms.quantity_max} {terms.lines_max} "
+        f"{terms.items_max} {terms.held_max} {terms.guest_share_ppm} {int(terms.reservations)}"
+    )
+
+
+class RedisEngine:
+    """One partition on Redis or Valkey; fulfils `cartstore.engine.CartEngine`.
+
+    `now_ms` overrides the engine's clock, for tests. `outbox_events_max`: at this length of the outbox new
+    checkouts are refused with StoreFull.
+    """
+
+    def __init__(
+        self,
+        caller: ScriptCaller,
+        partition: Partition,
+        *,
+        now_ms: Callable[[], int] | None = None,
+        releases_per_call: int = limits.RELEASES_PER_CALL,
+        outbox_events_max: int = limits.OUTBOX_EVENTS_MAX,
+    ) -> None:
+        self.caller = caller
+        self.partition = partition
+        self.keys = Keys(partition)
+        self._now_ms = now_ms
+        self._releases_per_call = releases_per_call
+        self._outbox_events_max = outbox_events_max
+        # A nonce tells two histories apart that issued the same sequence number; a random part per engine
+        # object and a counter are as unique as random bytes per call, and cheaper.
+        self._nonce_prefix = secrets.token_hex(8)
+        self._calls = itertools.count()
+
+    async def call(self, script: Script, keys: Sequence[str], *args: Arg) -> Any:
+        """One script call with what every script takes; follows AGAIN. Raises for every refusal."""
+        for _ in range(limits.RELEASE_ROUNDS_MAX):
+            now = "" if self._now_ms is None else self._now_ms()
+            nonce = f"{self._nonce_prefix}{next(self._calls):x}"
+            reply = await self.caller.call(script, keys, (now, nonce, *args))
+            tag = reply[0]
+            if tag in SUCCESSES:
+                return reply
+            if tag != AGAIN:
+                raise refusal(reply)
+        # The truth was not reached in time; "sold out" would be a guess.
+        raise StoreUnavailable("Too many holds fall due at once; the change was not applied.")
+
+    # --- catalog and stock ---------------------------------------------------------------------
+
+    async def publish_skus(self, skus: Sequence[SkuFields]) -> None:
+        for start in range(0, len(skus), _PUBLISH_BATCH):
+            await asyncio.gather(*(self._publish(sku) for sku in skus[start : start + _PUBLISH_BATCH]))
+
+    async def _publish(self, sku: SkuFields) -> None:
+        fields = (
+            f"{sku.revision} {sku.price_minor} {sku.currency} {int(sku.is_active)} {sku.policy} "
+            f"{sku.hold_policy} {sku.hold_ttl_ms} {sku.min_quantity} {sku.max_quantity} {sku.multiple_of}"
+        )
+        keys = (self.keys.gate, self.keys.sku(sku.sku))
+        await self.call(script("sku_publish"), keys, sku.revision, fields, sku.seller, sku.product_id)
+
+    async def adjust_stock(
+        self, sku: str, *, delta: int, reason: str, reference: str, fingerprint: str
+    ) -> StockResult:
+        return await self._adjust(sku, "by", delta, "", reason, reference, fingerprint)
+
+    async def set_stock(
+        self,
+        sku: str,
+        *,
+        on_hand: int,
+        expected_on_hand: int | None,
+        reason: str,
+        reference: str,
+        fingerprint: str,
+    ) -> StockResult:
+        expected = "" if expected_on_hand is None else expected_on_hand
+        return await self._adjust(sku, "to", on_hand, expected, reason, reference, fingerprint)
+
+    async def _adjust(
+        self,
+        sku: str,
+        how: Literal["by", "to"],
+        amount: int,
+        expected: Arg,
+        reason: str,
+        reference: str,
+        fingerprint: str,
+    ) -> StockResult:
+        keys = (self.keys.gate, self.keys.sku(sku), self.keys.reference(sku, reference))
+        reply = await self.call(
+            script("stock_adjust"),
+            keys,
+            how,
+            amount,
+            expected,
+            reason,
+            reference,
+            fingerprint,
+            self._releases_per_call,
+        )
+        level = read_level(reply, 3)
+        assert level is not None, "stock_adjust answers OK only for a known SKU"
+        return StockResult(
+            level=level,
+            delta=int(reply[1]),
+            position=Position.parse(reply[2]),
+            replayed=reply[0] == "REPLAYED",
+        )
+
+    async def read_stock(self, skus: Sequence[str]) -> list[StockLevel | None]:
+        levels: list[StockLevel | None] = []
+        for start in range(0, len(skus), _STOCK_BATCH):
+            reply = await self.call(
+                script("stock_read"),
+                (self.keys.gate,),
+                self._releases_per_call,
+                *skus[start : start + _STOCK_BATCH],
+            )
+            levels.extend(read_level(reply, place) for place in range(1, len(reply), STOCK_FIELDS))
+        return levels
+
+    # --- cart ----------------------------------------------------------------------------------
+
+    async def read_cart(self, cart_id: str) -> Cart:
+        keys = (self.keys.gate, self.keys.cart(cart_id))
+        return read_cart(cart_id, await self.call(script("cart_read"), keys, self._releases_per_call))
+
+    async def read_summary(self, cart_id: str) -> Summary:
+        keys = (self.keys.gate, self.keys.cart(cart_id))
+        return read_summary(await self.call(script("cart_read_summary"), keys), 1)
+
+    async def _mutate(self, name: str, keys: Sequence[str], terms: CartTerms, guard: Guard, *args: Arg) -> Any:
+        """A cart mutation; the reply without its REPLAYED mark, and whether it had one."""
+        reply = await self.call(
+            script(name),
+            (self.keys.gate, *keys),
+            _packed(terms),
+            "" if guard.if_match is None else guard.if_match,
+            guard.idempotency_key or "",
+            guard.fingerprint,
+            *args,
+        )
+        return (reply[1:], True) if reply[0] == "REPLAYED" else (reply, False)
+
+    @staticmethod
+    def _line_result(reply: Any, replayed: bool) -> LineResult:
+        return LineResult(
+            line=read_line(reply, 8) if len(reply) > 8 else None,
+            summary=read_summary(reply, 3),
+            read_at_ms=int(reply[2]),
+            created=reply[1] == "1",
+            replayed=replayed,
+        )
+
+    async def add_line(
+        self,
+        cart_id: str,
+        sku: str,
+        quantity: int,
+        *,
+        properties_json: str | None,
+        terms: CartTerms,
+        guard: Guard,
+    ) -> LineResult:
+        reply, replayed = await self._mutate(
+            "cart_add_line",
+            (self.keys.cart(cart_id), self.keys.sku(sku)),
+            terms,
+            guard,
+            line_id_of(sku, properties_json),
+            quantity,
+            properties_json or "",
+            self._releases_per_call,
+        )
+        return self._line_result(reply, replayed)
+
+    async def set_quantity(
+        self, cart_id: str, line_id: str, quantity: int, *, terms: CartTerms, guard: Guard
+    ) -> LineResult:
+        reply, replayed = await self._mutate(
+            "cart_set_quantity",
+            (self.keys.cart(cart_id), self.keys.sku(sku_of(line_id))),
+            terms,
+            guard,
+            line_id,
+            quantity,
+            self._releases_per_call,
+        )
+        return self._line_result(reply, replayed)
+
+    async def remove_line(self, cart_id: str, line_id: str, *, terms: CartTerms, guard: Guard) -> LineResult:
+        reply, replayed = await self._mutate("cart_clear", (self.keys.cart(cart_id),), terms, guard, line_id)
+        return self._line_result(reply, replayed)
+
+    async def clear_cart(self, cart_id: str, *, terms: CartTerms, guard: Guard) -> CartResult:
+        reply, replayed = await self._mutate("cart_clear", (self.keys.cart(cart_id),), terms, guard, "")
+        return CartResult(summary=read_summary(reply, 3), replayed=replayed)
+
+    async def put_lines(
+        self,
+        cart_id: str,
+        items: Sequence[PutItem | PutItemByLine],
+        *,
+        mode: Literal["all", "partial"],
+        terms: CartTerms,
+        guard: Guard,
+    ) -> PutResult:
+        args: list[Arg] = [mode, self._releases_per_call]
+        for item in items:
+            if isinstance(item, PutItem):
+                args += [item.line_id, item.quantity, "new", item.properties_json or ""]
+            else:
+                args += [item.line_id, item.quantity, "known", ""]
+        reply, replayed = await self._mutate(
+            "cart_put_lines", (self.keys.cart(cart_id),), terms, guard, *args
+        )
+        wanted = {item.line_id: item.quantity for item in items}
+        start = 1 if reply[0] == "REFUSED" else 8
+        outcomes = tuple(
+            ItemOutcome(
+                line_id=reply[place],
+                sku=sku_of(reply[place]),
+                code=reply[place + 1],
+                requested_quantity=wanted.get(reply[place], 0),
+                available_quantity=int(reply[place + 2]) if reply[place + 2] else None,
+            )
+            for place in range(start, len(reply), 3)
+        )
+        if reply[0] == "REFUSED":
+            raise combined([msgspec.structs.asdict(outcome) for outcome in outcomes])
+        return PutResult(outcomes=outcomes, summary=read_summary(reply, 3), replayed=replayed)
+
+    async def accept_changes(
+        self, cart_id: str, line_ids: Sequence[str] | None, *, terms: CartTerms, guard: Guard
+    ) -> CartResult:
+        if line_ids is not None and not line_ids:
+            return CartResult(summary=await self.read_summary(cart_id))
+        reply, replayed = await self._mutate(
+            "cart_accept_changes", (self.keys.cart(cart_id),), terms, guard, *(line_ids or ())
+        )
+        return CartResult(summary=read_summary(reply, 3), replayed=replayed)
+
+    async def hold_lines(
+        self, cart_id: str, line_ids: Sequence[str] | None, *, terms: CartTerms, extend: bool
+    ) -> Cart:
+        if line_ids is None or line_ids:
+            await self.call(
+                script("hold_extend"),
+                (self.keys.gate, self.keys.cart(cart_id)),
+                _packed(terms),
+                int(extend),
+                self._releases_per_call,
+                *(line_ids or ()),
+            )
+        return await self.read_cart(cart_id)
+
+    # --- checkout and payment ------------------------------------------------------------------
+
+    async def begin_checkout(
+        self,
+        cart_id: str,
+        checkout_id: str,
+        payment_id: str,
+        request: CheckoutRequest,
+        *,
+        fingerprint: str,
+        window_ms: int,
+        terms: CartTerms,
+        if_match: int | None,
+    ) -> Checkout:
+        if request.line_ids is not None and not request.line_ids:
+            raise ItemNotFound()
+        reply = await self.call(
+            script("checkout_begin"),
+            (self.keys.gate, self.keys.cart(cart_id), self.keys.payment(payment_id), self.keys.outbox),
+            _packed(terms),
+            "" if if_match is None else if_match,
+            checkout_id,
+            fingerprint,
+            window_ms,
+            "" if request.expected_total_minor is None else request.expected_total_minor,
+            request.gateway,
+            request.payment_method,
+            request.details_json,
+            self._outbox_events_max,
+            self._releases_per_call,
+            *(request.line_ids or ()),
+        )
+        if reply[0] == "REFUSED":
+            raise await self._checkout_refused(cart_id, reply)
+        return read_checkout(reply)
+
+    async def _checkout_refused(self, cart_id: str, reply: Sequence[str]) -> Exception:
+        problems: list[dict[str, Any]] = []
+        for place in range(1, len(reply), 6):
+            line_id, code, available, quantity, old_price, new_price = reply[place : place + 6]
+            problems.append(
+                {
+                    "line_id": line_id,
+                    "sku": sku_of(line_id),
+                    "code": code,
+                    "requested_quantity": int(quantity),
+                    "available_quantity": int(available) if available else None,
+                    "old_price_minor": int(old_price),
+                    "new_price_minor": int(new_price),
+                }
+            )
+        return combined(problems)
+
+    async def _payment(self, name: str, payment_id: str, *args: Arg) -> PaymentResult:
+        reply = await self.call(script(name), (self.keys.gate, self.keys.payment(payment_id)), *args)
+        return self._payment_result(reply)
+
+    @staticmethod
+    def _payment_result(reply: Any) -> PaymentResult:
+        checkout = read_checkout(reply)
+        return PaymentResult(
+            payment=checkout.payment,
+            orders=checkout.orders,
+            read_at_ms=checkout.read_at_ms,
+            changed=reply[0] == "OK",
+            position=checkout.position,
+        )
+
+    async def read_payment(self, payment_id: str) -> Checkout | None:
+        try:
+            reply = await self.call(
+                script("payment_read"), (self.keys.gate, self.keys.payment(payment_id))
+            )
+        except PaymentNotFound:
+            return None
+        return read_checkout(reply)
+
+    async def list_payments(self, cart_id: str) -> list[Checkout]:
+        reply = await self.call(script("payment_list"), (self.keys.gate, self.keys.orders(cart_id)))
+        found = await asyncio.gather(*(self.read_payment(payment_id) for payment_id in reply[1:]))
+        return [checkout for checkout in found if checkout is not None]
+
+    async def settle_payment(self, payment_id: str) -> PaymentResult:
+        return await self._payment("payment_settle", payment_id, self._releases_per_call)
+
+    async def fail_payment(self, payment_id: str) -> PaymentResult:
+        return await self._payment("payment_fail", payment_id)
+
+    async def release_payment(self, payment_id: str, reason: ReleaseReason) -> PaymentResult:
+        return await self._payment("order_release", payment_id, reason)
+
+    async def close_refund(self, order_id: str) -> PaymentResult:
+        payment_id = payment_id_of_order(order_id)
+        keys = (self.keys.gate, self.keys.payment(payment_id), self.keys.order(order_id))
+        return self._payment_result(await self.call(script("order_refund"), keys))
+
+    async def restore_payment(self, payment: Payment, orders: Sequence[Order]) -> None:
+        cart_ttl_ms = limits.TOMBSTONE_MS
+        await self.call(
+            script("payment_restore"),
+            (self.keys.gate, self.keys.payment(payment.payment_id)),
+            msgspec.json.encode(payment_fields(payment, cart_ttl_ms)).decode(),
+            limits.TOMBSTONE_MS,
+            *(msgspec.json.encode(order_fields(order)).decode() for order in orders),
+        )
+
+    # --- sweeping ------------------------------------------------------------------------------
+
+    async def release_due_holds(self, limit: int) -> int:
+        released = 0
+        while released < limit:
+            step = min(limit - released, self._releases_per_call)
+            reply = await self.call(script("hold_release_due"), (self.keys.gate,), step)
+            released += int(reply[1])
+            if reply[2] == "0" or reply[1] == "0":
+                break
+        return released
+
+    async def release_due_payments(self, limit: int) -> int:
+        released = 0
+        while released < limit:
+            step = min(limit - released, self._releases_per_call)
+            reply = await self.call(script("payment_release_due"), (self.keys.gate,), step)
+            released += int(reply[1])
+            if int(reply[1]) < step:
+                break
+        return released

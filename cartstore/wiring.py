@@ -1,0 +1,192 @@
+"""The composition root: builds a CartStore from settings. The only place that knows every part."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from cartstore import limits
+from cartstore.archive import Archive, migrate
+from cartstore.archive.acknowledgement import Acknowledgement, AckMode
+from cartstore.archive.drain import drain
+from cartstore.archive.locks import recovering
+from cartstore.catalog.repository import CatalogRepository
+from cartstore.embedded import embedded_parts
+from cartstore.errors import ConfigurationError, StoreError
+from cartstore.model import Partition
+from cartstore.payments import Gateway, SimulatedGateway
+from cartstore.recovery.gate import Recovery
+from cartstore.redis.announcements import RedisAnnouncements
+from cartstore.redis.caller import CALL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, PooledCaller, open_pool, translate
+from cartstore.redis.keys import LAYOUT
+from cartstore.redis.outbox import RedisOutbox
+from cartstore.redis.store import RedisEngine
+from cartstore.settings import Settings, load_settings
+from cartstore.store import CartStore
+
+DATA_DIR_DEFAULT: Final = Path(".cartstore")
+
+_log = logging.getLogger("cartstore")
+
+
+@asynccontextmanager
+async def open_store(
+    settings: Settings | None = None,
+    *,
+    data_dir: Path | str | None = None,
+    doorbell: Callable[[], None] | None = None,
+) -> AsyncIterator[CartStore]:
+    """A working store for the life of the context.
+
+    Without settings the environment is read. Where they name no URL, the servers of `data_dir` are used, and
+    started when none runs there. `doorbell` is called whenever an event waits to be archived; without one the
+    store archives its own events in the background.
+
+    Raises ConfigurationError and StoreUnavailable.
+    """
+    settings = settings or load_settings()
+    is_embedded = not settings.database_url
+    async with AsyncExitStack() as stack:
+        settings = await stack.enter_async_context(
+            embedded_parts(settings, Path(data_dir) if data_dir else DATA_DIR_DEFAULT)
+        )
+        if is_embedded:
+            await migrate(settings.database_url)
+        partition = Partition(settings.namespace)
+        archive = await Archive.open(settings.database_url)
+        stack.push_async_callback(archive.close)
+        await archive.claim(
+            namespace=settings.namespace, partitions=settings.partitions, key_layout=LAYOUT
+        )
+        catalog = CatalogRepository(archive.database)
+
+        client: Redis = Redis.from_url(
+            settings.redis_url,
+            decode_responses=True,
+            socket_timeout=CALL_TIMEOUT_SECONDS,
+            socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        )
+        stack.push_async_callback(client.aclose)
+        pool = open_pool(settings.redis_url)
+        stack.push_async_callback(pool.disconnect)
+        await _check_engine(client)
+        caller = PooledCaller(pool)
+        engine = RedisEngine(caller, partition)
+        outbox = RedisOutbox(engine, client)
+        recovery = Recovery(
+            client=client,
+            caller=caller,
+            engine=engine,
+            outbox=outbox,
+            archive=archive,
+            catalog=catalog,
+            lifetime_ms=_longest_lifetime_ms(settings),
+            lock=lambda: recovering(archive.database),
+        )
+        await _opened(recovery)
+
+        if doorbell is None:
+            doorbell = await stack.enter_async_context(_own_drain(archive, outbox))
+        acknowledgement = Acknowledgement(
+            await _ack_mode(settings, client),
+            archive,
+            timeout_ms=settings.ack_timeout_ms,
+            ring=doorbell,
+            announcements=RedisAnnouncements(client, engine.keys),
+        )
+        await stack.enter_async_context(acknowledgement.listening())
+        yield CartStore(
+            settings=settings,
+            partition=partition,
+            engine=engine,
+            archive=archive,
+            catalog=catalog,
+            outbox=outbox,
+            acknowledgement=acknowledgement,
+            gateways=_gateways(settings),
+            recovery=recovery,
+        )
+
+
+async def _opened(recovery: Recovery) -> None:
+    """A store whose gate cannot be opened yet still opens: reads of the record go on, readiness tells why."""
+    try:
+        await recovery.recover()
+    except StoreError as error:
+        _log.warning("the store opens fenced: %s", error)
+
+
+def _gateways(settings: Settings) -> dict[str, Gateway]:
+    if settings.is_production:
+        return {}
+    gateway = SimulatedGateway(webhook_secret=settings.jwt_secret)
+    return {gateway.name: gateway}
+
+
+def _longest_lifetime_ms(settings: Settings) -> int:
+    longest = max(settings.hold_cap_seconds, settings.payment_window_seconds) * 1_000
+    return min(longest, limits.HOLD_LIFETIME_MS_MAX)
+
+
+async def _check_engine(client: Redis) -> None:
+    """Raise ConfigurationError for an engine that would forget carts when it is full."""
+    try:
+        memory: dict[str, Any] = await client.info("memory")
+    except (RedisError, OSError, TimeoutError) as error:
+        raise translate(error, sent=False) from error
+    policy = memory.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        raise ConfigurationError(
+            f"The engine's maxmemory-policy is {policy}: it would throw carts and stock away when memory is full. "
+            "Set it to noeviction."
+        )
+
+
+async def _ack_mode(settings: Settings, client: Redis) -> AckMode:
+    """The setting, or `engine` where its persistence can carry an acknowledgement, else `archived`."""
+    if settings.checkout_ack:
+        return settings.checkout_ack
+    try:
+        persistence: dict[str, Any] = await client.info("persistence")
+        replication: dict[str, Any] = await client.info("replication")
+        fsync: dict[str, str] = await client.config_get("appendfsync")
+    except (RedisError, OSError, TimeoutError):
+        # Managed engines forbid CONFIG; what cannot be known is not relied on.
+        return "archived"
+    is_durable = persistence.get("aof_enabled") == 1 and fsync.get("appendfsync") == "always"
+    has_replica = replication.get("connected_slaves", 0) > 0 or replication.get("role") != "master"
+    return "engine" if is_durable and not has_replica else "archived"
+
+
+@asynccontextmanager
+async def _own_drain(archive: Archive, outbox: RedisOutbox) -> AsyncIterator[Callable[[], None]]:
+    """A doorbell that is answered here, in the background; once more before the context ends."""
+    rung = asyncio.Event()
+
+    async def answer() -> None:
+        with suppress(StoreError):
+            await drain(archive, outbox)
+
+    async def answer_each() -> None:
+        while True:
+            await rung.wait()
+            rung.clear()
+            await answer()
+
+    task = asyncio.create_task(answer_each())
+    try:
+        yield rung.set
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        await answer()
+
+
