@@ -1,18 +1,29 @@
 """Reconcile: proves, a bounded piece at a time, that engine, catalog and ledger tell the same story.
 
 Owns what counts as drift and which drift may be repaired. Refuses to know how an audit is done: the
-engine's and the record's halves are the two Protocols below, and every repair is one script of the
-engine that checks again, in the same step, what it repairs.
+engine's half is the Protocol below, and every repair is one script of the engine that checks again, in the
+same step, what it repairs.
+
+A disagreement between two stores is read at two moments, so a healthy system shows some: a product that was
+stored and is being published, an event that is being drained. Three rules keep them out of the reports:
+the ledger is compared as of the position that was read with the engine's counters; what the ledger has not
+yet is waited for, then left to the next run; and every suspicion is looked at a second time, a moment later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Literal, Protocol, cast, get_args
 
 import msgspec
 
-from cartstore.model import PaymentStatus, Position, StockPolicy
+from cartstore.archive.events import PaymentSettled, StockAdjusted, decode
+from cartstore.model import PaymentStatus, Position, SkuFields, StockPolicy
+
+if TYPE_CHECKING:
+    from cartstore.store import CartStore
 
 AUDITED_HOLDS_MAX = 5_000
 """Index entries of one SKU that one audit script looks at; a SKU with more is not `is_whole`."""
@@ -87,14 +98,6 @@ class PaymentAudit(msgspec.Struct, frozen=True, kw_only=True):
     """Lines of its pending orders that hold units for which the SKU's index has no entry."""
 
 
-class LedgerLevel(msgspec.Struct, frozen=True, kw_only=True):
-    """A SKU's counters by the record: sums over its ledger up to and including one position."""
-
-    on_hand: int
-    sold: int
-    backordered: int
-
-
 class AuditedEngine(Protocol):
     """What reconcile asks of the real engine. All methods raise StoreRecovering while the gate is not open,
     because an engine that lost its memory would otherwise look like drift everywhere.
@@ -143,17 +146,507 @@ class AuditedEngine(Protocol):
         ...
 
 
-class AuditedArchive(Protocol):
-    """What reconcile asks of the record."""
+DriftKind = Literal[
+    "counter_above_holds",
+    "counter_below_holds",
+    "orphan_index_entry",
+    "unindexed_hold",
+    "not_in_holding",
+    "cart_totals",
+    "payment_not_due",
+    "due_without_payment",
+    "payment_missing",
+    "catalog_behind",
+    "sku_missing",
+    "ledger_ahead",
+    "engine_ahead",
+]
 
-    async def applied_position(self) -> Position:
-        """Of the last event that the record has applied (the cursor row), whether it was rejected or not."""
-        ...
+DRIFT_KINDS: Final[tuple[DriftKind, ...]] = get_args(DriftKind)
 
-    async def stock_at(self, positions: Mapping[str, Position]) -> dict[str, LedgerLevel]:
-        """SKU -> its counters by the ledger as of its position. A SKU without a ledger row is absent."""
-        ...
+PAGE_SUBJECTS: Final = 100
+LOOKS_AT_ONCE: Final = 20
+"""Audits under way together, so that buyers' calls get between them."""
 
-    async def pending_payments(self, *, after: str, limit: int) -> Sequence[str]:
-        """Ids of payments that the record has as pending, by id, from the first one greater than `after`."""
-        ...
+CONFIRM_SECONDS: Final = 1.0
+"""Between a suspicion and the second look. Longer than a healthy publication or drain takes."""
+
+LAG_SECONDS: Final = 2.0
+"""How long one page waits for the record to reach the position of an audit."""
+
+LAG_POLL_SECONDS: Final = 0.05
+EVENTS_UNDONE_MAX: Final = 2_000
+"""Events after an audit that are worked out of the ledger's counters; with more, the next run is quicker."""
+
+
+class Drift(msgspec.Struct, frozen=True, kw_only=True):
+    """One disagreement. `expected` is what the other side, or the sum of the parts, says."""
+
+    kind: DriftKind
+    subject: str
+    """SKU, cart id, payment id, or the partition's tag."""
+    detail: str
+    expected: str
+    found: str
+
+
+class ReconcileReport(msgspec.Struct, frozen=True, kw_only=True):
+    checked: int
+    """SKUs, carts and payments that were looked at, each once per walk that came by."""
+    repaired: list[Drift]
+    drift: list[Drift]
+    """What could not be repaired."""
+    skipped: int = 0
+    """SKUs that were not compared whole: the record was behind, or they have too many holds for one look."""
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """What one look is about."""
+
+    what: Literal["sku", "cart", "payment"]
+    name: str
+    fields: SkuFields | None = None
+    """What the catalog wants published of this SKU; None: not a SKU of the catalog, or not looked up."""
+
+
+class Reconciler:
+    """Goes round engine, catalog and record, a piece with every run; keeps its place between runs.
+
+    Its place and what it found are in memory: a worker that starts anew begins a new round.
+    """
+
+    def __init__(self, store: CartStore, *, confirm_seconds: float = CONFIRM_SECONDS) -> None:
+        self._store = store
+        self._engine = cast(AuditedEngine, store.engine)
+        self._confirm_seconds = confirm_seconds
+        self._pages: AsyncIterator[Sequence[Subject]] | None = None
+        self._round = 0
+        self._open: dict[tuple[str, str], tuple[int, list[Drift]]] = {}
+
+    async def run(self, limit: int | None = None, *, repair: bool = True) -> ReconcileReport:
+        """Look at about `limit` further subjects, at most one round; None: one whole round from its start.
+
+        With `repair`, what is provably safe is put right. Raises StoreUnavailable, StoreRecovering; the
+        next run then begins a new round.
+        """
+        if limit is None:
+            self._pages = None
+        run = _Run(self._engine, self._store)
+        try:
+            while limit is None or run.checked < limit:
+                if self._pages is None:
+                    self._round += 1
+                    self._pages = self._walk()
+                page = await anext(self._pages, None)
+                if page is None:
+                    self._pages = None
+                    self._forget_before(self._round)
+                    break
+                await run.look(page)
+            if run.suspects:
+                await asyncio.sleep(self._confirm_seconds)
+                await run.confirm()
+            if repair:
+                await run.repair()
+        except BaseException:
+            # The walk may have been cut in its middle, and could not tell that from its end.
+            self._pages = None
+            raise
+        for subject in run.looked:
+            self._open[subject.what, subject.name] = (self._round, run.left_of(subject))
+        return ReconcileReport(
+            checked=run.checked, repaired=run.repaired, drift=run.left(), skipped=run.skipped
+        )
+
+    def open_by_kind(self) -> dict[DriftKind, int]:
+        """How much unrepaired drift of each kind the latest look at every subject found."""
+        counts = Counter(drift.kind for _, drifts in self._open.values() for drift in drifts)
+        return {kind: counts[kind] for kind in DRIFT_KINDS}
+
+    def _forget_before(self, round_number: int) -> None:
+        """Drop what is there no more: a round that ended has looked at everything that is."""
+        self._open = {key: entry for key, entry in self._open.items() if entry[0] >= round_number}
+
+    async def _walk(self) -> AsyncIterator[Sequence[Subject]]:
+        """Both directions: what the catalog and the record know, then what the engine has beyond it."""
+        seen: set[str] = set()
+        cursor: str | None = None
+        while True:
+            products, cursor = await self._store.catalog.list_products(limit=PAGE_SUBJECTS, cursor=cursor)
+            fields = self._store.catalog.published(products)
+            seen.update(its.sku for its in fields)
+            for page in _slices([Subject("sku", its.sku, its) for its in fields]):
+                yield page
+            if cursor is None:
+                break
+        pending = [payment.payment_id for payment, _ in await self._store.archive.pending_payments()]
+        for page in _slices([Subject("payment", payment_id) for payment_id in pending]):
+            yield page
+        async for names in _scanned(self._engine.scan_skus):
+            yield [Subject("sku", sku) for sku in names if sku not in seen]
+        seen = set(pending)
+        async for names in _scanned(self._engine.scan_due):
+            yield [Subject("payment", payment_id) for payment_id in names if payment_id not in seen]
+        async for names in _scanned(self._engine.scan_carts):
+            yield [Subject("cart", cart_id) for cart_id in names]
+
+
+class _Run:
+    """One run: the looks, the second looks and the repairs."""
+
+    def __init__(self, engine: AuditedEngine, store: CartStore) -> None:
+        self._engine = engine
+        self._store = store
+        self.looked: list[Subject] = []
+        self.suspects: dict[Subject, list[Drift]] = {}
+        self.repaired: list[Drift] = []
+        self.skipped = 0
+
+    @property
+    def checked(self) -> int:
+        return len(self.looked)
+
+    def left(self) -> list[Drift]:
+        return [drift for drifts in self.suspects.values() for drift in drifts]
+
+    def left_of(self, subject: Subject) -> list[Drift]:
+        return self.suspects.get(subject, [])
+
+    async def look(self, page: Sequence[Subject]) -> None:
+        """A first look at these subjects."""
+        self.looked += page
+        self.suspects.update(await self._drifts_of(page))
+
+    async def confirm(self) -> None:
+        """A second look at what was suspected: only what shows in both is drift."""
+        again = await self._drifts_of(list(self.suspects))
+        self.suspects = _in_both(self.suspects, again)
+
+    async def repair(self) -> None:
+        """Put right what is safe to put right, and look whether it is."""
+        tried = [subject for subject, drifts in self.suspects.items() if await self._repair(subject, drifts)]
+        if not tried:
+            return
+        after = await self._drifts_of(tried)
+        for subject in tried:
+            kinds = {(drift.kind, drift.subject) for drift in after.get(subject, [])}
+            before = self.suspects.pop(subject)
+            self.repaired += [drift for drift in before if (drift.kind, drift.subject) not in kinds]
+            if subject in after:
+                self.suspects[subject] = after[subject]
+
+    async def _repair(self, subject: Subject, drifts: Iterable[Drift]) -> bool:
+        """Whether anything was tried. Each is one script that checks again what it repairs.
+
+        Not here: counters. Bringing `held` down frees units that a hold missing from the index may still
+        count on, and the ledger's side decides nothing about who is right.
+        """
+        kinds = {drift.kind for drift in drifts}
+        if subject.fields is not None and kinds & {"catalog_behind", "sku_missing"}:
+            await self._engine_publish([subject.fields])
+        elif subject.what == "sku" and kinds & {"orphan_index_entry", "not_in_holding"}:
+            await self._engine.repair_index(subject.name)
+        elif subject.what == "payment" and kinds & {"payment_not_due", "due_without_payment"}:
+            await self._engine.repair_due(subject.name)
+        else:
+            return False
+        return True
+
+    async def _engine_publish(self, fields: Sequence[SkuFields]) -> None:
+        # A revision older than the published one is ignored, so that a late repair changes nothing.
+        await self._store.engine.publish_skus(fields)
+
+    async def _drifts_of(self, subjects: Sequence[Subject]) -> dict[Subject, list[Drift]]:
+        found: dict[Subject, list[Drift]] = {}
+        for page in _slices([subject for subject in subjects if subject.what == "sku"]):
+            found.update(await self._drifts_of_skus(page))
+        others = [subject for subject in subjects if subject.what != "sku"]
+        for slice_ in _slices(others, LOOKS_AT_ONCE):
+            for subject, drifts in zip(
+                slice_, await asyncio.gather(*map(self._drifts_of_other, slice_)), strict=True
+            ):
+                if drifts:
+                    found[subject] = drifts
+        return found
+
+    async def _drifts_of_other(self, subject: Subject) -> list[Drift]:
+        if subject.what == "cart":
+            cart = await self._engine.audit_cart(subject.name)
+            return drifts_of_cart(cart) if cart is not None else []
+        payment = await self._engine.audit_payment(subject.name)
+        if payment is not None:
+            return drifts_of_payment(payment)
+        recorded = await self._store.archive.find_payment(subject.name)
+        if recorded is not None and recorded[0].status == "pending":
+            return [
+                Drift(
+                    kind="payment_missing",
+                    subject=subject.name,
+                    detail="The record has this payment as pending, the engine does not have it.",
+                    expected="pending",
+                    found="nothing",
+                )
+            ]
+        return [
+            Drift(
+                kind="due_without_payment",
+                subject=subject.name,
+                detail="The index of payment windows has an entry without a payment.",
+                expected="no entry",
+                found="an entry",
+            )
+        ]
+
+    async def _drifts_of_skus(self, subjects: Sequence[Subject]) -> dict[Subject, list[Drift]]:
+        before, _ = await self._store.archive.cursor()
+        audits: dict[Subject, SkuAudit | None] = {}
+        for slice_ in _slices(subjects, LOOKS_AT_ONCE):
+            looks = await asyncio.gather(*(self._engine.audit_sku(subject.name) for subject in slice_))
+            audits.update(zip(slice_, looks, strict=True))
+        whole = [audit for audit in audits.values() if audit is not None]
+        ledger = await self._ledger_as_of(whole)
+        found: dict[Subject, list[Drift]] = {}
+        for subject, audit in audits.items():
+            drifts = drifts_with_catalog(subject, audit)
+            if audit is not None:
+                drifts += drifts_of_sku(audit)
+                if audit.position < before:
+                    drifts.append(self._lost_events(audit, before))
+                elif audit.sku in ledger:
+                    drifts += drifts_with_ledger(audit, ledger[audit.sku])
+                self.skipped += not audit.is_whole or audit.sku not in ledger
+            if drifts:
+                found[subject] = drifts
+        return found
+
+    def _lost_events(self, audit: SkuAudit, cursor: Position) -> Drift:
+        return Drift(
+            kind="ledger_ahead",
+            subject=self._store.partition.tag,
+            detail="The record has applied events that the engine has not issued.",
+            expected=f"at least {cursor}",
+            found=str(audit.position),
+        )
+
+    async def _ledger_as_of(self, audits: Sequence[SkuAudit]) -> dict[str, LedgerCount]:
+        """The ledger's counters of these SKUs at their audits' positions; without those it has not reached.
+
+        What the record applied after an audit is worked out of its counters again, so that a busy shop,
+        whose record is never still, can be compared too.
+        """
+        if not audits:
+            return {}
+        deadline = asyncio.get_running_loop().time() + LAG_SECONDS
+        wanted = max(audit.position for audit in audits)
+        while True:
+            cursor, totals = await self._store.archive.stock_totals([audit.sku for audit in audits])
+            if cursor >= wanted or asyncio.get_running_loop().time() >= deadline:
+                break
+            await asyncio.sleep(LAG_POLL_SECONDS)
+        counts = {
+            audit.sku: LedgerCount(*((its.on_hand, its.sold, its.backordered) if its else (0, 0, 0)))
+            for audit in audits
+            if audit.position <= cursor
+            for its in [totals.get(audit.sku)]
+        }
+        positions = {audit.sku: audit.position for audit in audits if audit.sku in counts}
+        oldest = min(positions.values(), default=cursor)
+        if oldest == cursor:
+            return counts
+        later = await self._store.archive.events_after(oldest, EVENTS_UNDONE_MAX + 1)
+        if len(later) > EVENTS_UNDONE_MAX:
+            return {sku: count for sku, count in counts.items() if positions[sku] == cursor}
+        for event in later:
+            if event.position > cursor:
+                break
+            body = decode(event)
+            if isinstance(body, StockAdjusted):
+                if event.position > positions.get(body.sku, event.position):
+                    counts[body.sku].on_hand -= body.delta
+            elif isinstance(body, PaymentSettled):
+                for sale in body.sold:
+                    if event.position > positions.get(sale.sku, event.position):
+                        counts[sale.sku].on_hand += sale.taken
+                        counts[sale.sku].sold -= sale.quantity
+                        counts[sale.sku].backordered -= sale.backordered
+        return counts
+
+
+class LedgerCount(msgspec.Struct):
+    on_hand: int
+    sold: int
+    backordered: int
+
+
+def drifts_of_sku(audit: SkuAudit) -> list[Drift]:
+    """What one SKU's own parts say against each other."""
+    drifts = []
+    if audit.is_whole and audit.held != audit.recorded_held:
+        is_above = audit.held > audit.recorded_held
+        drifts.append(
+            Drift(
+                kind="counter_above_holds" if is_above else "counter_below_holds",
+                subject=audit.sku,
+                detail=f"held is {'above' if is_above else 'below'} the sum of the holds (rev {audit.rev}).",
+                expected=str(audit.recorded_held),
+                found=str(audit.held),
+            )
+        )
+    if audit.orphans:
+        drifts.append(
+            Drift(
+                kind="orphan_index_entry",
+                subject=audit.sku,
+                detail="The index of holds has entries that no cart and no order claims.",
+                expected="no entry",
+                found=f"{len(audit.orphans)}, {' '.join(audit.orphans[0].split(chr(31)))} first",
+            )
+        )
+    if audit.earliest_ms and not 0 < audit.holding_ms <= audit.earliest_ms:
+        drifts.append(
+            Drift(
+                kind="not_in_holding",
+                subject=audit.sku,
+                detail="The sweeper's index does not have the SKU, or has it too late.",
+                expected=f"{audit.earliest_ms} or before",
+                found=str(audit.holding_ms) if audit.holding_ms else "nothing",
+            )
+        )
+    return drifts
+
+
+def drifts_with_catalog(subject: Subject, audit: SkuAudit | None) -> list[Drift]:
+    """What the catalog says against the engine."""
+    if subject.fields is None or (audit is not None and audit.revision >= subject.fields.revision):
+        return []
+    return [
+        Drift(
+            kind="catalog_behind" if audit is not None else "sku_missing",
+            subject=subject.name,
+            detail="The engine has an older revision than the catalog."
+            if audit is not None
+            else "The catalog lists this SKU, the engine does not have it.",
+            expected=f"revision {subject.fields.revision}",
+            found=f"revision {audit.revision}" if audit is not None else "nothing",
+        )
+    ]
+
+
+def drifts_with_ledger(audit: SkuAudit, ledger: LedgerCount) -> list[Drift]:
+    """What the ledger says against the engine, both at the same position."""
+    # What is sold without counting is no business of the ledger's.
+    if audit.policy == "untracked":
+        return []
+    expected = (ledger.on_hand, ledger.sold, ledger.backordered)
+    found = (audit.on_hand, audit.sold, audit.backordered)
+    if expected == found:
+        return []
+    return [
+        Drift(
+            kind="ledger_ahead" if expected > found else "engine_ahead",
+            subject=audit.sku,
+            detail=f"Ledger and engine count differently at position {audit.position}.",
+            expected="on_hand {}, sold {}, backordered {}".format(*expected),
+            found="on_hand {}, sold {}, backordered {}".format(*found),
+        )
+    ]
+
+
+def drifts_of_cart(audit: CartAudit) -> list[Drift]:
+    """What one cart's parts say against each other and against the index."""
+    drifts = [_unindexed(audit.cart_id, claim) for claim in audit.unindexed]
+    if audit.running != audit.counted:
+        drifts.append(
+            Drift(
+                kind="cart_totals",
+                subject=audit.cart_id,
+                detail="The running totals are not what the lines add up to.",
+                expected=_totals_text(audit.counted),
+                found=_totals_text(audit.running),
+            )
+        )
+    return drifts
+
+
+def drifts_of_payment(audit: PaymentAudit) -> list[Drift]:
+    """What a payment says against the indexes."""
+    drifts = [_unindexed(audit.payment_id, claim) for claim in audit.unindexed]
+    if audit.status == "pending" and audit.due_ms != audit.expires_at_ms:
+        drifts.append(
+            Drift(
+                kind="payment_not_due",
+                subject=audit.payment_id,
+                detail="The index of payment windows has a pending payment not at all, or at another time.",
+                expected=str(audit.expires_at_ms),
+                found=str(audit.due_ms) if audit.due_ms else "nothing",
+            )
+        )
+    if audit.status != "pending" and audit.due_ms:
+        drifts.append(
+            Drift(
+                kind="due_without_payment",
+                subject=audit.payment_id,
+                detail=f"The index of payment windows has a payment that is {audit.status}.",
+                expected="no entry",
+                found=str(audit.due_ms),
+            )
+        )
+    return drifts
+
+
+def table(report: ReconcileReport) -> str:
+    """The report as a table for a terminal."""
+    rows = [("state", "kind", "subject", "expected", "found")]
+    for state, drifts in (("repaired", report.repaired), ("drift", report.drift)):
+        rows += [(state, drift.kind, drift.subject, drift.expected, drift.found) for drift in drifts]
+    summary = f"{report.checked} checked, {len(report.repaired)} repaired, {len(report.drift)} left"
+    if len(rows) == 1:
+        return summary
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    return "\n".join([*lines, summary])
+
+
+def _unindexed(subject: str, claim: HoldClaim) -> Drift:
+    return Drift(
+        kind="unindexed_hold",
+        subject=subject,
+        detail=f"Line {claim.line_id} holds {claim.units} of {claim.sku}, without an index entry.",
+        expected="an entry",
+        found="nothing",
+    )
+
+
+def _totals_text(totals: CartTotals) -> str:
+    return f"{totals.lines} lines, {totals.items} items, {totals.subtotal_minor} minor"
+
+
+def _in_both(
+    first: Mapping[Subject, Sequence[Drift]], second: Mapping[Subject, Sequence[Drift]]
+) -> dict[Subject, list[Drift]]:
+    """What the second look still found of the first, as the second saw it."""
+    both: dict[Subject, list[Drift]] = {}
+    for subject, drifts in second.items():
+        before = {(drift.kind, drift.subject) for drift in first.get(subject, [])}
+        stayed = [drift for drift in drifts if (drift.kind, drift.subject) in before]
+        if stayed:
+            both[subject] = stayed
+    return both
+
+
+def _slices(subjects: Sequence[Subject], size: int = PAGE_SUBJECTS) -> list[Sequence[Subject]]:
+    return [subjects[start : start + size] for start in range(0, len(subjects), size)]
+
+
+async def _scanned(
+    scan: Callable[[int, int], Awaitable[tuple[int, list[str]]]],
+) -> AsyncIterator[list[str]]:
+    """The pages of one Redis cursor, each without the names that it has twice."""
+    cursor = 0
+    while True:
+        cursor, names = await scan(cursor, PAGE_SUBJECTS)
+        yield list(dict.fromkeys(names))
+        if cursor == 0:
+            return

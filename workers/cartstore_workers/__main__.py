@@ -1,0 +1,25 @@
+"""`python -m cartstore_workers`: one worker, with its settings from the environment."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from cartstore.errors import ConfigurationError
+from cartstore.settings import load_settings
+from cartstore_workers.logs import set_up_logs
+from cartstore_workers.worker import serve
+
+
+def main() -> int:
+    """Exit codes: 0 stopped as asked, 2 the settings do not allow a start."""
+    set_up_logs()
+    try:
+        return serve(load_settings())
+    except ConfigurationError as error:
+        logging.getLogger("cartstore_workers").error("%s", error)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""What each job does with the store. Owns how much one job does; refuses to know RQ, threads and signals."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+from cartstore import limits
+from cartstore.recovery.reconcile import DRIFT_KINDS, Reconciler
+from cartstore_workers import metrics
+
+if TYPE_CHECKING:
+    from cartstore.store import CartStore
+    from cartstore_workers.queues import JobName
+
+ROUNDS_MAX: Final = 50
+"""Batches of one job. More work than that waits for the next ring, so that every job gets its turn."""
+
+RELEASES_PER_ROUND: Final = 500
+PAYMENTS_PER_ROUND: Final = 200
+RECONCILE_SUBJECTS: Final = 500
+"""SKUs, carts and payments that one reconcile job looks at."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Duties:
+    """The jobs of one open store, by name."""
+
+    def __init__(self, store: CartStore) -> None:
+        self._store = store
+        self._reconciler = Reconciler(store)
+        self._stopping = asyncio.Event()
+        self.by_name: dict[JobName, Callable[[], Awaitable[None]]] = {
+            "drain_outbox": self.drain_outbox,
+            "release_due": self.release_due,
+            "expire_payments": self.expire_payments,
+            "reconcile": self.reconcile,
+            "recover": self.recover,
+        }
+        for kind in DRIFT_KINDS:
+            metrics.DRIFT.labels(kind).set(0)
+
+    def stop_early(self) -> None:
+        """Let a job that runs end with its present batch."""
+        self._stopping.set()
+
+    async def drain_outbox(self) -> None:
+        async def drain() -> int:
+            drained = await self._store.drain_outbox()
+            metrics.EVENTS_DRAINED.inc(drained)
+            return drained
+
+        await self._in_rounds(drain, limits.OUTBOX_BATCH_EVENTS)
+
+    async def release_due(self) -> None:
+        async def release() -> int:
+            released = await self._store.release_due(RELEASES_PER_ROUND)
+            metrics.HOLDS_RELEASED.inc(released)
+            return released
+
+        await self._in_rounds(release, RELEASES_PER_ROUND)
+
+    async def expire_payments(self) -> None:
+        async def expire() -> int:
+            expired = await self._store.expire_payments(PAYMENTS_PER_ROUND)
+            metrics.PAYMENTS_EXPIRED.inc(expired)
+            return expired
+
+        await self._in_rounds(expire, PAYMENTS_PER_ROUND)
+
+    async def reconcile(self) -> None:
+        report = await self._reconciler.run(RECONCILE_SUBJECTS)
+        metrics.RECONCILE_CHECKED.inc(report.checked)
+        for drift in report.repaired:
+            metrics.DRIFT_REPAIRED.labels(drift.kind).inc()
+            _logger.warning("drift repaired", extra={"kind": drift.kind, "subject": drift.subject})
+        for drift in report.drift:
+            _logger.error(
+                "drift: %s",
+                drift.detail,
+                extra={
+                    "kind": drift.kind,
+                    "subject": drift.subject,
+                    "expected": drift.expected,
+                    "found": drift.found,
+                },
+            )
+        for kind, count in self._reconciler.open_by_kind().items():
+            metrics.DRIFT.labels(kind).set(count)
+
+    async def recover(self) -> None:
+        if await self._store.recover():
+            _logger.warning("the gate was opened after a restart of the engine")
+
+    async def _in_rounds(self, work: Callable[[], Awaitable[int]], batch: int) -> None:
+        """Repeat until a batch was not full, the bound is reached or the worker stops."""
+        for _ in range(ROUNDS_MAX):
+            if await work() < batch or self._stopping.is_set():
+                return

@@ -1,0 +1,223 @@
+"""The one event loop of a worker process, on a thread of its own, with the store opened once on it.
+
+Jobs come from RQ's thread, which blocks on its queue between them. On that thread the loop would stand
+still meanwhile: connections would not be kept, a restart of the engine would not be seen, and every job
+would begin with what had piled up. On its own thread the loop runs all the time.
+
+Owns how a job is bounded, and what is said and counted when it fails. No job raises: what it did not do,
+the next ring does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Final, Literal
+
+from cartstore.errors import CartStoreError, StoreError, StoreRecovering
+from cartstore_workers import metrics
+from cartstore_workers.duties import Duties
+from cartstore_workers.logs import describe
+
+if TYPE_CHECKING:
+    from cartstore.store import CartStore
+    from cartstore_workers.queues import JobName
+
+JOB_SECONDS_MAX: Final = 60.0
+"""A job that takes longer is cancelled; its transaction is rolled back and the next ring starts over."""
+
+RECOVERY_SECONDS_MAX: Final = 600.0
+
+GRACE_SECONDS: Final = 4.0
+"""What a running job gets after the process was asked to stop."""
+
+STUCK_SECONDS: Final = 30.0
+"""A loop that has not cancelled a job by then turns no more."""
+
+CLOSE_SECONDS: Final = 3.0
+
+OPEN_WAIT_SECONDS_MAX: Final = 5.0
+
+REPEAT_SECONDS: Final = 30.0
+"""A failure that goes on is said again so often, not at every ring."""
+
+Outcome = Literal["ok", "recovering", "unavailable", "timeout", "stopped", "error"]
+
+Opening = Callable[[], "AbstractAsyncContextManager[CartStore]"]
+
+_logger = logging.getLogger(__name__)
+
+
+class Runtime:
+    """Carries jobs out, from any thread but the loop's own."""
+
+    def __init__(self, opening: Opening) -> None:
+        """`opening` gives the store's context manager; called again until it opens."""
+        self._opening = opening
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._main: asyncio.Task[None] | None = None
+        self._duties: Duties | None = None
+        self._running: set[asyncio.Task[Outcome]] = set()
+        self._opened = threading.Event()
+        self._failure: BaseException | None = None
+        self._complaints = Complaints()
+        self._thread = threading.Thread(target=self._turn, name="loop", daemon=True)
+
+    def open(self, stopping: threading.Event) -> bool:
+        """Start the loop and wait until the store is open; False when `stopping` came first.
+
+        A server that is away is waited for. Raises what else prevents the opening: ConfigurationError.
+        """
+        self._thread.start()
+        # In slices, because a signal handler only sets the event.
+        while not self._opened.wait(0.1):
+            if stopping.is_set():
+                return False
+        if self._failure is not None:
+            raise self._failure
+        return True
+
+    def run(self, name: JobName) -> Outcome:
+        """Carry one job out and tell what came of it. Raises nothing."""
+        assert self._loop is not None
+        assert self._duties is not None
+        future = asyncio.run_coroutine_threadsafe(self._bounded(name, self._duties), self._loop)
+        try:
+            return future.result(JOB_SECONDS_MAX + RECOVERY_SECONDS_MAX + STUCK_SECONDS)
+        except CancelledError:
+            return "stopped"
+        except TimeoutError:
+            # Nothing in this process can be cleaned up any more; whatever supervises it starts another.
+            _logger.critical("the event loop is stuck; the process ends", extra={"job": name})
+            os._exit(1)
+
+    def hurry(self) -> None:
+        """Let running jobs end with their present batch, and cancel them after GRACE_SECONDS.
+
+        May be called by a signal handler.
+        """
+        loop, duties = self._loop, self._duties
+        if loop is not None and duties is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(duties.stop_early)
+            loop.call_soon_threadsafe(loop.call_later, GRACE_SECONDS, self._cancel_running)
+
+    def close(self) -> None:
+        """Close the store and end the loop, within CLOSE_SECONDS."""
+        loop, main = self._loop, self._main
+        if loop is not None and main is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._cancel_running)
+            loop.call_soon_threadsafe(main.cancel)
+        if self._thread.is_alive():
+            self._thread.join(CLOSE_SECONDS)
+
+    def _turn(self) -> None:
+        try:
+            asyncio.run(self._keep_open())
+        except asyncio.CancelledError:
+            pass
+        except BaseException as error:
+            if self._opened.is_set():
+                _logger.exception("closing the store failed")
+            self._failure = error
+            self._opened.set()
+
+    async def _keep_open(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._main = asyncio.current_task()
+        wait_seconds = 0.25
+        while True:
+            try:
+                async with self._opening() as store:
+                    self._duties = Duties(store)
+                    self._opened.set()
+                    await asyncio.Event().wait()
+            except (StoreError, OSError) as error:
+                if self._opened.is_set():
+                    raise
+                self._complaints.failed("opening the store", "unavailable", error)
+            await asyncio.sleep(wait_seconds)
+            wait_seconds = min(2 * wait_seconds, OPEN_WAIT_SECONDS_MAX)
+
+    def _cancel_running(self) -> None:
+        for task in self._running:
+            task.cancel()
+
+    async def _bounded(self, name: JobName, duties: Duties) -> Outcome:
+        task = asyncio.create_task(self._carried_out(name, duties))
+        self._running.add(task)
+        started = time.monotonic()
+        outcome: Outcome = "stopped"
+        try:
+            outcome = await task
+        finally:
+            self._running.discard(task)
+            metrics.JOBS.labels(name, outcome).inc()
+            metrics.JOB_SECONDS.labels(name).observe(time.monotonic() - started)
+        return outcome
+
+    async def _carried_out(self, name: JobName, duties: Duties) -> Outcome:
+        outcome: Outcome
+        failure: BaseException
+        try:
+            async with asyncio.timeout(RECOVERY_SECONDS_MAX if name == "recover" else JOB_SECONDS_MAX):
+                await duties.by_name[name]()
+        except StoreRecovering as error:
+            outcome, failure = "recovering", error
+            await self._recover(duties)
+        except StoreError as error:
+            outcome, failure = "unavailable", error
+        except TimeoutError as error:
+            outcome, failure = "timeout", error
+        except Exception as error:
+            # A job that died of a defect must not take the worker, and with it all other jobs, along.
+            outcome, failure = "error", error
+        else:
+            self._complaints.succeeded(name)
+            return "ok"
+        self._complaints.failed(name, outcome, failure)
+        return outcome
+
+    async def _recover(self, duties: Duties) -> None:
+        try:
+            async with asyncio.timeout(RECOVERY_SECONDS_MAX):
+                await duties.recover()
+        except Exception as error:
+            self._complaints.failed("recover", "unavailable", error)
+        else:
+            self._complaints.succeeded("recover")
+
+
+class Complaints:
+    """Says a failure once when it begins, now and then while it lasts, and when it is over."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, tuple[str, float, int]] = {}
+
+    def failed(self, what: str, outcome: str, error: BaseException) -> None:
+        text = describe(error)
+        before, said_at, count = self._since.get(what, ("", 0.0, 0))
+        now = time.monotonic()
+        if type(error).__name__ == before and now - said_at < REPEAT_SECONDS:
+            self._since[what] = (before, said_at, count + 1)
+            return
+        self._since[what] = (type(error).__name__, now, count + 1)
+        expected = isinstance(error, CartStoreError | OSError | TimeoutError)
+        _logger.log(
+            logging.WARNING if expected else logging.ERROR,
+            "%s failed: %s",
+            what,
+            text,
+            exc_info=None if expected else error,
+            extra={"outcome": outcome, "failures": count + 1},
+        )
+
+    def succeeded(self, what: str) -> None:
+        if what in self._since:
+            *_, count = self._since.pop(what)
+            _logger.warning("%s works again", what, extra={"failures": count})

@@ -1,0 +1,161 @@
+"""The worker process: RQ's non-forking worker, kept alive. Owns signals and the way back after an outage."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+import redis
+from rq import Queue, SimpleWorker
+from rq.exceptions import StopRequested
+from rq.serializers import JSONSerializer
+from rq.timeouts import BaseDeathPenalty
+from rq.worker import WorkerStatus
+
+import cartstore
+from cartstore.settings import Settings
+from cartstore_workers import jobs, metrics
+from cartstore_workers.logs import describe
+from cartstore_workers.queues import connect_queue, job_name_of, open_queue
+from cartstore_workers.runtime import CLOSE_SECONDS, GRACE_SECONDS, Opening, Runtime
+from cartstore_workers.timers import Timers
+
+if TYPE_CHECKING:
+    from rq.job import Job
+
+RETURN_SECONDS_MIN: Final = 0.2
+RETURN_SECONDS_MAX: Final = 5.0
+HEALTHY_SECONDS: Final = 30.0
+
+MAINTENANCE_SECONDS: Final = 60
+"""How often RQ clears up after workers that were killed."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Unbounded(BaseDeathPenalty):
+    """No alarm: the runtime bounds every job, by cancelling it on its loop. RQ's own would raise in the
+    middle of whatever this thread does, and SIGALRM belongs to the whole process."""
+
+    def setup_death_penalty(self) -> None:
+        return
+
+    def cancel_death_penalty(self) -> None:
+        return
+
+
+class DoorbellWorker(SimpleWorker):
+    """Takes rings off one queue until it is asked to stop."""
+
+    death_penalty_class = Unbounded
+    max_connection_wait_time = RETURN_SECONDS_MAX
+
+    def __init__(self, queue: Queue, *, stopping: threading.Event, hurry: Callable[[], None]) -> None:
+        super().__init__(
+            [queue],
+            connection=queue.connection,
+            serializer=JSONSerializer,
+            maintenance_interval=MAINTENANCE_SECONDS,
+            log_job_description=False,
+        )
+        self._stopping = stopping
+        self._hurry = hurry
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        # RQ would import and call whatever name stands in the job, `os.system` for one.
+        if job_name_of(str(job.func_name)) is None:
+            _logger.error("a job that is not ours was dropped", extra={"job": str(job.func_name)[:128]})
+            job.delete()
+            queue.intermediate_queue.remove(job.id)
+            return
+        super().execute_job(job, queue)
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        """End after the running job. RQ's own would talk to Redis inside the signal handler."""
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        if self.get_state() == WorkerStatus.BUSY:
+            self._stop_requested = True
+            self._hurry()
+        else:
+            raise StopRequested
+
+    def subscribe(self) -> None:
+        """No command channel: its commands are for forking workers, and its thread would outlive outages."""
+
+    def unsubscribe(self) -> None:
+        """See subscribe."""
+
+    def register_death(self) -> None:
+        # Redis may be the very reason why this worker ends.
+        with suppress(redis.RedisError):
+            super().register_death()  # type: ignore[no-untyped-call]
+
+    def _install_signal_handlers(self) -> None:
+        super()._install_signal_handlers()  # type: ignore[no-untyped-call]
+        # A signal that came before this line has only set the event.
+        self._stop_requested = self._stopping.is_set()
+
+
+def serve(settings: Settings, opening: Opening | None = None) -> int:
+    """Work until SIGTERM or SIGINT; the process's exit code. Only in the main thread.
+
+    Raises ConfigurationError when the settings do not allow a start.
+    """
+    stopping = threading.Event()
+    runtime = Runtime(opening or (lambda: cartstore.open_store(settings)))
+    queue = open_queue(connect_queue(settings), settings.namespace)
+    timers = Timers(settings, connect_queue(settings), runtime.run)
+    _catch_signals(stopping)
+    metrics.forget_dead_processes()
+    try:
+        if not runtime.open(stopping):
+            return 0
+        jobs.install(runtime)
+        timers.start()
+        _logger.info("the worker is ready", extra={"queue": queue.name})
+        _work(queue, stopping, runtime)
+        return 0
+    finally:
+        stopping.set()
+        runtime.hurry()
+        timers.stop(GRACE_SECONDS + CLOSE_SECONDS)
+        runtime.close()
+        jobs.install(None)
+        _logger.info("the worker has stopped")
+
+
+def _work(queue: Queue, stopping: threading.Event, runtime: Runtime) -> None:
+    """RQ's worker ends at most kinds of outage; then it is made anew, with pauses that grow."""
+    pause_seconds = RETURN_SECONDS_MIN
+    while not stopping.is_set():
+        started = time.monotonic()
+        try:
+            worker = DoorbellWorker(queue, stopping=stopping, hurry=runtime.hurry)
+            # RQ tells of every job at level INFO, which is a few lines a second.
+            worker.work(logging_level="WARNING")
+        except StopRequested:
+            pass
+        except (redis.RedisError, OSError) as error:
+            _logger.warning("the queue cannot be reached: %s", describe(error))
+        finally:
+            _catch_signals(stopping)
+        if time.monotonic() - started > HEALTHY_SECONDS:
+            pause_seconds = RETURN_SECONDS_MIN
+        stopping.wait(pause_seconds)
+        pause_seconds = min(2 * pause_seconds, RETURN_SECONDS_MAX)
+
+
+def _catch_signals(stopping: threading.Event) -> None:
+    def stop(*_: Any) -> None:
+        stopping.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
