@@ -10,12 +10,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ARRAY, Row, Select, Table, Text, bindparam, func, insert, select, tuple_, update
-from sqlalchemy import cast as sql_cast
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import Row, Select, insert, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.sql.selectable import TableValuedAlias
 
 from cartstore.archive.applying import (
     Changes,
@@ -27,6 +24,7 @@ from cartstore.archive.applying import (
     payments_needed,
     skus_needed,
 )
+from cartstore.archive.arrays import array_of, columns_of, insert_rows, rows_of
 from cartstore.archive.database import Database
 from cartstore.archive.schema import is_current
 from cartstore.archive.tables import (
@@ -150,7 +148,7 @@ class Archive:
             )
             changes.fold(decoded)
             await _write_changes(connection, changes)
-            await _insert_rows(connection, events, _EVENT_COLUMNS, event_rows(decoded))
+            await insert_rows(connection, events, _EVENT_COLUMNS, event_rows(decoded))
             return await _move_cursor(connection, fresh[-1])
 
     async def reject_event(self, event: Event, reason: str) -> Position:
@@ -304,7 +302,7 @@ class Archive:
         A SKU that no event ever named is absent.
         """
         wanted = (
-            stock.c.sku.in_(_values("skus", Text, skus)) if skus is not None else stock.c.sku.is_not(None)
+            stock.c.sku.in_(array_of(stock.c.sku, skus)) if skus is not None else stock.c.sku.is_not(None)
         )
         query = (
             select(outbox_cursor.c.epoch, outbox_cursor.c.seq, stock)
@@ -319,16 +317,6 @@ class Archive:
             for row in rows
             if row.sku is not None
         }
-
-    async def adjusted_skus(self, skus: Sequence[str], reference: str) -> set[str]:
-        """Those of the SKUs whose adjustment under this reference is in the ledger."""
-        query = select(stock_ledger.c.sku).where(
-            stock_ledger.c.sku.in_(_values("skus", Text, skus)),
-            stock_ledger.c.kind == "adjust",
-            stock_ledger.c.reference == reference,
-        )
-        async with self.database.reading() as connection:
-            return set((await connection.scalars(query)).all())
 
     # --- how it is done ------------------------------------------------------------------------
 
@@ -355,9 +343,6 @@ _DIGITS_MAX: Final = 18
 _CURSOR = select(outbox_cursor.c.epoch, outbox_cursor.c.seq, outbox_cursor.c.nonce).where(
     outbox_cursor.c.partition == PARTITION
 )
-
-_PARAMETER: Final = "every_"
-"""Before a column's name: SQLAlchemy keeps the bare names of an UPDATE's columns for itself."""
 
 _EVENT_COLUMNS = ("epoch", "seq", "nonce", "type", "at_ms", "body")
 _PAYMENT_COLUMNS = tuple(column.name for column in payments.c)
@@ -498,7 +483,7 @@ async def _payment_states(connection: AsyncConnection, payment_ids: Sequence[str
             orders.c.release_reason,
         )
         .join(orders)
-        .where(payments.c.payment_id.in_(_values("ids", Text, payment_ids)))
+        .where(payments.c.payment_id.in_(array_of(payments.c.payment_id, payment_ids)))
         .order_by(payments.c.payment_id, orders.c.n)
     )
     states: dict[str, PaymentState] = {}
@@ -511,7 +496,7 @@ async def _payment_states(connection: AsyncConnection, payment_ids: Sequence[str
 async def _stock_counts(connection: AsyncConnection, skus: Sequence[str]) -> dict[str, StockCount]:
     if not skus:
         return {}
-    query = select(stock).where(stock.c.sku.in_(_values("skus", Text, skus)))
+    query = select(stock).where(stock.c.sku.in_(array_of(stock.c.sku, skus)))
     return {
         row.sku: StockCount(row.on_hand, row.sold, row.backordered) for row in await connection.execute(query)
     }
@@ -521,7 +506,7 @@ async def _write_changes(connection: AsyncConnection, changes: Changes) -> None:
     await _insert_begun(connection, changes)
     await _update_payments(connection, changes)
     await _upsert_stock(connection, changes)
-    await _insert_rows(
+    await insert_rows(
         connection, stock_ledger, _LEDGER_COLUMNS, [msgspec.structs.astuple(line) for line in changes.ledger]
     )
 
@@ -555,9 +540,9 @@ async def _insert_begun(connection: AsyncConnection, changes: Changes) -> None:
                 )
                 for line_n, line in enumerate(order.lines, 1)
             ]
-    await _insert_rows(connection, payments, _PAYMENT_COLUMNS, payment_rows)
-    await _insert_rows(connection, orders, _ORDER_COLUMNS, order_rows)
-    await _insert_rows(connection, order_lines, _LINE_COLUMNS, line_rows)
+    await insert_rows(connection, payments, _PAYMENT_COLUMNS, payment_rows)
+    await insert_rows(connection, orders, _ORDER_COLUMNS, order_rows)
+    await insert_rows(connection, order_lines, _LINE_COLUMNS, line_rows)
 
 
 async def _update_payments(connection: AsyncConnection, changes: Changes) -> None:
@@ -566,24 +551,24 @@ async def _update_payments(connection: AsyncConnection, changes: Changes) -> Non
     if not changed:
         return
     rows = [(state.payment_id, state.status, state.attempts) for state in changed]
-    source = _rows(payments, ("payment_id", "status", "attempts"))
+    source = rows_of(payments, ("payment_id", "status", "attempts"))
     await connection.execute(
         update(payments)
         .where(payments.c.payment_id == source.c.payment_id)
         .values(status=source.c.status, attempts=source.c.attempts),
-        _columns(("payment_id", "status", "attempts"), rows),
+        columns_of(("payment_id", "status", "attempts"), rows),
     )
     order_rows = [
         (order.order_id, order.status, order.release_reason)
         for state in changed
         for order in state.orders.values()
     ]
-    source = _rows(orders, ("order_id", "status", "release_reason"))
+    source = rows_of(orders, ("order_id", "status", "release_reason"))
     await connection.execute(
         update(orders)
         .where(orders.c.order_id == source.c.order_id)
         .values(status=source.c.status, release_reason=source.c.release_reason),
-        _columns(("order_id", "status", "release_reason"), order_rows),
+        columns_of(("order_id", "status", "release_reason"), order_rows),
     )
 
 
@@ -592,48 +577,11 @@ async def _upsert_stock(connection: AsyncConnection, changes: Changes) -> None:
         return
     names = ("sku", "on_hand", "sold", "backordered")
     rows = [(sku, count.on_hand, count.sold, count.backordered) for sku, count in changes.stock.items()]
-    statement = pg_insert(stock).from_select(names, select(*_rows(stock, names).c))
+    statement = pg_insert(stock).from_select(names, select(*rows_of(stock, names).c))
     # Whole values, not additions: the counts were read under the cursor's lock, and only its holder writes.
     await connection.execute(
         statement.on_conflict_do_update(
             index_elements=["sku"], set_={name: statement.excluded[name] for name in names[1:]}
         ),
-        _columns(names, rows),
+        columns_of(names, rows),
     )
-
-
-async def _insert_rows(
-    connection: AsyncConnection, table: Table, names: Sequence[str], rows: Sequence[Sequence[Any]]
-) -> None:
-    """Insert rows with one statement whose text does not depend on their number."""
-    if rows:
-        source = _rows(table, names)
-        await connection.execute(
-            insert(table).from_select(
-                names, select(*(sql_cast(source.c[name], table.c[name].type) for name in names))
-            ),
-            _columns(names, rows),
-        )
-
-
-def _values(name: str, kind: Any, values: Sequence[Any]) -> Select[Any]:
-    """`SELECT unnest(<array>)`: one parameter, however many values."""
-    return select(func.unnest(bindparam(name, list(values), type_=ARRAY(kind))))
-
-
-def _rows(table: Table, names: Sequence[str]) -> TableValuedAlias:
-    """One array parameter per column, as a table. jsonb travels as text, which needs no array codec."""
-    arrays = [
-        bindparam(
-            _PARAMETER + name,
-            type_=ARRAY(Text() if isinstance(table.c[name].type, JSONB) else table.c[name].type),
-        )
-        for name in names
-    ]
-    return func.unnest(*arrays).table_valued(*names).render_derived(name="source")
-
-
-def _columns(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
-    return {
-        _PARAMETER + name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)
-    }

@@ -1,0 +1,100 @@
+"""Carries events from a partition's outbox into the record. Owns the order of the steps, which makes
+reading at least once and applying exactly once out of steps that may each be the last before a crash.
+
+Refuses to know how either side is kept. It may run twice at once, late, or not at all for a while.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from cartstore.archive.repository import Archive
+from cartstore.errors import EventRefused, StoreRecovering
+from cartstore.limits import OUTBOX_BATCH_EVENTS
+from cartstore.model import Event, Position
+
+DRAIN_ROUNDS_MAX: Final = 2_000
+"""Batches of one run: at the default batch, as many events as the outbox can hold."""
+
+_log = logging.getLogger("cartstore.archive")
+
+
+class Outbox(Protocol):
+    """The engine's side: the stream of one partition's events."""
+
+    async def read(self, after: Position, count: int) -> list[Event]:
+        """Up to `count` events strictly after a position, oldest first."""
+        ...
+
+    async def find(self, position: Position) -> Event | None:
+        """Exactly this entry, if the stream has it."""
+        ...
+
+    async def trim(self, through: Position) -> None:
+        """Forget what is before a position; the entry at it stays, as proof of the history."""
+        ...
+
+    async def announce(self, position: Position) -> None:
+        """Wake who waits for the record to have an event."""
+        ...
+
+    async def fence(self, reason: str) -> None:
+        """Stop the partition's writes until it is recovered."""
+        ...
+
+
+async def drain(archive: Archive, outbox: Outbox, *, batch: int = OUTBOX_BATCH_EVENTS) -> int:
+    """Apply everything that the outbox holds; the number of events that the cursor moved past.
+
+    An event that the record refuses is put into rejected_events and logged as an error. Raises
+    StoreRecovering when the stream is not the one that the record was written from (the partition is
+    fenced then), StoreUnavailable, OutcomeUnknown (the next run finds out by the cursor), ContractError.
+    """
+    moved = 0
+    for _ in range(DRAIN_ROUNDS_MAX):
+        cursor = await _proven_cursor(archive, outbox)
+        events = await outbox.read(cursor, batch)
+        if not events:
+            # A run that died between its commit and its trim left applied events behind.
+            if cursor.seq > 0:
+                await outbox.trim(cursor)
+            break
+        position = await _apply(archive, events)
+        await outbox.announce(position)
+        await outbox.trim(position)
+        moved += max(0, position.seq - cursor.seq)
+    return moved
+
+
+async def _proven_cursor(archive: Archive, outbox: Outbox) -> Position:
+    """The cursor, after the stream has proved that it holds the last applied event with its nonce."""
+    cursor, nonce = await archive.cursor()
+    while cursor.seq > 0:
+        entry = await outbox.find(cursor)
+        if entry is not None and entry.nonce == nonce:
+            break
+        # Between the two reads another drainer may have moved the cursor and trimmed this very entry; only
+        # a cursor that still stands here makes its absence a proof.
+        again, nonce = await archive.cursor()
+        if again == cursor:
+            found = "is missing" if entry is None else "is another one"
+            reason = f"Event {cursor}, the last that PostgreSQL applied, {found} in the outbox."
+            await outbox.fence(reason)
+            raise StoreRecovering(f"{reason} The partition is fenced until it is recovered.")
+        cursor = again
+    return cursor
+
+
+async def _apply(archive: Archive, events: Sequence[Event]) -> Position:
+    """Apply events; halve a refused batch until the event that PostgreSQL refuses stands alone."""
+    try:
+        return await archive.apply_events(events)
+    except EventRefused as refusal:
+        if len(events) == 1:
+            _log.error("event %s (%s) was rejected: %s", events[0].position, events[0].type, refusal)
+            return await archive.reject_event(events[0], refusal.message)
+    middle = len(events) // 2
+    await _apply(archive, events[:middle])
+    return await _apply(archive, events[middle:])
