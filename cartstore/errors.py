@@ -33,7 +33,9 @@ class CartStoreError(Exception):
     code: ClassVar[str] = "INTERNAL"
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or (type(self).__doc__ or type(self).__name__).strip().split("\n")[0])
+        # The docstring's first line is for the caller; what it says of fields, from "Sets" on, is for us.
+        default = (type(self).__doc__ or type(self).__name__).strip().split("\n")[0].split(" Sets ")[0]
+        super().__init__(message or default)
 
     @property
     def message(self) -> str:

@@ -23,11 +23,11 @@ from cartstore.errors import ConfigurationError, StoreError
 from cartstore.model import Partition
 from cartstore.payments import Gateway, SimulatedGateway
 from cartstore.recovery.gate import Recovery
+from cartstore.redis.audit import AuditedRedisEngine
 from cartstore.redis.announcements import RedisAnnouncements
 from cartstore.redis.caller import CALL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, PooledCaller, open_pool, translate
 from cartstore.redis.keys import LAYOUT
 from cartstore.redis.outbox import RedisOutbox
-from cartstore.redis.store import RedisEngine
 from cartstore.settings import Settings, load_settings
 from cartstore.store import CartStore
 
@@ -78,7 +78,7 @@ async def open_store(
         stack.push_async_callback(pool.disconnect)
         await _check_engine(client)
         caller = PooledCaller(pool)
-        engine = RedisEngine(caller, partition)
+        engine = AuditedRedisEngine(caller, partition, client)
         outbox = RedisOutbox(engine, client)
         recovery = Recovery(
             client=client,
@@ -156,7 +156,7 @@ async def _ack_mode(settings: Settings, client: Redis) -> AckMode:
     try:
         persistence: dict[str, Any] = await client.info("persistence")
         replication: dict[str, Any] = await client.info("replication")
-        fsync: dict[str, str] = await client.config_get("appendfsync")
+        fsync: dict[Any, Any] = await client.config_get("appendfsync")
     except (RedisError, OSError, TimeoutError):
         # Managed engines forbid CONFIG; what cannot be known is not relied on.
         return "archived"

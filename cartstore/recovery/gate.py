@@ -16,7 +16,6 @@ from redis.asyncio import Redis
 from cartstore.archive.repository import Archive
 from cartstore.catalog.repository import CatalogRepository
 from cartstore.errors import StoreRecovering
-from cartstore.model import SkuFields
 from cartstore.redis.caller import PooledCaller
 from cartstore.redis.gate import Gate, open_gate, read_gate
 from cartstore.redis.outbox import RedisOutbox
@@ -101,10 +100,5 @@ class Recovery:
 
     async def _publish_catalog(self) -> None:
         """An engine that was empty knows no SKU yet; the catalog may have outlived it."""
-        batch: list[SkuFields] = []
-        async for fields in self._catalog.all_sku_fields():
-            batch.append(fields)
-            if len(batch) == 500:
-                await self._engine.publish_skus(batch)
-                batch.clear()
-        await self._engine.publish_skus(batch)
+        async for page in self._catalog.all_sku_fields():
+            await self._engine.publish_skus(page)

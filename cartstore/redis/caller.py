@@ -116,7 +116,7 @@ class PooledCaller:
 
     async def call(self, script: Script, keys: Sequence[str], args: Sequence[str | int]) -> Reply:
         try:
-            connection: Any = await self._pool.get_connection()
+            connection: Any = await self._pool.get_connection()  # type: ignore[no-untyped-call]
         except (RedisError, OSError, TimeoutError) as error:
             raise translate(error, sent=False) from error
         sent = False
@@ -151,7 +151,7 @@ class PooledCaller:
     async def identity(self) -> str:
         """The identity of the engine that a new call would reach. Raises StoreUnavailable."""
         try:
-            connection: Any = await self._pool.get_connection()
+            connection: Any = await self._pool.get_connection()  # type: ignore[no-untyped-call]
         except (RedisError, OSError, TimeoutError) as error:
             raise translate(error, sent=False) from error
         try:

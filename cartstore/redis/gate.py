@@ -3,6 +3,8 @@ opened is decided in recovery/gate.py."""
 
 from __future__ import annotations
 
+from typing import cast
+
 import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -34,7 +36,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
 async def read_gate(client: Redis, keys: Keys) -> Gate:
     """Raises StoreUnavailable."""
     try:
-        fields = await client.hgetall(keys.gate)
+        fields = cast(dict[str, str], await client.hgetall(keys.gate))
     except (RedisError, OSError, TimeoutError) as error:
         raise translate(error, sent=False) from error
     return Gate(

@@ -4,7 +4,7 @@ stream; refuses to know what the record does with it."""
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -79,10 +79,10 @@ class RedisOutbox:
 
     async def _range(self, first: str, last: str, count: int) -> list[Event]:
         try:
-            entries = await self._client.xrange(self._keys.outbox, first, last, count=count)
+            found = await self._client.xrange(self._keys.outbox, first, last, count=count)
         except (RedisError, OSError, TimeoutError) as error:
             raise translate(error, sent=False) from error
-        return [_read_event(position, fields) for position, fields in entries]
+        return [_read_event(position, fields) for position, fields in cast(Any, found)]
 
 
 def _read_event(position: str, fields: dict[str, Any]) -> Event:

@@ -10,7 +10,7 @@ from cartstore import errors
 
 Refusal = Sequence[str]
 
-SUCCESSES = frozenset({"OK", "REPLAYED", "UNCHANGED", "REFUSED", "RACED", "LAYOUT", "DIVERGED"})
+SUCCESSES = frozenset({"OK", "REPLAYED", "UNCHANGED", "REFUSED", "RACED", "LAYOUT", "DIVERGED", "NOTHING"})
 """Tags that the caller of a script reads itself."""
 
 AGAIN = "AGAIN"

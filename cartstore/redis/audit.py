@@ -1,0 +1,125 @@
+"""What reconcile asks of the engine (`recovery.reconcile.AuditedEngine`). Owns scans, audits and the repairs
+that a single script can prove to be safe."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from cartstore.errors import ProductNotFound
+from cartstore.model import Partition, Position
+from cartstore.recovery.reconcile import (
+    AUDITED_HOLDS_MAX,
+    CartAudit,
+    CartTotals,
+    HoldClaim,
+    PaymentAudit,
+    SkuAudit,
+)
+from cartstore.redis.caller import ScriptCaller, translate
+from cartstore.redis.replies import STOCK_FIELDS, read_level
+from cartstore.redis.scripts import script
+from cartstore.redis.store import RedisEngine
+
+_CLAIM_FIELDS = 4
+
+
+def _claims(reply: list[str], start: int) -> tuple[HoldClaim, ...]:
+    return tuple(
+        HoldClaim(line_id=line_id, sku=sku, units=int(units), expires_at_ms=int(expires))
+        for line_id, sku, units, expires in (
+            reply[place : place + _CLAIM_FIELDS] for place in range(start, len(reply), _CLAIM_FIELDS)
+        )
+    )
+
+
+class AuditedRedisEngine(RedisEngine):
+    """A RedisEngine that can also be looked at. `client` decodes responses."""
+
+    def __init__(self, caller: ScriptCaller, partition: Partition, client: Redis, **options: Any) -> None:
+        super().__init__(caller, partition, **options)
+        self._client = client
+
+    async def scan_skus(self, cursor: int, count: int) -> tuple[int, list[str]]:
+        return await self._scan(self.keys.sku(""), cursor, count)
+
+    async def scan_carts(self, cursor: int, count: int) -> tuple[int, list[str]]:
+        return await self._scan(self.keys.cart(""), cursor, count)
+
+    async def scan_due(self, cursor: int, count: int) -> tuple[int, list[str]]:
+        try:
+            following, members = await self._client.zscan(self.keys.due, cursor, count=count)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise translate(error, sent=False) from error
+        return int(following), [member for member, _ in cast(Any, members)]
+
+    async def _scan(self, prefix: str, cursor: int, count: int) -> tuple[int, list[str]]:
+        # The tag's braces mean nothing to MATCH, and an id holds none of its other signs.
+        try:
+            following, keys = await self._client.scan(cursor, match=f"{prefix}*", count=count)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise translate(error, sent=False) from error
+        return int(following), [key.removeprefix(prefix) for key in cast(Any, keys)]
+
+    async def audit_sku(self, sku: str) -> SkuAudit | None:
+        try:
+            reply = await self.call(
+                script("sku_audit"), (self.keys.gate, self.keys.sku(sku)), AUDITED_HOLDS_MAX
+            )
+        except ProductNotFound:
+            return None
+        level = read_level(reply, 1)
+        assert level is not None, "sku_audit answers OK only for a known SKU"
+        rest = reply[1 + STOCK_FIELDS :]
+        return SkuAudit(
+            sku=level.sku,
+            policy=level.policy,
+            on_hand=level.on_hand,
+            held=level.held,
+            sold=level.sold,
+            backordered=level.backordered,
+            rev=int(rest[0]),
+            revision=int(rest[1]),
+            position=Position(int(rest[2]), int(rest[3])),
+            recorded_held=int(rest[4]),
+            earliest_ms=int(rest[5]),
+            holding_ms=int(rest[6]),
+            is_whole=rest[7] == "1",
+            orphans=tuple(rest[8:]),
+        )
+
+    async def audit_cart(self, cart_id: str) -> CartAudit | None:
+        reply = await self.call(script("cart_audit"), (self.keys.gate, self.keys.cart(cart_id)))
+        if reply[0] == "NOTHING":
+            return None
+        running, counted = (
+            CartTotals(lines=int(lines), items=int(items), subtotal_minor=int(subtotal))
+            for lines, items, subtotal in (reply[1:4], reply[4:7])
+        )
+        return CartAudit(cart_id=cart_id, running=running, counted=counted, unindexed=_claims(reply, 7))
+
+    async def audit_payment(self, payment_id: str) -> PaymentAudit | None:
+        reply = await self.call(script("payment_audit"), (self.keys.gate, self.keys.payment(payment_id)))
+        if reply[0] == "NOTHING":
+            return None
+        return PaymentAudit(
+            payment_id=payment_id,
+            status=cast(Any, reply[1]),
+            expires_at_ms=int(reply[2]),
+            due_ms=int(reply[3]),
+            unindexed=_claims(reply, 4),
+        )
+
+    async def repair_index(self, sku: str) -> int:
+        keys = (self.keys.gate, self.keys.sku(sku))
+        return int((await self.call(script("hold_repair_index"), keys, AUDITED_HOLDS_MAX))[1])
+
+    async def repair_due(self, payment_id: str) -> bool:
+        keys = (self.keys.gate, self.keys.payment(payment_id), self.keys.due)
+        return bool((await self.call(script("payment_repair_due"), keys))[1] != "0")
+
+    async def repair_held(self, sku: str, rev: int, delta: int) -> bool:
+        keys = (self.keys.gate, self.keys.sku(sku))
+        return bool((await self.call(script("stock_repair_held"), keys, rev, delta))[1] == "1")

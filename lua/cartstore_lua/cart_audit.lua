@@ -1,0 +1,47 @@
+--[[
+  cart_audit: a cart's running totals beside its lines, and its holds beside the index. Writes nothing.
+
+  KEYS[1]  gate hash              {ns:p}:gate
+  KEYS[2]  cart hash              {ns:p}:cart:<cart_id>
+  ARGV[1]  identity               of the engine, as the connection learned it
+  ARGV[2]  now override           ms, '' in production
+  ARGV[3]  nonce                  of this call
+  Returns  {'OK', lines, units, subtotal, counted lines, counted units, counted subtotal,
+           <line_id, sku, held, expires>...} | {'NOTHING'} | {'FENCED'}
+  Faults   none
+  Cost     O(lines of the cart)
+]]
+--- @include call_begin
+--- @include int
+--- @include cart_load
+--- @include line_sku
+
+local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
+if not call then
+  return { 'FENCED' }
+end
+local cart = cart_load(call, string.sub(KEYS[2], #call.prefix + 6))
+if not cart.exists then
+  return { 'NOTHING' }
+end
+
+local lines, units, subtotal, unindexed = 0, 0, 0, {}
+for line_id, line in pairs(cart.lines) do
+  lines = lines + 1
+  units = units + line.quantity
+  subtotal = subtotal + line.quantity * line.price
+  local sku = line_sku(line_id)
+  local member = 'c\31' .. cart.id .. '\31' .. line_id
+  if line.held > 0 and not redis.call('ZSCORE', call.prefix .. 'holds:' .. sku, member) then
+    for _, value in ipairs({ line_id, sku, int(line.held), int(line.expires) }) do
+      unindexed[#unindexed + 1] = value
+    end
+  end
+end
+local reply = {
+  'OK', int(cart.count), int(cart.units), int(cart.subtotal), int(lines), int(units), int(subtotal),
+}
+for _, value in ipairs(unindexed) do
+  reply[#reply + 1] = value
+end
+return reply

@@ -1,0 +1,47 @@
+--[[
+  hold_repair_index: take index entries out that nobody claims, and put a SKU where it belongs in `holding`.
+  Touches no counter. Why atomic: a claim is looked for in the step that removes its entry.
+
+  KEYS[1]  gate hash              {ns:p}:gate
+  KEYS[2]  sku hash               {ns:p}:sku:<sku>
+  ARGV[1]  identity               of the engine, as the connection learned it
+  ARGV[2]  now override           ms, '' in production
+  ARGV[3]  nonce                  of this call
+  ARGV[4]  limit                  index entries looked at
+  Returns  {'OK', changed} | {'FENCED'}
+  Faults   CARTBADARG
+  Cost     O(limit)
+]]
+--- @include call_begin
+--- @include int
+--- @include hold_claim
+--- @include holding_refresh
+
+local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
+if not call then
+  return { 'FENCED' }
+end
+local limit = tonumber(ARGV[4])
+if not limit then
+  return redis.error_reply('CARTBADARG limit')
+end
+local sku = string.sub(KEYS[2], #call.prefix + 5)
+local holds_key = call.prefix .. 'holds:' .. sku
+
+local orphans = {}
+for _, member in ipairs(redis.call('ZRANGE', holds_key, 0, limit - 1)) do
+  if hold_claim(call, sku, member) == 0 then
+    orphans[#orphans + 1] = member
+  end
+end
+local before = redis.call('ZSCORE', call.prefix .. 'holding', sku)
+
+local changed = #orphans
+for _, member in ipairs(orphans) do
+  redis.call('ZREM', holds_key, member)
+end
+holding_refresh(call, sku)
+if redis.call('ZSCORE', call.prefix .. 'holding', sku) ~= before then
+  changed = changed + 1
+end
+return { 'OK', int(changed) }

@@ -1,0 +1,25 @@
+--- @include line_decode
+
+-- The units that the holder of an index entry says it holds of a SKU: a cart's line, or an order's lines
+-- while it is pending. 0 when nobody claims the entry.
+local function hold_claim(call, sku, member)
+  local kind, holder, line_id = string.match(member, '^(%a)\31([^\31]+)\31?([^\31]*)$')
+  if kind == 'c' then
+    local read = redis.call('HMGET', call.prefix .. 'cart:' .. holder, 'l:' .. line_id, 't')
+    local line = read[1] and line_decode(read[1], tonumber(read[2]))
+    return line and line.held or 0
+  end
+  local order = redis.call('HMGET', call.prefix .. 'order:' .. (holder or ''), 'status', 'count')
+  if order[1] ~= 'pending' then
+    return 0
+  end
+  local units = 0
+  for index = 1, tonumber(order[2]) do
+    local text = redis.call('HGET', call.prefix .. 'order:' .. holder, 'l' .. index)
+    local its_sku, held = string.match(text, '^[^\31]+\31([^\31]+)\31%d+\31(%d+)\31')
+    if its_sku == sku then
+      units = units + tonumber(held)
+    end
+  end
+  return units
+end

@@ -1,0 +1,65 @@
+--[[
+  sku_audit: one SKU's counters beside what its index of holds claims, at one instant. Writes nothing.
+  Why atomic: counter, index, claims and the last event's position are only comparable within one instant.
+
+  KEYS[1]  gate hash              {ns:p}:gate
+  KEYS[2]  sku hash               {ns:p}:sku:<sku>
+  ARGV[1]  identity               of the engine, as the connection learned it
+  ARGV[2]  now override           ms, '' in production
+  ARGV[3]  nonce                  of this call
+  ARGV[4]  limit                  index entries looked at
+  Returns  {'OK', sku, policy, on_hand, held, sold, backordered, rev, revision, epoch, seq, recorded held,
+           earliest, holding, whole, <orphan>...} | {'PRODUCT_NOT_FOUND'} | {'FENCED'}
+  Faults   CARTBADARG
+  Cost     O(limit)
+]]
+--- @include call_begin
+--- @include int
+--- @include stock_append
+--- @include hold_claim
+
+local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
+if not call then
+  return { 'FENCED' }
+end
+local limit = tonumber(ARGV[4])
+if not limit then
+  return redis.error_reply('CARTBADARG limit')
+end
+local sku = string.sub(KEYS[2], #call.prefix + 5)
+local read = redis.call('HMGET', KEYS[2], 'rev', 'revision')
+if not read[1] then
+  return { 'PRODUCT_NOT_FOUND' }
+end
+
+local holds_key = call.prefix .. 'holds:' .. sku
+local members = redis.call('ZRANGE', holds_key, 0, limit)
+local recorded, orphans = 0, {}
+for index = 1, math.min(#members, limit) do
+  local units = hold_claim(call, sku, members[index])
+  if units > 0 then
+    recorded = recorded + units
+  else
+    orphans[#orphans + 1] = members[index]
+  end
+end
+local earliest = redis.call('ZRANGE', holds_key, 0, 0, 'WITHSCORES')
+local gate = redis.call('HMGET', KEYS[1], 'epoch', 'seq')
+
+local reply = { 'OK' }
+stock_append(reply, KEYS[2], sku)
+local last = redis.call('XREVRANGE', call.prefix .. 'outbox', '+', '-', 'COUNT', 1)
+local epoch, seq = gate[1], gate[2]
+if last[1] then
+  epoch, seq = string.match(last[1][1], '^(%d+)-(%d+)$')
+end
+for _, value in ipairs({
+  read[1], read[2], epoch, seq, int(recorded), earliest[2] or '0',
+  redis.call('ZSCORE', call.prefix .. 'holding', sku) or '0', #members <= limit and '1' or '0',
+}) do
+  reply[#reply + 1] = value
+end
+for _, member in ipairs(orphans) do
+  reply[#reply + 1] = member
+end
+return reply
