@@ -1,5 +1,9 @@
 """Opens a fresh, empty shop on each kind of engine. One function per backend, and nothing else knows them.
 
+    memory      the reference model
+    fakeredis   the scripts on fakeredis, in this process: a guest, for speed
+    real        the scripts on the real engine: the authority
+
 `CARTSTORE_TEST_BACKENDS` (comma-separated) narrows the suite to some of them while developing.
 """
 
@@ -9,12 +13,21 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+from fakeredis import FakeAsyncRedis, FakeServer
+from redis.asyncio import Redis
+
 from cartstore.memory_store import MemoryEngine
-from cartstore.model import Event
+from cartstore.model import Event, Position
+from cartstore.redis.caller import ClientCaller, PooledCaller, open_pool
+from cartstore.redis.gate import Gate, open_gate
+from cartstore.redis.outbox import RedisOutbox
+from cartstore.redis.store import RedisEngine
 
 from .shop import LIFETIME_MS, PARTITION, Clock, Shop
 
-BACKENDS = tuple(os.environ.get("CARTSTORE_TEST_BACKENDS", "memory").split(","))
+BACKENDS = tuple(os.environ.get("CARTSTORE_TEST_BACKENDS", "memory,fakeredis,real").split(","))
+
+_EVENTS_READ = 10_000
 
 
 @asynccontextmanager
@@ -28,6 +41,45 @@ async def open_memory() -> AsyncIterator[Shop]:
     yield Shop(engine, clock, read_events)
 
 
+@asynccontextmanager
+async def open_fakeredis() -> AsyncIterator[Shop]:
+    client = FakeAsyncRedis(server=FakeServer(), version=(7,), decode_responses=True)
+    try:
+        yield await _open_on(ClientCaller(client), client)
+    finally:
+        await client.aclose()
+
+
+@asynccontextmanager
+async def open_real(url: str) -> AsyncIterator[Shop]:
+    pool = open_pool(url)
+    client: Redis = Redis.from_url(url, decode_responses=True)
+    try:
+        # The property test opens many shops within one test, and only the test found the engine empty.
+        await client.flushdb()
+        yield await _open_on(PooledCaller(pool), client)
+    finally:
+        await client.aclose()
+        await pool.disconnect()
+
+
+async def _open_on(caller: ClientCaller | PooledCaller, client: Redis) -> Shop:
+    clock = Clock()
+    engine = RedisEngine(caller, PARTITION, now_ms=clock)
+    outbox = RedisOutbox(engine, client)
+    is_open = await open_gate(
+        caller, engine.keys, seen=Gate(), epoch=1, seq=0, change=0, lifetime_ms=LIFETIME_MS
+    )
+    assert is_open, "a fresh engine has no gate that another could have opened"
+
+    async def read_events() -> list[Event]:
+        return await outbox.read(Position(0, 0), _EVENTS_READ)
+
+    return Shop(engine, clock, read_events)
+
+
 def open_shop(backend: str, find_redis_url: Callable[[], str]) -> AbstractAsyncContextManager[Shop]:
     """A shop on `backend`. `find_redis_url` is only called for the backend that has a server."""
-    return open_memory()
+    if backend == "real":
+        return open_real(find_redis_url())
+    return open_fakeredis() if backend == "fakeredis" else open_memory()
