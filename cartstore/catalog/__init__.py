@@ -1,0 +1,1 @@
+"""The catalog: products, their revisions, and import of what other shops export."""
