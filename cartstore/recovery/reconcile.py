@@ -270,15 +270,10 @@ class Reconciler:
     async def _walk(self) -> AsyncIterator[Sequence[Subject]]:
         """Both directions: what the catalog and the record know, then what the engine has beyond it."""
         seen: set[str] = set()
-        cursor: str | None = None
-        while True:
-            products, cursor = await self._store.catalog.list_products(limit=PAGE_SUBJECTS, cursor=cursor)
-            fields = self._store.catalog.published(products)
+        async for fields in self._store.catalog.all_sku_fields():
             seen.update(its.sku for its in fields)
             for page in _slices([Subject("sku", its.sku, its) for its in fields]):
                 yield page
-            if cursor is None:
-                break
         pending = [payment.payment_id for payment, _ in await self._store.archive.pending_payments()]
         for page in _slices([Subject("payment", payment_id) for payment_id in pending]):
             yield page

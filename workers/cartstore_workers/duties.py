@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +34,7 @@ class Duties:
         self._store = store
         self._reconciler = Reconciler(store)
         self._stopping = asyncio.Event()
+        self._drained_at = time.monotonic()
         self.by_name: dict[JobName, Callable[[], Awaitable[None]]] = {
             "drain_outbox": self.drain_outbox,
             "release_due": self.release_due,
@@ -48,12 +50,25 @@ class Duties:
         self._stopping.set()
 
     async def drain_outbox(self) -> None:
-        async def drain() -> int:
-            drained = await self._store.drain_outbox()
-            metrics.EVENTS_DRAINED.inc(drained)
-            return drained
+        drained = 0
 
-        await self._in_rounds(drain, limits.OUTBOX_BATCH_EVENTS)
+        async def drain() -> int:
+            nonlocal drained
+            moved = await self._store.drain_outbox()
+            metrics.EVENTS_DRAINED.inc(moved)
+            drained += moved
+            return moved
+
+        began = time.monotonic()
+        try:
+            await self._in_rounds(drain, limits.OUTBOX_BATCH_EVENTS)
+        except BaseException:
+            metrics.DRAIN_LAG_SECONDS.set(time.monotonic() - self._drained_at)
+            raise
+        # An event that was found came after the look before this one; how long after, nobody knows.
+        metrics.DRAIN_LAG_SECONDS.set(time.monotonic() - self._drained_at if drained else 0)
+        metrics.DRAIN_LAG_EVENTS.set(drained)
+        self._drained_at = began
 
     async def release_due(self) -> None:
         async def release() -> int:

@@ -26,12 +26,12 @@ JOB_SECONDS: Final = Histogram(
 EVENTS_DRAINED: Final = Counter("cartstore_events_drained", "Events carried from the outbox into the record.")
 DRAIN_LAG_EVENTS: Final = Gauge(
     "cartstore_drain_lag_events",
-    "Events in the outbox that the record did not have when a drain last looked.",
+    "Events that the latest drain found waiting.",
     multiprocess_mode="mostrecent",
 )
 DRAIN_LAG_SECONDS: Final = Gauge(
     "cartstore_drain_lag_seconds",
-    "Age of the oldest event that the record did not have when a drain last looked.",
+    "How long an event may have been waiting for the record: since the last drain that got to the end.",
     multiprocess_mode="mostrecent",
 )
 HOLDS_RELEASED: Final = Counter("cartstore_holds_released", "Holds that the sweep released.")

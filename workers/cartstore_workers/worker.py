@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +20,7 @@ from rq.timeouts import BaseDeathPenalty
 from rq.worker import WorkerStatus
 
 import cartstore
+from cartstore.errors import ConfigurationError
 from cartstore.settings import Settings
 from cartstore_workers import jobs, metrics
 from cartstore_workers.logs import describe
@@ -109,8 +111,16 @@ def serve(settings: Settings, opening: Opening | None = None) -> int:
 
     Raises ConfigurationError when the settings do not allow a start.
     """
+    if opening is None:
+        if not (settings.redis_url and settings.database_url):
+            raise ConfigurationError(
+                "A worker needs CARTSTORE_REDIS_URL and CARTSTORE_DATABASE_URL; "
+                "`cartstore worker --data-dir D` sets them to what runs there."
+            )
+        # What this store writes itself is drained by its own timers.
+        opening = partial(cartstore.open_store, settings, doorbell=lambda: None)
     stopping = threading.Event()
-    runtime = Runtime(opening or (lambda: cartstore.open_store(settings)))
+    runtime = Runtime(opening)
     queue = open_queue(connect_queue(settings), settings.namespace)
     timers = Timers(settings, connect_queue(settings), runtime.run)
     _catch_signals(stopping)
