@@ -22,6 +22,8 @@ Rules that hold for every method
 * A hold's expiry is min(now + ttl, first_held_at + cap), ttl being the SKU's own or the owner's. A
   mutation moves the expiry of every line of the cart whose hold has not lapsed (that of its own line
   included), never backwards. A line whose hold lapsed starts with a new first_held_at when it is held again.
+* Units of the owner that are due, lapsed lines and orders whose window is over, do not count against
+  terms.held_max.
 * A released hold changes neither quantity nor version.
 * A mutation that changes the cart gets the next number of the partition's `change` counter as version,
   also when it sets what was set before. set_quantity to 0 and put with quantity 0 remove.
@@ -127,7 +129,8 @@ class CartEngine(Protocol):
         held count against terms.held_max together with all units held by the cart's lines and by its
         pending orders (LIMIT_EXCEEDED), and, for a guest, against guest_share_ppm of on_hand
         (INSUFFICIENT_STOCK with what the share leaves).
-        InsufficientStock.available_quantity is what this line could be set to (free units plus its own).
+        InsufficientStock tells available_quantity, what this line could be set to (free units plus its own),
+        and requested_quantity, what it would have had.
         CurrencyMismatch when the cart has lines in another currency; an emptied cart takes a new one.
         """
         ...
@@ -222,8 +225,9 @@ class CartEngine(Protocol):
         backorder line takes what is free and counts the rest as backordered.
 
         Released before: units are taken again if every `held` line can be served from free units plus the
-        holds of the lines that returned to the cart: paid, and the returned lines leave the cart (as far
-        as they are still there; the cart gets a new version); else refund_due. Repeated: changed=False
+        holds of the cart's lines of the same ids, whatever those were taken for (the buyer has paid):
+        paid, and the returned lines leave the cart (as far as they are still there; the cart gets a new
+        version); else refund_due. Repeated: changed=False
         with the state as it is (paid, refund_due or refunded). Raises PaymentNotFound.
         """
         ...
@@ -237,7 +241,8 @@ class CartEngine(Protocol):
         """Release all orders of a pending payment: units go back, lines return to the cart, unheld (added to
         a line of the same id if there is one; nothing returns to a cart that has another currency by now).
 
-        `expired` does nothing (changed=False) while the window is open. Released already: changed=False.
+        `expired` does nothing (changed=False) while the window is open; once it is over the reason is always
+        `expired`, whatever was asked for. Released already: changed=False.
         Raises PaymentNotFound; OrderState when paid, refund_due or refunded.
         """
         ...

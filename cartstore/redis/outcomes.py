@@ -63,7 +63,9 @@ REFUSALS: dict[str, Callable[[Refusal], errors.CartStoreError]] = {
     "LIMIT_EXCEEDED": lambda reply: errors.LimitExceeded(
         _LIMIT_TEXTS[reply[1]].format(reply[2]), field="quantity"
     ),
-    "INSUFFICIENT_STOCK": lambda reply: errors.InsufficientStock(available_quantity=int(reply[1])),
+    "INSUFFICIENT_STOCK": lambda reply: errors.InsufficientStock(
+        available_quantity=int(reply[1]), requested_quantity=int(reply[2])
+    ),
     "STOCK_CONFLICT": _stock_conflict,
     "CART_EMPTY": lambda _: errors.CartEmpty(),
     "TOTAL_CHANGED": lambda reply: errors.TotalChanged(),

@@ -12,7 +12,16 @@ from typing import Any, Literal
 import msgspec
 
 from cartstore import limits
-from cartstore.errors import ItemNotFound, PaymentNotFound, StoreUnavailable
+from cartstore.errors import (
+    CartEmpty,
+    InsufficientStock,
+    InvalidQuantity,
+    ItemNotFound,
+    PaymentNotFound,
+    ProductInactive,
+    ProductNotFound,
+    StoreUnavailable,
+)
 from cartstore.model import (
     Cart,
     CartResult,
@@ -209,6 +218,26 @@ class RedisEngine:
         )
         return (reply[1:], True) if reply[0] == "REPLAYED" else (reply, False)
 
+    async def _mutate_line(
+        self,
+        name: str,
+        keys: Sequence[str],
+        terms: CartTerms,
+        guard: Guard,
+        line_id: str,
+        quantity: int,
+        *args: Arg,
+    ) -> LineResult:
+        """A mutation of one line; a refusal says which line, SKU and quantity it is about."""
+        try:
+            reply, replayed = await self._mutate(name, keys, terms, guard, line_id, *args)
+        except (InsufficientStock, InvalidQuantity, ProductInactive, ProductNotFound, ItemNotFound) as error:
+            error.line_id, error.sku = line_id, sku_of(line_id)
+            if error.requested_quantity is None:
+                error.requested_quantity = quantity
+            raise
+        return self._line_result(reply, replayed)
+
     @staticmethod
     def _line_result(reply: Any, replayed: bool) -> LineResult:
         return LineResult(
@@ -229,35 +258,34 @@ class RedisEngine:
         terms: CartTerms,
         guard: Guard,
     ) -> LineResult:
-        reply, replayed = await self._mutate(
+        return await self._mutate_line(
             "cart_add_line",
             (self.keys.cart(cart_id), self.keys.sku(sku)),
             terms,
             guard,
             line_id_of(sku, properties_json),
             quantity,
+            quantity,
             properties_json or "",
             self._releases_per_call,
         )
-        return self._line_result(reply, replayed)
 
     async def set_quantity(
         self, cart_id: str, line_id: str, quantity: int, *, terms: CartTerms, guard: Guard
     ) -> LineResult:
-        reply, replayed = await self._mutate(
+        return await self._mutate_line(
             "cart_set_quantity",
             (self.keys.cart(cart_id), self.keys.sku(sku_of(line_id))),
             terms,
             guard,
             line_id,
             quantity,
+            quantity,
             self._releases_per_call,
         )
-        return self._line_result(reply, replayed)
 
     async def remove_line(self, cart_id: str, line_id: str, *, terms: CartTerms, guard: Guard) -> LineResult:
-        reply, replayed = await self._mutate("cart_clear", (self.keys.cart(cart_id),), terms, guard, line_id)
-        return self._line_result(reply, replayed)
+        return await self._mutate_line("cart_clear", (self.keys.cart(cart_id),), terms, guard, line_id, 0)
 
     async def clear_cart(self, cart_id: str, *, terms: CartTerms, guard: Guard) -> CartResult:
         reply, replayed = await self._mutate("cart_clear", (self.keys.cart(cart_id),), terms, guard, "")
@@ -336,7 +364,7 @@ class RedisEngine:
         if_match: int | None,
     ) -> Checkout:
         if request.line_ids is not None and not request.line_ids:
-            raise ItemNotFound()
+            raise CartEmpty()
         reply = await self.call(
             script("checkout_begin"),
             (self.keys.gate, self.keys.cart(cart_id), self.keys.payment(payment_id), self.keys.outbox),

@@ -20,7 +20,7 @@
   Returns  {'OK', created, now, version, lines, units, subtotal, currency, <line>}
            {'REPLAYED', ...the first OK reply} | {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version}
            {'PRODUCT_NOT_FOUND'} | {'PRODUCT_INACTIVE'} | {'CURRENCY_MISMATCH', cart, sku}
-           {'INVALID_QUANTITY', rules} | {'LIMIT_EXCEEDED', name, limit} | {'INSUFFICIENT_STOCK', available}
+           {'INVALID_QUANTITY', rules} | {'LIMIT_EXCEEDED', name, limit} | {'INSUFFICIENT_STOCK', available, quantity}
            {'AGAIN'} | {'FENCED'}
   Faults   CARTBADARG
   Cost     O(lines of the cart + log holds of the SKU)
@@ -49,6 +49,9 @@ end
 local sku = string.sub(KEYS[3], #call.prefix + 5)
 
 local _, more_due = hold_release_sku(call, sku, limit)
+if more_due then
+  return { 'AGAIN' }
+end
 local cart = cart_load(call, cart_id)
 if version_differs(cart, ARGV[5]) then
   return { 'VERSION_CONFLICT', int(cart.version) }
@@ -67,7 +70,7 @@ local line = cart.lines[line_id]
 local created = not line
 line = line or { quantity = 0, held = 0, price = 0 }
 local wanted = line.quantity + quantity
-local problem = line_check(cart, stock, line, wanted, stock.price, terms, more_due)
+local problem = line_check(call, cart, stock, line, wanted, stock.price, terms)
 if problem then
   return problem
 end

@@ -43,12 +43,15 @@ if not limit or (#ARGV - 9) % 4 ~= 0 then
   return redis.error_reply('CARTBADARG items or release limit')
 end
 
-local more_due = {}
+local seen = {}
 for index = 10, #ARGV, 4 do
   local sku = line_sku(ARGV[index])
-  if more_due[sku] == nil then
-    local released
-    released, more_due[sku] = hold_release_sku(call, sku, math.max(1, limit))
+  if not seen[sku] then
+    seen[sku] = true
+    local released, more_due = hold_release_sku(call, sku, math.max(1, limit))
+    if more_due then
+      return { 'AGAIN' }
+    end
     limit = limit - released
   end
 end
@@ -71,16 +74,14 @@ local function item_problem(line_id, quantity, may_be_new)
   if not stock then
     return { 'PRODUCT_NOT_FOUND' }
   end
-  if not stock.active and (not line or quantity > line.quantity) then
+  if not stock.active and (not line or quantity >= line.quantity) then
     return { 'PRODUCT_INACTIVE' }
   end
   if cart.count > 0 and cart.currency ~= stock.currency then
     return { 'CURRENCY_MISMATCH' }
   end
   line = line or { quantity = 0, held = 0, price = 0 }
-  return line_check(
-    cart, stock, line, quantity, line.quantity > 0 and line.price or stock.price, terms, more_due[stock.sku]
-  )
+  return line_check(call, cart, stock, line, quantity, line.quantity > 0 and line.price or stock.price, terms)
 end
 
 local outcomes, refused, wrote = {}, {}, false

@@ -19,7 +19,7 @@
            {'REPLAYED', ...the first OK reply} | {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version}
            {'ITEM_NOT_FOUND'} | {'PRODUCT_NOT_FOUND'} | {'PRODUCT_INACTIVE'} | {'CURRENCY_MISMATCH', cart, sku}
            {'INVALID_QUANTITY', rules}
-           {'LIMIT_EXCEEDED', name, limit} | {'INSUFFICIENT_STOCK', available} | {'AGAIN'} | {'FENCED'}
+           {'LIMIT_EXCEEDED', name, limit} | {'INSUFFICIENT_STOCK', available, quantity} | {'AGAIN'} | {'FENCED'}
   Faults   CARTBADARG
   Cost     O(lines of the cart + log holds of the SKU)
 ]]
@@ -47,10 +47,11 @@ if not quantity or not limit then
 end
 local sku = string.sub(KEYS[3], #call.prefix + 5)
 
-local more_due = false
 if quantity > 0 then
-  local _
-  _, more_due = hold_release_sku(call, sku, limit)
+  local _, more_due = hold_release_sku(call, sku, limit)
+  if more_due then
+    return { 'AGAIN' }
+  end
 end
 local cart = cart_load(call, cart_id)
 if version_differs(cart, ARGV[5]) then
@@ -65,13 +66,13 @@ if quantity > 0 then
   if not stock then
     return { 'PRODUCT_NOT_FOUND' }
   end
-  if not stock.active and quantity > line.quantity then
+  if not stock.active and quantity >= line.quantity then
     return { 'PRODUCT_INACTIVE' }
   end
   if stock.currency ~= cart.currency then
     return { 'CURRENCY_MISMATCH', cart.currency, stock.currency }
   end
-  local problem = line_check(cart, stock, line, quantity, line.price, terms, more_due)
+  local problem = line_check(call, cart, stock, line, quantity, line.price, terms)
   if problem then
     return problem
   end

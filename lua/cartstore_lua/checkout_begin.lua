@@ -70,6 +70,9 @@ if redis.call('XLEN', KEYS[4]) >= tonumber(ARGV[13]) then
 end
 
 local cart, more_due = cart_release_due(call, cart_id, limit)
+if more_due then
+  return { 'AGAIN' }
+end
 if version_differs(cart, ARGV[5]) then
   return { 'VERSION_CONFLICT', int(cart.version) }
 end
@@ -91,7 +94,7 @@ for _, line_id in ipairs(line_order(cart)) do
 end
 
 -- Lines of one SKU compete for the same free units: those that earlier lines need are counted as taken.
-local problems, lines, total, short = {}, {}, 0, false
+local problems, lines, total = {}, {}, 0
 local free_of = {}
 for _, line_id in ipairs(line_ids) do
   local line = cart.lines[line_id]
@@ -118,7 +121,7 @@ for _, line_id in ipairs(line_ids) do
     end
     local missing = line.quantity - line.held
     if missing > math.max(0, room) then
-      code, available, short = 'INSUFFICIENT_STOCK', int(math.max(0, room) + line.held), true
+      code, available = 'INSUFFICIENT_STOCK', int(math.max(0, room) + line.held)
     end
     free_of[stock.sku] = free - math.max(0, missing)
   end
@@ -131,18 +134,19 @@ for _, line_id in ipairs(line_ids) do
     local mode = stock.policy == 'deny' and 'held' or stock.policy
     -- A drop of the price is taken in the buyer's favour.
     local price = math.min(line.price, stock.price)
+    local first = line.held > 0 and line.first or call.now
+    if mode ~= 'held' then
+      first = 0
+    end
     total = total + price * line.quantity
     lines[#lines + 1] = {
       line_id = line_id, sku = stock.sku, quantity = line.quantity, mode = mode,
       held = mode == 'held' and line.quantity or 0, price = price, revision = line.revision,
-      first = line.held > 0 and line.first or call.now, properties = cart.properties[line_id] or '',
+      first = first, properties = cart.properties[line_id] or '',
     }
   end
 end
 if #problems > 0 then
-  if short and more_due then
-    return { 'AGAIN' }
-  end
   table.insert(problems, 1, 'REFUSED')
   return problems
 end

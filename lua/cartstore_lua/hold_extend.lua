@@ -22,6 +22,7 @@
 --- @include line_order
 --- @include line_sku
 --- @include sku_load
+--- @include owner_release_due
 --- @include hold_take
 --- @include holds_extend
 --- @include cart_save
@@ -61,8 +62,12 @@ for _, line_id in ipairs(line_ids) do
 end
 
 cart = cart_load(call, cart_id)
-local took = 0
+if cart.held + cart.waiting > 0 and owner_release_due(call, cart) > 0 then
+  cart = cart_load(call, cart_id)
+end
+local took, named = 0, {}
 for _, line_id in ipairs(line_ids) do
+  named[line_id] = true
   local line, stock = cart.lines[line_id], sku_load(call, line_sku(line_id))
   local missing = line.quantity - line.held
   local takes = stock and stock.active and stock.policy == 'deny' and stock.hold_policy == 'on_add'
@@ -80,7 +85,7 @@ for _, line_id in ipairs(line_ids) do
   end
 end
 if extend then
-  holds_extend(call, cart, terms)
+  holds_extend(call, cart, terms, named)
 end
 if next(cart.changed) then
   if cart.ttl == 0 then

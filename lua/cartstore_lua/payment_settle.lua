@@ -69,13 +69,21 @@ end
 -- returned to the cart leave it, with the holds they may have got there meanwhile.
 local outcome = 'paid'
 local cart
-if not was_pending then
-  local more_due = false
-  for sku in pairs(needs) do
-    local released, more = hold_release_sku(call, sku, math.max(1, limit))
-    limit = limit - released
-    more_due = more_due or more
+local releases = {}
+for _, sale in ipairs(sales) do
+  -- A pending order's own holds must not fall due here; a backorder has none, but wants what lapsed of others.
+  if not was_pending or sale.quantity > sale.held then
+    releases[sale.sku] = true
   end
+end
+for sku in pairs(releases) do
+  local released, more_due = hold_release_sku(call, sku, math.max(1, limit))
+  if more_due then
+    return { 'AGAIN' }
+  end
+  limit = limit - released
+end
+if not was_pending then
   cart = cart_load(call, payment.cart)
   local own = {}
   for _, order in ipairs(payment.list) do
@@ -91,9 +99,6 @@ if not was_pending then
     if not stock or units > stock.on_hand - stock.held + (own[sku] or 0) then
       outcome = 'refund_due'
     end
-  end
-  if outcome == 'refund_due' and more_due then
-    return { 'AGAIN' }
   end
 end
 
@@ -177,7 +182,7 @@ for _, order in ipairs(payment.list) do
   redis.call('HSET', call.prefix .. 'order:' .. order.id, 'status', outcome, 'reason', '')
 end
 local position = outbox_append(
-  call, 'payment_settled', { payment_id = payment_id, outcome = outcome, sales = told }, payment_id
+  call, 'payment_settled', { payment_id = payment_id, outcome = outcome, sales = #told > 0 and told or nil }, payment_id
 )
 redis.call('HSET', KEYS[2], 'status', outcome, 'event', position)
 return payment_reply(call, 'OK', payment_id)

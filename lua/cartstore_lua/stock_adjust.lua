@@ -46,6 +46,9 @@ if known[1] then
   return reply
 end
 local _, more_due = hold_release_sku(call, sku, limit)
+if more_due then
+  return { 'AGAIN' }
+end
 local read = redis.call('HMGET', KEYS[2], 'on_hand', 'held')
 if not read[1] then
   return { 'PRODUCT_NOT_FOUND' }
@@ -57,9 +60,6 @@ end
 local delta = ARGV[4] == 'to' and amount - on_hand or amount
 local target = on_hand + delta
 if target < 0 or (target < held and delta < 0) then
-  if more_due then
-    return { 'AGAIN' }
-  end
   return { 'STOCK_CONFLICT', 'held', int(on_hand), int(held) }
 end
 if target > 1099511627776 then

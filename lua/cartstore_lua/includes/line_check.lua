@@ -1,8 +1,9 @@
+--- @include owner_release_due
+
 -- Whether a line may have this quantity: quantity rules, limits, stock, in that order.
 -- line: as in the cart, or a fresh one with quantity 0 and held 0. price: what the line will be seen at.
--- Returns nil, or {tag, available or limit, what}; `again` in the third place means that more holds of the
--- SKU are due, so that a shortage is not certain yet.
-local function line_check(cart, stock, line, quantity, price, terms, more_due)
+-- Returns nil, or the refusal to give.
+local function line_check(call, cart, stock, line, quantity, price, terms)
   if quantity < stock.min or (stock.max > 0 and quantity > stock.max) or quantity % stock.multiple ~= 0 then
     return { 'INVALID_QUANTITY', stock.min .. ' ' .. stock.max .. ' ' .. stock.multiple }
   end
@@ -24,6 +25,10 @@ local function line_check(cart, stock, line, quantity, price, terms, more_due)
   local takes = terms.reservations and stock.hold_policy == 'on_add'
   local missing = quantity - line.held
   if takes and missing > 0 and cart.held + cart.waiting + missing > terms.held_max then
+    -- Units that lapsed do not count; giving them back first makes the next round exact.
+    if owner_release_due(call, cart) > 0 then
+      return { 'AGAIN' }
+    end
     return { 'LIMIT_EXCEEDED', 'max_held_per_owner', terms.held_max }
   end
   local free = stock.on_hand - stock.held
@@ -31,10 +36,7 @@ local function line_check(cart, stock, line, quantity, price, terms, more_due)
     free = math.min(free, math.floor(stock.on_hand * terms.guest_share_ppm / 1000000) - stock.guest_held)
   end
   if missing > math.max(0, free) then
-    if more_due then
-      return { 'AGAIN' }
-    end
-    return { 'INSUFFICIENT_STOCK', math.max(0, free) + line.held }
+    return { 'INSUFFICIENT_STOCK', math.max(0, free) + line.held, quantity }
   end
   return nil
 end

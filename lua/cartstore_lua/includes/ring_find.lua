@@ -10,12 +10,13 @@ local function ring_find(cart_key, key, fingerprint)
   )
   for index = 1, 16 do
     if slots[index] then
-      local known, print, reply = string.match(slots[index], '^([^\31]*)\31([^\31]*)\31(.*)$')
-      if known == key then
+      -- The key's length stands before it, because a key may hold any character.
+      local print, length, rest = string.match(slots[index], '^([^\31]*)\31(%d+)\31(.*)$')
+      if tonumber(length) == #key and string.sub(rest, 1, #key) == key then
         if print ~= fingerprint then
           return { 'IDEMPOTENCY_KEY_REUSED' }
         end
-        local decoded = cjson.decode(reply)
+        local decoded = cjson.decode(string.sub(rest, #key + 1))
         table.insert(decoded, 1, 'REPLAYED')
         return decoded
       end

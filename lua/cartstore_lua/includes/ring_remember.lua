@@ -4,5 +4,5 @@ local function ring_remember(cart_key, key, fingerprint, reply)
     return
   end
   local slot = redis.call('HINCRBY', cart_key, 'ip', 1) % 16
-  redis.call('HSET', cart_key, 'i' .. slot, key .. '\31' .. fingerprint .. '\31' .. cjson.encode(reply))
+  redis.call('HSET', cart_key, 'i' .. slot, fingerprint .. '\31' .. #key .. '\31' .. key .. cjson.encode(reply))
 end
