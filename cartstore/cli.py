@@ -99,6 +99,7 @@ def _catalog_list(options: argparse.Namespace, settings: Settings) -> int:
 
 
 async def _list_products(data_dir: Path, settings: Settings) -> int:
+    from cartstore.catalog.money import to_text
     from cartstore.terminal import output
     from cartstore.wiring import open_store
 
@@ -117,7 +118,7 @@ async def _list_products(data_dir: Path, settings: Settings) -> int:
                         product.seller or "",
                         variant.sku,
                         " ".join(variant.options.values()),
-                        f"{variant.price_minor} {product.currency}",
+                        f"{to_text(variant.price_minor, product.currency)} {product.currency}",
                         "any" if available is None else str(available),
                     )
             if cursor is None:

@@ -100,7 +100,7 @@ class DataDir:
         if not file.exists():
             new = Secrets(jwt_secret=secrets.token_urlsafe(48), engine_password=secrets.token_urlsafe(32))
             # Two processes may come here at once; the first to link decides for both.
-            own = self.path / f"secrets.json.{os.getpid()}"
+            own = self.path / f"secrets.json.{secrets.token_hex(4)}"
             write_file(own, msgspec.json.encode(new).decode())
             with suppress(FileExistsError):
                 os.link(own, file)
@@ -221,8 +221,8 @@ class DataDir:
 
 def write_file(path: Path, text: str) -> None:
     """Set a private file's text whole or not at all."""
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    new.unlink(missing_ok=True)
+    # A name that no other thread or process chooses at the same moment.
+    new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
     new.rename(path)

@@ -135,5 +135,7 @@ class Database(Process):
             command, input=text, capture_output=True, text=True, preexec_fn=become, check=False
         )
         if done.returncode != 0 or "ERROR:" in done.stderr:
-            reason = (done.stderr or done.stdout).strip()
+            lines = (done.stderr or done.stdout).strip().splitlines() or [f"status {done.returncode}"]
+            # The rest is what the server did before and after it.
+            reason = next((line for line in lines if "ERROR" in line or "error:" in line), lines[-1])
             raise StoreUnavailable(f"The database could not be created in {self._folder}: {reason}")

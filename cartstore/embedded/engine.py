@@ -7,7 +7,6 @@ password that stands in a private file, never on the command line.
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from cartstore.datadir import write_file
 from cartstore.embedded.binaries import engine_program
 from cartstore.embedded.process import LEFTOVER_SECONDS, Process, end_leftover
 from cartstore.errors import StoreUnavailable
@@ -81,9 +81,9 @@ class Engine(Process):
     def spawn(self) -> None:
         self._spawns += 1
         self.port = self._choose_port()
-        self._write_private(self._config_file, "\n".join([*self._config(), *self._extra, ""]))
+        write_file(self._config_file, "\n".join([*self._config(), *self._extra, ""]))
         super().spawn()
-        self._write_private(self._pid_file, f"{self.pid}\n")
+        write_file(self._pid_file, f"{self.pid}\n")
 
     def ready(self) -> bool:
         try:
@@ -127,8 +127,6 @@ class Engine(Process):
             wanted = int(file.read_text())
         except (OSError, ValueError):
             wanted = 0
-        if self._spawns > 1:
-            wanted = 0
         with socket.socket() as probe:
             # As the server itself does; without it a port in TIME_WAIT would look taken.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -139,14 +137,6 @@ class Engine(Process):
             port = int(probe.getsockname()[1])
         file.write_text(f"{port}\n")
         return port
-
-    @staticmethod
-    def _write_private(path: Path, text: str) -> None:
-        new = path.with_suffix(path.suffix + ".new")
-        new.unlink(missing_ok=True)
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text)
-        new.rename(path)
 
 
 def _quoted(value: Path | str) -> str:

@@ -127,6 +127,10 @@ async def test_embedded_parts_start_only_the_engine_when_the_database_has_a_url(
 async def test_embedded_parts_work_below_a_path_too_long_for_sockets(data_dir: Path) -> None:
     async with embedded_parts(Settings(), data_dir / ("x" * 100)) as complete:
         assert await works(complete)
+        sockets = complete.database_url.partition("host=")[2]
+
+    assert not os.path.exists(sockets)  # noqa: ASYNC240 (blocks for no time)
+    assert left_in(data_dir / ("x" * 100)) == []
 
 
 async def test_embedded_parts_leave_nothing_running_when_one_cannot_start(data_dir: Path) -> None:

@@ -181,11 +181,14 @@ def test_database_starts_when_a_stranger_has_the_old_number(own_database: Databa
     own_database.kill()
     pid_file = folder / "postgres" / "postmaster.pid"
     lines = pid_file.read_text().splitlines()
-    pid_file.write_text("\n".join([str(os.getpid()), *lines[1:], ""]))
+    with subprocess.Popen(["/bin/sleep", "600"]) as stranger:
+        pid_file.write_text("\n".join([str(stranger.pid), *lines[1:], ""]))
 
-    own_database.start()
+        own_database.start()
+        answer, is_unhurt = own_database.execute("SELECT 1"), is_alive(stranger.pid)
+        stranger.kill()
 
-    assert own_database.execute("SELECT 1") == "1"
+    assert (answer, is_unhurt) == ("1", True)
 
 
 def test_database_says_what_is_wrong_with_a_statement(own_database: Database) -> None:
@@ -200,15 +203,27 @@ def test_database_start_tells_why_when_it_cannot(folder: Path) -> None:
         database.start()
 
 
-def test_database_creation_leaves_no_half_when_it_fails(folder: Path) -> None:
-    (folder / "postgres").write_text("in the way")
+def test_database_creation_starts_over_when_an_earlier_one_was_cut_short(folder: Path) -> None:
+    (folder / "postgres.new").mkdir()
+    (folder / "postgres.new" / "PG_VERSION").write_text("18\n")
     database = Database(folder / "postgres", durable=False)
 
-    with pytest.raises(OSError, match="postgres"):
-        database.start()
-    (folder / "postgres").unlink()
     database.start()
+    answer = database.execute("SELECT 1", "cartstore")
     database.stop()
+
+    assert answer == "1"
+    assert not (folder / "postgres.new").exists()
+
+
+def test_database_creation_tells_why_when_it_cannot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cartstore.embedded.database.DATABASE", "no such name")
+    database = Database(folder / "postgres", durable=False)
+
+    with pytest.raises(StoreUnavailable, match=r'could not be created in .*"such" not recognized.*$'):
+        database.start()
+
+    assert not (folder / "postgres").exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become another user")
