@@ -13,8 +13,11 @@ Where the contract leaves room this model reads it so:
   lines back has a new version, and If-Match is compared with that one.
 * Removing, clearing and accepting tell and use no availability, so they release nothing.
 * A due hold that nobody released yet counts for nothing, neither as held nor for `held_max`.
-* A payment stays pending until something releases it. Money or a cancellation that comes first wins, also
-  after the end of the window.
+* A payment stays pending until something releases it: money that comes first wins, also after the end of
+  the window. A cancellation that comes after it releases the payment as expired.
+* Units that a line has already are never refused to it for being inactive or for the items in the cart: a
+  quantity that is not raised is not checked against either.
+* Late money takes units of the holds that the returned lines have by then before it takes free ones.
 """
 
 from __future__ import annotations
@@ -349,6 +352,21 @@ class MemoryEngine:
             and (record.payment.cart_id.startswith(GUEST_PREFIX) or not guests_only)
         )
 
+    def holders(self, sku: str) -> set[str]:
+        """Who holds units of a SKU, spelled as in the engine's index: `c US cart_id US line_id`, `o US
+        order_id`."""
+        return {
+            f"c\x1f{cart_id}\x1f{line.line_id}"
+            for cart_id, cart in self._carts.items()
+            for line in cart.lines.values()
+            if line.sku == sku and line.held
+        } | {
+            f"o\x1f{order.order_id}"
+            for record in self._payments.values()
+            for order in record.orders
+            if record.is_pending and any(line.sku == sku and line.held for line in order.lines)
+        }
+
     def _free(self, sku: str) -> int:
         return max(0, self._skus[sku].on_hand - self._held(sku))
 
@@ -630,7 +648,7 @@ class MemoryEngine:
         line = cart.lines.get(line_id)
         old_quantity = line.quantity if line else 0
         held = line.held if line else 0
-        if not fields.is_active and quantity >= old_quantity:
+        if not fields.is_active and (line is None or quantity > old_quantity):
             raise ProductInactive(line_id=line_id, sku=sku)
         if cart.lines and cart.currency != fields.currency:
             raise CurrencyMismatch(line_id=line_id, sku=sku)
@@ -643,7 +661,7 @@ class MemoryEngine:
         if (
             quantity > terms.quantity_max
             or len(cart.lines) + (line is None) > terms.lines_max
-            or cart.total_items - old_quantity + quantity > terms.items_max
+            or (quantity > old_quantity and cart.total_items - old_quantity + quantity > terms.items_max)
             or cart.subtotal_minor - old_total_minor + quantity * price_minor > limits.TOTAL_MINOR_MAX
             or (missing and self._held_by_owner(cart_id, now) + missing > terms.held_max)
         ):
@@ -975,8 +993,8 @@ class MemoryEngine:
         )
 
     def _is_servable(self, record: _Payment) -> bool:
-        """Whether a released payment finds its units: free ones, and those whose hold would end because
-        the returned lines leave the cart."""
+        """Whether a released payment finds its units: free ones, and those that the lines which returned to
+        the cart hold by now."""
         needed: defaultdict[str, int] = defaultdict(int)
         returned: defaultdict[str, int] = defaultdict(int)
         for line, kept in self._returned(record):
@@ -984,8 +1002,7 @@ class MemoryEngine:
                 continue
             needed[line.sku] += line.quantity
             if kept is not None:
-                remaining = max(0, kept.quantity - line.quantity)
-                returned[line.sku] += kept.held - min(kept.held, remaining)
+                returned[line.sku] += min(kept.held, line.quantity)
         return all(units <= self._free(sku) + returned[sku] for sku, units in needed.items())
 
     def _take_back(self, record: _Payment, now: int) -> None:
@@ -997,7 +1014,7 @@ class MemoryEngine:
                 continue
             has_left = True
             kept.quantity = max(0, kept.quantity - line.quantity)
-            kept.lower_hold(kept.quantity)
+            kept.lower_hold(max(0, kept.held - line.quantity))
             kept.updated_at_ms = now
             if kept.quantity == 0:
                 del self._carts[cart_id].lines[kept.line_id]
@@ -1030,10 +1047,10 @@ class MemoryEngine:
         record = self._payment(payment_id)
         if record.payment.status in ("paid", "refund_due", "refunded"):
             raise OrderState(f"The order is {record.payment.status}.")
-        is_open = not self._is_due(record.payment.expires_at_ms, now)
-        if not record.is_pending or (reason == "expired" and is_open):
+        is_over = self._is_due(record.payment.expires_at_ms, now)
+        if not record.is_pending or (reason == "expired" and not is_over):
             return self._outcome(record, now, changed=False)
-        self._release(record, reason, now)
+        self._release(record, "expired" if is_over else reason, now)
         return self._outcome(record, now, changed=True)
 
     async def close_refund(self, order_id: str) -> PaymentResult:

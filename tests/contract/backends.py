@@ -38,7 +38,10 @@ async def open_memory() -> AsyncIterator[Shop]:
     async def read_events() -> list[Event]:
         return list(engine.events)
 
-    yield Shop(engine, clock, read_events)
+    async def read_holders(sku: str) -> set[str]:
+        return engine.holders(sku)
+
+    yield Shop(engine, clock, read_events, read_holders)
 
 
 @asynccontextmanager
@@ -75,7 +78,10 @@ async def _open_on(caller: ClientCaller | PooledCaller, client: Redis) -> Shop:
     async def read_events() -> list[Event]:
         return await outbox.read(Position(0, 0), _EVENTS_READ)
 
-    return Shop(engine, clock, read_events)
+    async def read_holders(sku: str) -> set[str]:
+        return set(await client.zrange(engine.keys.holds(sku), 0, -1))
+
+    return Shop(engine, clock, read_events, read_holders)
 
 
 def open_shop(backend: str, find_redis_url: Callable[[], str]) -> AbstractAsyncContextManager[Shop]:

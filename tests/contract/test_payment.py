@@ -237,18 +237,32 @@ async def test_settle_keeps_what_the_buyer_added_when_returned_lines_leave(shop:
     assert (await shop.summary(ANN)).total_items == 4
 
 
-async def test_settle_leaves_other_units_of_the_line_held_when_it_comes_late(shop: Shop) -> None:
+async def test_settle_takes_units_of_the_grown_line_when_it_comes_late(shop: Shop) -> None:
     await shop.sell("tee", 5)
-    await shop.add(ANN, "tee", 2)
-    payment_id = (await shop.checkout(ANN)).payment.payment_id
+    payment_id = await shop.buy(ANN, "tee", 2)
     await shop.add(ANN, "tee", 3)
     await shop.cancel(payment_id)
     await shop.add(BEN, "tee", 2)
-    partly = await shop.line(ANN, "tee")
+    grown = await shop.line(ANN, "tee")
 
     result = await shop.settle(payment_id)
 
-    assert (partly.quantity, partly.held) == (5, 3)
+    left = await shop.line(ANN, "tee")
+    assert (grown.quantity, grown.held) == (5, 3)
+    assert result.payment.status == "paid"
+    assert (left.quantity, left.held) == (3, 1)
+    assert await shop.counters("tee") == (3, 3, 2, 0)
+
+
+async def test_settle_owes_a_refund_when_the_grown_line_holds_too_little(shop: Shop) -> None:
+    await shop.sell("tee", 5)
+    payment_id = await shop.buy(ANN, "tee", 3)
+    await shop.add(ANN, "tee", 2)
+    await shop.cancel(payment_id)
+    await shop.add(BEN, "tee", 3)
+
+    result = await shop.settle(payment_id)
+
     assert result.payment.status == "refund_due"
     assert await shop.quantities(ANN) == {"tee": 5}
     assert await shop.counters("tee") == (5, 5, 0, 0)

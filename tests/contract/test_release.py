@@ -96,14 +96,15 @@ async def test_cancel_lets_the_unit_be_bought_when_it_was_the_last(shop: Shop) -
     assert result.line.held == 1
 
 
-async def test_cancel_wins_when_the_window_is_over_but_nobody_released_it(shop: Shop) -> None:
+async def test_cancel_releases_as_expired_when_the_window_is_over(shop: Shop) -> None:
     await shop.sell("tee", 5)
     payment_id = await shop.buy(ANN, "tee", 2)
     shop.advance(WINDOW_MS)
 
     result = await shop.cancel(payment_id)
 
-    assert (result.changed, result.payment.status) == (True, "cancelled")
+    assert (result.changed, result.payment.status) == (True, "expired")
+    assert result.orders[0].release_reason == "expired"
 
 
 async def test_expire_does_nothing_when_the_window_is_open(shop: Shop) -> None:

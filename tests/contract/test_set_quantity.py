@@ -140,15 +140,14 @@ async def test_set_quantity_holds_again_when_the_hold_lapsed(shop: Shop) -> None
     assert result.line.hold_expires_at_ms == shop.now_ms + TERMS.hold_ttl_ms
 
 
-async def test_set_quantity_lowers_when_the_product_is_inactive(shop: Shop) -> None:
+async def test_set_quantity_refuses_only_more_when_the_product_is_inactive(shop: Shop) -> None:
     await shop.sell("tee", 5)
     await shop.add(ANN, "tee", 3)
     await shop.publish("tee", is_active=False)
 
     with pytest.raises(ProductInactive):
         await shop.set(ANN, "tee", 4)
-    with pytest.raises(ProductInactive):
-        await shop.set(ANN, "tee", 3)
+    await shop.set(ANN, "tee", 3)
     lowered = await shop.set(ANN, "tee", 2)
     removed = await shop.set(ANN, "tee", 0)
 
@@ -185,6 +184,21 @@ async def test_set_quantity_refuses_when_a_limit_would_be_exceeded(shop: Shop) -
     await shop.set(ANN, "a", 4, terms=terms(quantity_max=4, items_max=6, held_max=6))
 
     assert await shop.quantities(ANN) == {"a": 4, "b": 2}
+
+
+async def test_set_quantity_lowers_when_the_cart_has_too_many_items(shop: Shop) -> None:
+    await shop.sell("a", 50)
+    await shop.sell("b", 50)
+    await shop.add(ANN, "a", 5)
+    await shop.add(ANN, "b", 5)
+    few = terms(items_max=6)
+
+    await shop.set(ANN, "a", 4, terms=few)
+    await shop.set(ANN, "b", 5, terms=few)
+    with pytest.raises(LimitExceeded):
+        await shop.set(ANN, "b", 6, terms=few)
+
+    assert await shop.quantities(ANN) == {"a": 4, "b": 5}
 
 
 async def test_set_quantity_refuses_when_the_total_would_be_too_large(shop: Shop) -> None:

@@ -1,0 +1,1 @@
+"""Property tests: engines driven together through random histories with time moving."""
