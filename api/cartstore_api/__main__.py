@@ -1,0 +1,68 @@
+"""`python -m cartstore_api`: serves on an inherited socket (`--fd`) or on an address of its own."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+
+from cartstore.errors import CartStoreError
+from cartstore.settings import load_settings
+from cartstore_api.app import create_app
+from cartstore_api.logging import configure_logging
+
+GRACE_SECONDS = 5
+"""What a request that is under way at the end still gets."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; 2 when the settings do not allow it, 3 when the start fails."""
+    options = _parser().parse_args(arguments)
+    configure_logging()
+    try:
+        app = create_app(load_settings())
+    except CartStoreError as error:
+        print(error.message, file=sys.stderr)
+        return 2
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=options.host,
+            port=options.port,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+    )
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    # While it serves, uvicorn handles these itself and raises them again when it is done: a clean end, but
+    # with the default handlers one that looks like a death. These also hold before it began.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    server.run(sockets=[socket.socket(fileno=options.fd)] if options.fd is not None else None)
+    return 0 if server.started else 3
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m cartstore_api", description="Serve the REST API.")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--fd", type=int, metavar="N", help="a listening socket that this process inherited")
+    where.add_argument("--host", default="127.0.0.1", metavar="H", help="default: %(default)s")
+    parser.add_argument("--port", type=int, default=8000, metavar="P", help="default: %(default)s")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

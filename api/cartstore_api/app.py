@@ -1,0 +1,130 @@
+"""Builds the Litestar application. Owns the order of the parts and what lives as long as the application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+from litestar import Litestar
+from litestar.config.cors import CORSConfig
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.spec import Tag
+
+from cartstore import open_store
+from cartstore.settings import Settings
+from cartstore.store import CartStore
+from cartstore_api import operations, problems
+from cartstore_api.callers import Callers
+from cartstore_api.controllers import admin, cart, catalog, orders, service
+from cartstore_api.docs import DocsPage
+from cartstore_api.doorbell import Doorbell
+from cartstore_api.edge import Edge
+from cartstore_api.services import Services
+
+VERSION = "1"
+
+_DESCRIPTION = """\
+Carts that hold stock the moment something is added, checkouts that are archived for good, and no unit sold
+twice.
+
+Money is a decimal string in the named currency, times are RFC 3339 in UTC. Guests are known by a signed
+token (cookie or `X-Cart-Token`), signed-in callers by `Authorization: Bearer`. Every mutation takes
+`Idempotency-Key` and `If-Match`. Errors are RFC 9457 problems: `code` is stable, and `fix` is a request that
+solves the problem, to be sent as it is.
+"""
+
+_TAGS = {
+    "Cart": "One active cart per caller, and the holds of its lines.",
+    "Checkout": "From a cart to orders that are paid for together.",
+    "Orders": "What was bought.",
+    "Payments": "The one payment of a checkout, and what gateways tell of it.",
+    "Catalog": "What is sold, and how much of it there is. Public.",
+    "Admin: catalog": "Changing what is sold. Scope `catalog:write`.",
+    "Admin: stock": "Changing what is there to be sold. Scope `stock:write`; reading `ops:read`.",
+    "Admin: operations": "Looking into the machine. Scope `ops:read`; changing `admin`.",
+    "Service": "Health and metrics.",
+}
+
+OpenStore = Callable[[Settings], AbstractAsyncContextManager[CartStore]]
+
+
+def create_app(
+    settings: Settings, *, data_dir: Path | None = None, open_store: OpenStore | None = None
+) -> Litestar:
+    """The application of these settings; its store is opened when it starts and closed when it ends.
+
+    Raises ConfigurationError when the settings do not allow to serve.
+    """
+    callers = Callers(settings)
+    opened = open_store or _with_doorbell(data_dir)
+
+    @asynccontextmanager
+    async def serving(app: Litestar) -> AsyncIterator[None]:
+        async with opened(settings) as store:
+            app.state.services = Services(settings, store, callers)
+            yield
+
+    app = Litestar(
+        route_handlers=[
+            *cart.CONTROLLERS,
+            *orders.CONTROLLERS,
+            *catalog.CONTROLLERS,
+            *admin.CONTROLLERS,
+            *service.CONTROLLERS,
+        ],
+        lifespan=[serving],
+        exception_handlers={Exception: problems.answer},
+        request_max_body_size=settings.max_body_bytes,
+        cors_config=_cors(settings),
+        openapi_config=OpenAPIConfig(
+            title="cartstore",
+            version=VERSION,
+            description=_DESCRIPTION,
+            components=operations.components(callers.cookie_name),
+            tags=[Tag(name=name, description=text) for name, text in _TAGS.items()],
+            render_plugins=[DocsPage()],
+            use_handler_docstrings=True,
+        ),
+        logging_config=None,
+    )
+    app.asgi_handler = Edge(app.asgi_handler)
+    return app
+
+
+def _with_doorbell(data_dir: Path | None) -> OpenStore:
+    @asynccontextmanager
+    async def opened(settings: Settings) -> AsyncIterator[CartStore]:
+        if not settings.redis_url:
+            # The embedded engine of this process: its store archives its own events.
+            async with open_store(settings, data_dir=data_dir) as store:
+                yield store
+            return
+        with Doorbell(settings) as doorbell:
+            async with open_store(settings, data_dir=data_dir, doorbell=doorbell) as store:
+                yield store
+
+    return opened
+
+
+def _cors(settings: Settings) -> CORSConfig | None:
+    origins = [origin for origin in (part.strip() for part in settings.cors_origins.split(",")) if origin]
+    if not origins:
+        return None
+    return CORSConfig(
+        allow_origins=origins,
+        allow_credentials=True,
+        allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+        allow_headers=[
+            "Authorization",
+            "Content-Type",
+            "Idempotency-Key",
+            "If-Match",
+            "If-None-Match",
+            "Prefer",
+            "X-Cart-Token",
+            "X-Order-Token",
+            "X-Request-Id",
+        ],
+        expose_headers=["Cart-Token", "ETag", "Idempotent-Replayed", "Retry-After", "X-Request-Id"],
+    )

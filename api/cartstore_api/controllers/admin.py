@@ -1,0 +1,528 @@
+"""What a shop's own people and systems do. Every route needs a scope."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from litestar import Controller, Request, Response, get, post, put
+from litestar.openapi.spec import OpenAPIMediaType, RequestBody
+from litestar.openapi.spec.enums import OpenAPIType
+from litestar.openapi.spec.schema import Schema
+from litestar.params import FromPath, JSONBody, QueryParameter
+
+from cartstore import limits, model
+from cartstore.catalog.money import to_minor
+from cartstore.errors import CartError, InvalidField
+from cartstore.recovery.reconcile import Drift, Reconciler, ReconcileReport
+from cartstore_api import schemas, views
+from cartstore_api.bodies import StrictBody
+from cartstore_api.operations import Admin
+from cartstore_api.paging import Cursor, Limit, check_cursor
+from cartstore_api.problems import ProblemError, responses
+from cartstore_api.services import Services, answer, services_of
+
+AnyRequest = Request[Any, Any, Any]
+
+CATALOG, STOCK, OPERATIONS, ADMIN = "catalog:write", "stock:write", "ops:read", "admin"
+
+_CART_ID = re.compile(r"[ug]\.[A-Za-z0-9._~-]{1,130}\Z")
+_POSITION = re.compile(r"[0-9]{1,15}-[0-9]{1,15}\Z")
+_CATALOG_TYPES = frozenset({"text/csv", "application/csv", "text/plain", "application/octet-stream", ""})
+_ADJUSTMENTS_AT_ONCE = 32
+
+Status = Annotated[
+    Literal["pending", "paid", "released", "refund_due", "refunded"] | None,
+    QueryParameter(description="Only orders in this state."),
+]
+After = Annotated[str | None, QueryParameter(description="`position` of the last event that was read.")]
+
+
+@dataclass
+class ImportOperation(Admin):
+    """Its body is a file, which no handler argument describes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        text = Schema(type=OpenAPIType.STRING, description="A shop's export, in UTF-8.")
+        self.request_body = RequestBody(required=True, content={"text/csv": OpenAPIMediaType(schema=text)})
+
+
+class AdminCatalogController(Controller):
+    """Changing what is sold."""
+
+    path = "/v1/admin/products"
+    tags = ("Admin: catalog",)
+    dto = StrictBody
+
+    @put(
+        "/{product_id:str}",
+        operation_class=Admin,
+        operation_id="PutProduct",
+        summary="Create or change a product",
+        responses=responses(400, 401, 403, 413, 415, 422, 503, 504),
+        request_max_body_size=4 * 1024 * 1024,
+    )
+    async def put_product(
+        self, request: AnyRequest, product_id: FromPath[str], data: JSONBody[schemas.PutProduct]
+    ) -> Response[schemas.Product]:
+        """Visible to the next request. Takes what `GET /v1/products/{id}` gives. Scope: catalog:write."""
+        services = services_of(request)
+        services.callers.require(request, CATALOG)
+        product = await services.store.put_product(_product_of(product_id, data, services.settings.currency))
+        return answer(views.product_view(product, await services.store.stock_of([product])))
+
+    @post(
+        "/import",
+        status_code=200,
+        operation_class=ImportOperation,
+        operation_id="ImportProducts",
+        summary="Import a catalog",
+        responses=responses(401, 403, 413, 415, 422, 503, 504),
+        request_max_body_size=limits.IMPORT_BYTES_MAX,
+    )
+    async def import_products(self, request: AnyRequest) -> Response[schemas.ImportReport]:
+        """A shop's export as CSV. Rows that cannot be taken are named with line and reason, the rest go in.
+        Importing again changes prices and texts that changed, never stock. Scope: catalog:write."""
+        services = services_of(request)
+        services.callers.require(request, CATALOG)
+        media_type = (request.headers.get("content-type") or "").partition(";")[0].strip().lower()
+        if media_type not in _CATALOG_TYPES:
+            raise ProblemError("UNSUPPORTED_MEDIA_TYPE", "This path takes text/csv.")
+        with tempfile.TemporaryDirectory(prefix="cartstore-import-") as folder:
+            source = Path(folder) / "catalog.csv"
+            await _receive(request, source)
+            report = await services.store.import_catalog(source)
+        return answer(
+            schemas.ImportReport(
+                products=report.products,
+                imported_variants=report.imported_variants,
+                changed_products=report.changed_products,
+                rejected=[
+                    schemas.RejectedRow(line=row.line, name=row.name, reason=row.reason)
+                    for row in report.rejected
+                ],
+            )
+        )
+
+
+class AdminStockController(Controller):
+    """Changing what is there to be sold."""
+
+    path = "/v1/admin/stock"
+    tags = ("Admin: stock",)
+    dto = StrictBody
+
+    @post(
+        "/{sku:str}/adjust",
+        status_code=200,
+        operation_class=Admin,
+        operation_id="AdjustStock",
+        summary="Adjust a SKU's stock",
+        responses=responses(400, 401, 403, 404, 409, 413, 415, 422, 503, 504),
+    )
+    async def adjust(
+        self, request: AnyRequest, sku: FromPath[str], data: JSONBody[schemas.AdjustStock]
+    ) -> Response[schemas.StockAdjusted]:
+        """Adds units (negative: takes away). The same reference with the same content is answered with the
+        first result, with other content refused. Scope: stock:write."""
+        services = services_of(request)
+        services.callers.require(request, STOCK)
+        result = await services.store.adjust_stock(
+            sku, data.delta, reason=data.reason, reference=data.reference
+        )
+        return await _adjusted_answer(services, result, data.reason, data.reference)
+
+    @post(
+        "/adjust",
+        status_code=200,
+        operation_class=Admin,
+        operation_id="AdjustStocks",
+        summary="Adjust the stock of many SKUs",
+        responses=responses(400, 401, 403, 404, 409, 413, 415, 422, 503, 504),
+        request_max_body_size=1024 * 1024,
+    )
+    async def adjust_many(
+        self, request: AnyRequest, data: JSONBody[schemas.Adjustments]
+    ) -> Response[schemas.StocksAdjusted]:
+        """A list of adjustments, each on its own. When some are refused the problem names them; the others
+        were applied, and the whole list can be sent again: a reference counts once. Scope: stock:write."""
+        services = services_of(request)
+        services.callers.require(request, STOCK)
+        outcomes = await _adjust_all(services, data)
+        refused = [
+            (entry, outcome)
+            for entry, outcome in zip(data, outcomes, strict=True)
+            if isinstance(outcome, CartError)
+        ]
+        if refused:
+            raise _refusal_of(refused, len(data))
+        items = [
+            await _adjusted_view(services, outcome, entry.reason, entry.reference)
+            for entry, outcome in zip(data, outcomes, strict=True)
+            if isinstance(outcome, model.StockResult)
+        ]
+        return answer(schemas.StocksAdjusted(items=items))
+
+    @put(
+        "/{sku:str}",
+        operation_class=Admin,
+        operation_id="SetStock",
+        summary="Set a SKU's stock",
+        responses=responses(400, 401, 403, 404, 409, 413, 415, 422, 503, 504),
+    )
+    async def set_stock(
+        self, request: AnyRequest, sku: FromPath[str], data: JSONBody[schemas.SetStock]
+    ) -> Response[schemas.StockAdjusted]:
+        """Moves on_hand to a value, applied as a delta; an untracked SKU is limited by stock from then on.
+        Refused below what is held, and when `expected_on_hand` differs. Scope: stock:write."""
+        services = services_of(request)
+        services.callers.require(request, STOCK)
+        result = await services.store.set_stock(
+            sku,
+            data.on_hand,
+            reason=data.reason,
+            reference=data.reference,
+            expected_on_hand=data.expected_on_hand,
+        )
+        return await _adjusted_answer(services, result, data.reason, data.reference)
+
+    @get(
+        "/{sku:str}/ledger",
+        operation_class=Admin,
+        operation_id="ReadLedger",
+        summary="Read a SKU's ledger",
+        responses=responses(401, 403, 404, 422, 503),
+    )
+    async def ledger(
+        self,
+        request: AnyRequest,
+        sku: FromPath[str],
+        limit: Limit = limits.PAGE_SIZE_DEFAULT,
+        cursor: Cursor = None,
+    ) -> Response[schemas.Ledger]:
+        """Every change of its on_hand that was archived, newest first. Scope: ops:read."""
+        services = services_of(request)
+        services.callers.require(request, OPERATIONS)
+        place = check_cursor(cursor)
+        await services.store.read_stock(sku)
+        rows, next_cursor = await services.store.archive.ledger(sku, limit=limit, cursor=place)
+        items = [
+            schemas.LedgerEntry(
+                seq=row.seq,
+                delta=row.delta,
+                on_hand=row.on_hand,
+                reason=row.reason,
+                reference=row.reference,
+                order_id=row.order_id,
+                at=views.time_text(row.at_ms),
+            )
+            for row in rows
+        ]
+        return answer(schemas.Ledger(items=items, next_cursor=next_cursor))
+
+
+class AdminOrderController(Controller):
+    """Everybody's orders."""
+
+    path = "/v1/admin/orders"
+    tags = ("Admin: operations",)
+
+    @get(
+        operation_class=Admin,
+        operation_id="ListAllOrders",
+        summary="List orders of all carts",
+        responses=responses(401, 403, 422, 503),
+    )
+    async def list(
+        self,
+        request: AnyRequest,
+        status: Status = None,
+        limit: Limit = limits.PAGE_SIZE_DEFAULT,
+        cursor: Cursor = None,
+    ) -> Response[schemas.Orders]:
+        """Archived orders, newest first. Scope: ops:read."""
+        services = services_of(request)
+        services.callers.require(request, OPERATIONS)
+        orders, next_cursor = await services.store.archive.list_orders(
+            status=status, limit=limit, cursor=check_cursor(cursor)
+        )
+        products = await views.products_of_orders(services.store, orders)
+        items = [views.order_view(order, products) for order in orders]
+        return answer(schemas.Orders(items=items, next_cursor=next_cursor))
+
+    @post(
+        "/{order_id:str}/refunded",
+        status_code=200,
+        operation_class=Admin,
+        operation_id="CloseRefund",
+        summary="Close a refund",
+        responses=responses(401, 403, 404, 409, 503, 504),
+    )
+    async def refunded(self, request: AnyRequest, order_id: FromPath[str]) -> Response[schemas.Order]:
+        """Records that the money of a `refund_due` order went back. Repeated: the same answer.
+        Scope: admin."""
+        services = services_of(request)
+        services.callers.require(request, ADMIN)
+        result = await services.store.close_refund(order_id)
+        order = next(order for order in result.orders if order.order_id == order_id)
+        products = await views.products_of_orders(services.store, (order,))
+        return answer(views.order_view(order, products))
+
+
+class AdminController(Controller):
+    """Looking into the machine."""
+
+    path = "/v1/admin"
+    tags = ("Admin: operations",)
+
+    @get(
+        "/carts/{cart_id:str}",
+        operation_class=Admin,
+        operation_id="ReadAnyCart",
+        summary="Read anybody's cart",
+        responses=responses(401, 403, 404, 503),
+    )
+    async def cart(self, request: AnyRequest, cart_id: FromPath[str]) -> Response[schemas.Cart]:
+        """By its id; an absent cart reads as an empty one. Scope: ops:read."""
+        services = services_of(request)
+        services.callers.require(request, OPERATIONS)
+        if not _CART_ID.match(cart_id):
+            raise ProblemError("NOT_FOUND", "A cart's id begins with u. or g.")
+        cart = await services.store.engine.read_cart(cart_id)
+        products = await services.store.products_by_revision(views.revisions_of(cart.lines))
+        return answer(services.view(cart, products, "user" if cart_id.startswith("u.") else "guest"))
+
+    @get(
+        "/events",
+        operation_class=Admin,
+        operation_id="ListEvents",
+        summary="Read the event feed",
+        responses=responses(401, 403, 422, 503),
+    )
+    async def events(
+        self, request: AnyRequest, after: After = None, limit: Limit = limits.PAGE_SIZE_DEFAULT
+    ) -> Response[schemas.Events]:
+        """Archived events after a position, oldest first: everything that happened to stock, orders and
+        payments, for other systems to follow. Scope: ops:read."""
+        services = services_of(request)
+        services.callers.require(request, OPERATIONS)
+        if after and not _POSITION.match(after):
+            raise InvalidField("after must be the position of an event.", field="after")
+        position = model.Position.parse(after) if after else model.Position(0, 0)
+        events = await services.store.archive.events_after(position, limit + 1)
+        items = [
+            schemas.ArchivedEvent(
+                position=str(event.position),
+                type=event.type,
+                at=views.time_text(event.at_ms),
+                body=event.body,
+            )
+            for event in events[:limit]
+        ]
+        next_cursor = items[-1].position if len(events) > limit else None
+        return answer(schemas.Events(items=items, next_cursor=next_cursor))
+
+    @get(
+        "/reconcile",
+        operation_class=Admin,
+        operation_id="CheckConsistency",
+        summary="Compare engine and record",
+        responses=responses(401, 403, 503),
+    )
+    async def check(self, request: AnyRequest) -> Response[schemas.Reconciliation]:
+        """Goes round once and repairs nothing; `drift` is everything that disagrees. Scope: ops:read."""
+        services = services_of(request)
+        services.callers.require(request, OPERATIONS)
+        return answer(_reconciliation(await Reconciler(services.store).run(repair=False)))
+
+    @post(
+        "/reconcile",
+        status_code=200,
+        operation_class=Admin,
+        operation_id="Reconcile",
+        summary="Reconcile engine and record",
+        responses=responses(401, 403, 503, 504),
+    )
+    async def reconcile(self, request: AnyRequest) -> Response[schemas.Reconciliation]:
+        """Goes round once and repairs what is provably safe to; `drift` is what could not be repaired. Scope:
+        admin."""
+        services = services_of(request)
+        services.callers.require(request, ADMIN)
+        return answer(_reconciliation(await Reconciler(services.store).run()))
+
+    @get(
+        "/stats",
+        operation_class=Admin,
+        operation_id="ReadStats",
+        summary="Read the deployment's figures",
+        responses=responses(401, 403, 503),
+    )
+    async def stats(self, request: AnyRequest) -> Response[schemas.Stats]:
+        """Sizes and readiness at a glance. Scope: ops:read."""
+        services = services_of(request)
+        services.callers.require(request, OPERATIONS)
+        found = await services.store.readiness()
+        settings = services.settings
+        return answer(
+            schemas.Stats(
+                namespace=settings.namespace,
+                partitions=settings.partitions,
+                checkout_ack=services.store.ack_mode,
+                products=await services.store.catalog.count(),
+                ready=found["ready"],
+                checks={name: schemas.Check(**check) for name, check in found["checks"].items()},
+            )
+        )
+
+
+def _product_of(product_id: str, data: schemas.PutProduct, currency: str) -> model.Product:
+    """The product that a body describes; absent and null members have their defaults. Raises InvalidField."""
+    currency = data.currency or currency
+    return model.Product(
+        id=product_id,
+        title=data.title,
+        description=data.description,
+        seller=data.seller or None,
+        active=data.active is not False,
+        images=tuple(data.images or ()),
+        options=tuple(data.options or ()),
+        currency=currency,
+        variants=tuple(
+            _variant_of(variant, currency, f"variants[{number}]")
+            for number, variant in enumerate(data.variants)
+        ),
+    )
+
+
+def _variant_of(variant: schemas.PutVariant, currency: str, at: str) -> model.Variant:
+    limit = variant.max_per_customer
+    return model.Variant(
+        sku=variant.sku,
+        options=variant.options or {},
+        price_minor=to_minor(variant.price, currency, field=f"{at}.price"),
+        prices_minor={
+            code: to_minor(text, code, field=f"{at}.prices.{code}")
+            for code, text in (variant.prices or {}).items()
+        },
+        policy=variant.policy or "deny",
+        available_on=variant.available_on or None,
+        hold_policy=variant.hold_policy or "on_add",
+        hold_ttl_seconds=variant.hold_ttl_seconds,
+        min_quantity=variant.min_quantity or 1,
+        max_quantity=variant.max_quantity,
+        multiple_of=variant.multiple_of or 1,
+        max_per_customer=(
+            model.PurchaseLimit(quantity=limit.quantity, window_seconds=limit.window_seconds)
+            if limit is not None
+            else None
+        ),
+    )
+
+
+async def _receive(request: AnyRequest, target: Path) -> None:
+    """Write the body to a file as it comes in: a catalog is larger than a request should be in memory."""
+    size = 0
+    with target.open("wb") as file:
+        async for chunk in request.stream():
+            size += len(chunk)
+            await asyncio.to_thread(file.write, chunk)
+    if size == 0:
+        raise InvalidField("The body is empty; send a catalog.", field="body")
+
+
+async def _adjust_all(
+    services: Services, entries: Sequence[schemas.AdjustSku]
+) -> list[model.StockResult | CartError]:
+    """Carry out adjustments, those of one SKU in their order, those of different SKUs side by side."""
+    outcomes: dict[int, model.StockResult | CartError] = {}
+    by_sku: dict[str, list[int]] = {}
+    for number, entry in enumerate(entries):
+        by_sku.setdefault(entry.sku, []).append(number)
+    at_once = asyncio.Semaphore(_ADJUSTMENTS_AT_ONCE)
+
+    async def adjust(numbers: list[int]) -> None:
+        async with at_once:
+            for number in numbers:
+                entry = entries[number]
+                try:
+                    outcomes[number] = await services.store.adjust_stock(
+                        entry.sku, entry.delta, reason=entry.reason, reference=entry.reference
+                    )
+                except CartError as error:
+                    outcomes[number] = error
+
+    found = await asyncio.gather(*(adjust(numbers) for numbers in by_sku.values()), return_exceptions=True)
+    for failure in found:
+        if failure is not None:
+            raise failure
+    return [outcomes[number] for number in range(len(entries))]
+
+
+def _refusal_of(refused: Sequence[tuple[schemas.AdjustSku, CartError]], count: int) -> ProblemError:
+    first = ProblemError.of(refused[0][1])
+    first.shortfalls = [
+        schemas.Shortfall(code=error.code, sku=entry.sku, detail=error.message) for entry, error in refused
+    ]
+    first.detail = (
+        f"{len(refused)} of {count} adjustments were refused, the others were applied. "
+        f"The first: {refused[0][1].message}"
+    )
+    first.sku = refused[0][0].sku
+    return first
+
+
+async def _adjusted_answer(
+    services: Services, result: model.StockResult, reason: str, reference: str
+) -> Response[schemas.StockAdjusted]:
+    return answer(await _adjusted_view(services, result, reason, reference), is_replay=result.replayed)
+
+
+async def _adjusted_view(
+    services: Services, result: model.StockResult, reason: str, reference: str
+) -> schemas.StockAdjusted:
+    level = result.level
+    if result.replayed:
+        # The ledger keeps what the first result was to on_hand; the other counters are as they are now.
+        now = await services.store.read_stock(level.sku)
+        level = model.StockLevel(
+            sku=level.sku,
+            policy=now.policy,
+            on_hand=level.on_hand,
+            held=now.held,
+            sold=now.sold,
+            backordered=now.backordered,
+        )
+    return views.adjusted_view(level, result.delta, reason=reason, reference=reference)
+
+
+def _reconciliation(report: ReconcileReport) -> schemas.Reconciliation:
+    return schemas.Reconciliation(
+        checked=report.checked,
+        repaired=[_drift_view(drift) for drift in report.repaired],
+        drift=[_drift_view(drift) for drift in report.drift],
+        skipped=report.skipped,
+    )
+
+
+def _drift_view(drift: Drift) -> schemas.Drift:
+    return schemas.Drift(
+        kind=drift.kind,
+        subject=drift.subject,
+        detail=drift.detail,
+        expected=drift.expected,
+        found=drift.found,
+    )
+
+
+CONTROLLERS: Sequence[type[Controller]] = (
+    AdminCatalogController,
+    AdminStockController,
+    AdminOrderController,
+    AdminController,
+)

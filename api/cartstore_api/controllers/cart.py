@@ -1,0 +1,391 @@
+"""The caller's cart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from litestar import Controller, Request, Response, delete, get, patch, post, put
+from litestar.params import FromPath, JSONBody
+
+from cartstore import model
+from cartstore.errors import CartError, VersionConflict
+from cartstore.store import canonical_properties
+from cartstore_api import schemas, views
+from cartstore_api.bodies import StrictBody
+from cartstore_api.conditions import guard_of, matches_etag, wants_representation
+from cartstore_api.operations import CachedCartRead, CartMutation, CartRead
+from cartstore_api.problems import ProblemError, responses
+from cartstore_api.services import Services, answer, services_of
+
+AnyRequest = Request[Any, Any, Any]
+
+
+class GuestController(Controller):
+    """Tokens of guests."""
+
+    path = "/v1/guest"
+    tags = ("Cart",)
+
+    @post(
+        status_code=201,
+        operation_class=CartRead,
+        operation_id="CreateGuest",
+        summary="Get a guest token",
+        responses=responses(403, 422),
+    )
+    async def create(self, request: AnyRequest) -> Response[schemas.Guest]:
+        """Gives a signed token of a new guest, as a cookie too, and stores nothing."""
+        token, expires_at = services_of(request).callers.new_guest(request)
+        guest = schemas.Guest(token=token, expires_at=views.time_text(int(expires_at * 1_000)))
+        return answer(guest, status=201)
+
+
+class CartController(Controller):
+    """One active cart per caller."""
+
+    path = "/v1/cart"
+    tags = ("Cart",)
+    dto = StrictBody
+
+    @get(
+        operation_class=CachedCartRead,
+        operation_id="ReadCart",
+        summary="Read the cart",
+        responses=responses(401, 503),
+    )
+    async def read(self, request: AnyRequest) -> Response[schemas.Cart]:
+        """The cart with exact availability of every line; an absent cart reads as an empty one.
+
+        `ETag` changes with everything that is told, except the countdown of holds."""
+        services = services_of(request)
+        cart, etag = await services.read_cart_with_etag(services.callers.reader(request))
+        headers = {
+            "ETag": etag,
+            "Cache-Control": "private, no-cache",
+            "Vary": "Authorization, Cookie, X-Cart-Token",
+        }
+        if matches_etag(request, etag):
+            return Response(None, status_code=304, headers=headers)  # type: ignore[arg-type]
+        return answer(cart, headers=headers)
+
+    @get(
+        "/summary",
+        operation_class=CartRead,
+        operation_id="ReadSummary",
+        summary="Read the cart's totals",
+        responses=responses(401, 503),
+    )
+    async def read_summary(self, request: AnyRequest) -> Response[schemas.Summary]:
+        """The running totals of all lines at the prices the buyer saw; costs the same for any cart."""
+        services = services_of(request)
+        return answer(await services.read_summary(services.callers.reader(request)))
+
+    @post(
+        "/items",
+        status_code=201,
+        operation_class=CartMutation,
+        operation_id="AddLine",
+        summary="Add to the cart",
+        responses=responses(400, 401, 403, 404, 409, 412, 413, 415, 422, 503, 504),
+    )
+    async def add_line(
+        self, request: AnyRequest, data: JSONBody[schemas.AddItem]
+    ) -> Response[schemas.LineChange | schemas.Cart]:
+        """Adds units of a SKU, or of the variant of a product that the options choose, and holds them. The
+        same variation adds to its line. With `Prefer: return=representation` the answer is the whole cart."""
+        services = services_of(request)
+        guard = guard_of(request)
+        owner = services.callers.mutator(request)
+        sku = await _sku_to_add(services, data)
+        try:
+            result = await services.store.add_line(
+                owner, sku, data.quantity, properties=data.properties, guard=guard
+            )
+        except CartError as error:
+            raise await services.remedies.explain_line(
+                error,
+                owner,
+                line_id=_line_id_of(sku, data),
+                quantity=data.quantity,
+                properties=data.properties,
+                is_add=True,
+            ) from error
+        return await _line_answer(services, request, owner, result, status=201)
+
+    @patch(
+        "/items/{line_id:str}",
+        operation_class=CartMutation,
+        operation_id="SetQuantity",
+        summary="Set a line's quantity",
+        responses=responses(400, 401, 403, 404, 409, 412, 413, 415, 422, 503, 504),
+    )
+    async def set_quantity(
+        self, request: AnyRequest, line_id: FromPath[str], data: JSONBody[schemas.SetQuantity]
+    ) -> Response[schemas.LineChange | schemas.Cart]:
+        """0 removes the line; `line` is null then. With `Prefer: return=representation` the answer is the
+        whole cart."""
+        services = services_of(request)
+        guard = guard_of(request)
+        owner = services.callers.mutator(request)
+        try:
+            result = await services.store.set_quantity(owner, line_id, data.quantity, guard=guard)
+        except CartError as error:
+            raise await services.remedies.explain_line(
+                error, owner, line_id=line_id, quantity=data.quantity
+            ) from error
+        return await _line_answer(services, request, owner, result)
+
+    @delete(
+        "/items/{line_id:str}",
+        status_code=200,
+        operation_class=CartMutation,
+        operation_id="RemoveLine",
+        summary="Remove a line",
+        responses=responses(401, 403, 404, 412, 422, 503, 504),
+    )
+    async def remove_line(
+        self, request: AnyRequest, line_id: FromPath[str]
+    ) -> Response[schemas.LineChange | schemas.Cart]:
+        """Its hold goes back in the same step. With `Prefer: return=representation` the answer is the whole
+        cart."""
+        services = services_of(request)
+        guard = guard_of(request)
+        owner = services.callers.mutator(request)
+        try:
+            result = await services.store.remove_line(owner, line_id, guard=guard)
+        except CartError as error:
+            raise await services.remedies.explain(error, owner) from error
+        return await _line_answer(services, request, owner, result)
+
+    @put(
+        "/items",
+        operation_class=CartMutation,
+        operation_id="PutLines",
+        summary="Set several lines",
+        responses=responses(400, 401, 403, 404, 409, 412, 413, 415, 422, 503, 504),
+    )
+    async def put_lines(
+        self, request: AnyRequest, data: JSONBody[schemas.PutItems]
+    ) -> Response[schemas.ItemsChange | schemas.Cart]:
+        """Lines that are not named stay. `all` (the default): everything or nothing, and every shortfall is
+        named. `partial`: each entry on its own, with a result per entry. Lines of a cart that was read can
+        be sent back as they are. With `Prefer: return=representation` the answer is the whole cart."""
+        services = services_of(request)
+        guard = guard_of(request)
+        owner = services.callers.mutator(request)
+        try:
+            result = await services.store.put_lines(
+                owner,
+                [_put_item(item, number) for number, item in enumerate(data.items)],
+                mode=data.mode,
+                guard=guard,
+            )
+        except CartError as error:
+            raise await services.remedies.explain_put(error, owner, data.items) from error
+        summary = services.summary(result.summary)
+        change = schemas.ItemsChange(
+            results=[
+                schemas.ItemResult(
+                    line_id=outcome.line_id,
+                    sku=outcome.sku,
+                    code=outcome.code,
+                    requested_quantity=outcome.requested_quantity,
+                    available_quantity=outcome.available_quantity,
+                )
+                for outcome in result.outcomes
+            ],
+            summary=summary,
+            version=summary.version,
+        )
+        return await _answer_or_cart(services, request, owner, change, is_replay=result.replayed)
+
+    @delete(
+        status_code=200,
+        operation_class=CartMutation,
+        operation_id="ClearCart",
+        summary="Clear the cart",
+        responses=responses(401, 403, 412, 422, 503, 504),
+    )
+    async def clear(self, request: AnyRequest) -> Response[schemas.CartChange | schemas.Cart]:
+        """Removes all lines; all holds go back. With `Prefer: return=representation` the answer is the whole
+        cart."""
+        services = services_of(request)
+        guard = guard_of(request)
+        owner = services.callers.mutator(request)
+        try:
+            result = await services.store.clear_cart(owner, guard=guard)
+        except CartError as error:
+            raise await services.remedies.explain(error, owner) from error
+        return await _cart_answer(services, request, owner, result)
+
+    @post(
+        "/validate",
+        status_code=200,
+        operation_class=CartMutation,
+        operation_id="ValidateCart",
+        summary="Check whether the cart can be bought",
+        responses=responses(400, 401, 403, 404, 412, 413, 415, 422, 503, 504),
+    )
+    async def validate(
+        self, request: AnyRequest, data: JSONBody[schemas.ChosenLines | None] = None
+    ) -> Response[schemas.Validation]:
+        """Tries to hold again what lapsed, and tells per line what stands in the way of buying it."""
+        services = services_of(request)
+        owner = await _unguarded_owner(services, request)
+        line_ids = data.line_ids if data is not None else None
+        try:
+            cart = await services.store.validate_cart(owner, line_ids)
+        except CartError as error:
+            raise await services.remedies.explain(error, owner) from error
+        products = await services.store.products_by_revision(views.revisions_of(cart.lines))
+        settings = services.settings
+        verdict = views.validation_view(
+            cart,
+            line_ids,
+            products,
+            currency=settings.currency,
+            quantity_max=settings.max_quantity_per_line,
+        )
+        return answer(verdict)
+
+    @post(
+        "/holds/extend",
+        status_code=200,
+        operation_class=CartMutation,
+        operation_id="ExtendHolds",
+        summary="Extend the holds",
+        responses=responses(401, 403, 412, 422, 503, 504),
+    )
+    async def extend_holds(self, request: AnyRequest) -> Response[schemas.Cart]:
+        """Extends all holds up to their cap, and tries to hold again what lapsed. Answers the cart."""
+        services = services_of(request)
+        owner = await _unguarded_owner(services, request)
+        cart = await services.store.extend_holds(owner)
+        products = await services.store.products_by_revision(views.revisions_of(cart.lines))
+        return answer(
+            services.view(cart, products, owner.kind), headers={"ETag": views.etag_of(cart, products)}
+        )
+
+    @post(
+        "/changes/accept",
+        status_code=200,
+        operation_class=CartMutation,
+        operation_id="AcceptChanges",
+        summary="Accept changes",
+        responses=responses(400, 401, 403, 404, 409, 412, 413, 415, 422, 503, 504),
+    )
+    async def accept_changes(
+        self, request: AnyRequest, data: JSONBody[schemas.ChosenLines | None] = None
+    ) -> Response[schemas.CartChange | schemas.Cart]:
+        """Takes the current prices and texts of lines (all when none are named) as seen. With `Prefer:
+        return=representation` the answer is the whole cart."""
+        services = services_of(request)
+        guard = guard_of(request)
+        owner = services.callers.mutator(request)
+        try:
+            result = await services.store.accept_changes(
+                owner, data.line_ids if data is not None else None, guard=guard
+            )
+        except CartError as error:
+            raise await services.remedies.explain(error, owner) from error
+        return await _cart_answer(services, request, owner, result)
+
+
+async def _sku_to_add(services: Services, data: schemas.AddItem) -> str:
+    """The SKU, or that of the variant which product and options choose."""
+    if data.sku is not None:
+        if data.product_id is not None or data.options is not None:
+            raise ProblemError(
+                "VALIDATION_FAILED", "Name a sku, or a product_id with its options.", field="product_id"
+            )
+        return data.sku
+    if data.product_id is None:
+        raise ProblemError("VALIDATION_FAILED", "Name a sku or a product_id.", field="sku")
+    try:
+        return (await services.store.find_variant(data.product_id, data.options)).sku
+    except CartError as error:
+        problem = ProblemError.of(error)
+        if problem.code.startswith("OPTION_"):
+            problem.fix = schemas.Fix(method="GET", path=f"/v1/products/{data.product_id}")
+        elif problem.code == "PRODUCT_NOT_FOUND":
+            problem.fix = schemas.Fix(method="GET", path="/v1/products")
+        raise problem from error
+
+
+def _line_id_of(sku: str, data: schemas.AddItem) -> str:
+    try:
+        return model.line_id_of(sku, canonical_properties(data.properties))
+    except CartError:
+        return sku
+
+
+def _put_item(item: schemas.PutItem, number: int) -> model.PutItem | model.PutItemByLine:
+    """A SKU names the line together with the properties; a line id alone names a line that is there."""
+    if item.sku is None:
+        if item.line_id is None:
+            field = f"items[{number}].sku"
+            raise ProblemError("VALIDATION_FAILED", f"{field}: name a sku or a line_id.", field=field)
+        return model.PutItemByLine(line_id=item.line_id, quantity=item.quantity)
+    properties_json = canonical_properties(item.properties)
+    if item.line_id is not None and item.line_id != model.line_id_of(item.sku, properties_json):
+        if item.properties is None and model.sku_of(item.line_id) == item.sku:
+            return model.PutItemByLine(line_id=item.line_id, quantity=item.quantity)
+        field = f"items[{number}].line_id"
+        raise ProblemError(
+            "VALIDATION_FAILED", f"{field} is not the line of this sku and these properties.", field=field
+        )
+    return model.PutItem(sku=item.sku, quantity=item.quantity, properties_json=properties_json)
+
+
+async def _unguarded_owner(services: Services, request: AnyRequest) -> model.Owner:
+    """The caller of a mutation that never changes the version. If-Match is compared beforehand: what may
+    happen in between changes nothing that this mutation depends on, and repeating it does no harm."""
+    guard = guard_of(request)
+    owner = services.callers.mutator(request)
+    if guard.if_match is not None:
+        version = (await services.store.read_summary(owner)).version
+        if version != guard.if_match:
+            error = VersionConflict(version)
+            raise await services.remedies.explain(error, owner) from error
+    return owner
+
+
+async def _line_answer(
+    services: Services,
+    request: AnyRequest,
+    owner: model.Owner,
+    result: model.LineResult,
+    *,
+    status: int = 200,
+) -> Response[Any]:
+    change = await services.line_change(result)
+    return await _answer_or_cart(services, request, owner, change, is_replay=result.replayed, status=status)
+
+
+async def _cart_answer(
+    services: Services, request: AnyRequest, owner: model.Owner, result: model.CartResult
+) -> Response[Any]:
+    summary = services.summary(result.summary)
+    change = schemas.CartChange(summary=summary, version=summary.version)
+    return await _answer_or_cart(services, request, owner, change, is_replay=result.replayed)
+
+
+async def _answer_or_cart(
+    services: Services,
+    request: AnyRequest,
+    owner: model.Owner,
+    change: schemas.LineChange | schemas.ItemsChange | schemas.CartChange,
+    *,
+    is_replay: bool,
+    status: int = 200,
+) -> Response[Any]:
+    """What the mutation did, or the whole cart when the caller prefers that."""
+    if not wants_representation(request):
+        return answer(change, status=status, is_replay=is_replay)
+    cart, etag = await services.read_cart_with_etag(owner)
+    headers = {"ETag": etag, "Preference-Applied": "return=representation"}
+    return answer(cart, status=status, is_replay=is_replay, headers=headers)
+
+
+CONTROLLERS: Sequence[type[Controller]] = (GuestController, CartController)

@@ -1,0 +1,89 @@
+"""The outermost layer of the service: what every request gets, whatever answers it.
+
+Owns request ids, the access log, request metrics, HEAD, and the headers that a handler leaves in the
+request's context. Refuses to look at bodies.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from litestar.types import ASGIApp, Receive, Send
+
+from cartstore_api import metrics
+from cartstore_api.context import SCOPE_KEY, RequestContext, request_id_of
+
+access_logger = logging.getLogger("cartstore.access")
+
+UNMATCHED = "unmatched"
+"""The route of a request that no route takes: its path must not become a label."""
+
+
+class Edge:
+    """Wraps the application's ASGI handler."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        context = RequestContext(request_id_of(scope["headers"]))
+        method: str = scope["method"]
+        is_head = method == "HEAD"
+        # A copy: the server looks at its own scope's method to know that a HEAD has no body.
+        inner: Any = {**scope, SCOPE_KEY: context, "method": "GET"} if is_head else scope
+        inner[SCOPE_KEY] = context
+        status = 500
+
+        async def answer(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = [*_with_head(message.get("headers", ())), *context.headers]
+                headers.append((b"x-request-id", context.request_id.encode("ascii")))
+                message = {**message, "headers": headers}
+            elif is_head and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        try:
+            await self._app(inner, receive, answer)
+        finally:
+            seconds = time.perf_counter() - started
+            route = _template_of(inner)
+            metrics.observe(method, route, status, seconds, context.code)
+            access_logger.info(
+                "request",
+                extra={
+                    "fields": {
+                        "request_id": context.request_id,
+                        "method": method[:16],
+                        "route": route,
+                        "status": status,
+                        "code": context.code,
+                        "ms": round(seconds * 1_000, 2),
+                    }
+                },
+            )
+
+
+def _with_head(headers: Any) -> Any:
+    """HEAD is taken wherever GET is; only this layer knows that, so it completes `Allow`."""
+    for name, value in headers:
+        if name.lower() == b"allow":
+            methods = sorted({*value.decode("ascii").split(", "), *(["HEAD"] if b"GET" in value else [])})
+            return [
+                (b"allow", ", ".join(methods).encode()) if pair[0].lower() == b"allow" else pair
+                for pair in headers
+            ]
+    return headers
+
+
+def _template_of(scope: Any) -> str:
+    template = scope.get("path_template")
+    return template if isinstance(template, str) and "route_handler" in scope else UNMATCHED

@@ -1,0 +1,73 @@
+"""What the service counts about itself, for Prometheus. Owns the names and the labels.
+
+No label grows with SKUs, users or ids: requests are labelled by route template, method and class of
+status, problems by code. With PROMETHEUS_MULTIPROC_DIR set, every process writes its own files there and
+any of them answers for all; only counters and histograms are used, so that a process that died leaves
+what it counted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import REGISTRY, Collector
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+REQUESTS = Counter(
+    "cartstore_http_requests", "Requests answered.", ["method", "route", "status"], registry=REGISTRY
+)
+SECONDS = Histogram(
+    "cartstore_http_request_seconds",
+    "Time from the first byte of a request to the last of its answer.",
+    ["method", "route"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    registry=REGISTRY,
+)
+PROBLEMS = Counter("cartstore_problems", "Requests that ended in a problem.", ["code"], registry=REGISTRY)
+RINGS = Counter(
+    "cartstore_doorbell_rings",
+    "Drain jobs asked for: put into the queue, waiting there already, or failed.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def observe(method: str, route: str, status: int, seconds: float, code: str | None) -> None:
+    """Count one answered request."""
+    if method not in _METHODS:
+        method = "other"
+    REQUESTS.labels(method, route, f"{status // 100}xx").inc()
+    SECONDS.labels(method, route).observe(seconds)
+    if code is not None:
+        PROBLEMS.labels(code).inc()
+
+
+def render(checks: Mapping[str, Any]) -> bytes:
+    """The exposition of all processes, and what readiness finds right now."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Readiness(checks))
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+    return generate_latest(REGISTRY) + generate_latest(registry)
+
+
+class _Readiness(Collector):
+    """Readiness as gauges, read when it is asked for: every process would say the same."""
+
+    def __init__(self, checks: Mapping[str, Any]) -> None:
+        self._checks = checks
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        checks = GaugeMetricFamily("cartstore_check_ok", "1 where readiness is fine.", labels=["check"])
+        for name, check in self._checks.items():
+            checks.add_metric([name], 1.0 if check["ok"] else 0.0)
+        return [checks]

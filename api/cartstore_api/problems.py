@@ -1,0 +1,303 @@
+"""Every problem that the API answers with: RFC 9457, one table, one translation.
+
+Owns codes, statuses and titles, and turns each exception (the taxonomy of `cartstore.errors`, Litestar's
+own, and whatever nobody expected) into one `application/problem+json`. What a problem's `fix` is, is
+worked out in `remedies.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, NamedTuple
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import (
+    HTTPException,
+    InternalServerException,
+    MethodNotAllowedException,
+    NotFoundException,
+    ValidationException,
+)
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
+from litestar.openapi.datastructures import ResponseSpec
+
+from cartstore.errors import CartError, CartStoreError, StoreError
+from cartstore_api.context import context_of
+from cartstore_api.schemas import Cart, Fix, Shortfall
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:cartstore:problem:"
+
+logger = logging.getLogger("cartstore.api")
+
+_NUMBER_MAX = 2**53
+"""Numbers beyond it are not echoed: JavaScript clients could not read them."""
+_DETAIL_LENGTH_MAX = 1_000
+_INSTANCE_LENGTH_MAX = 512
+
+
+class Kind(NamedTuple):
+    """One row of the table: what every problem of this code says."""
+
+    status: int
+    title: str
+    suggested_action: str | None = None
+
+
+KINDS: dict[str, Kind] = {
+    "MALFORMED_JSON": Kind(400, "The body is not JSON"),
+    "IDEMPOTENCY_KEY_REQUIRED": Kind(400, "An Idempotency-Key is required", "send_idempotency_key"),
+    "SIGNATURE_INVALID": Kind(400, "The signature is not valid"),
+    "UNAUTHENTICATED": Kind(401, "Sign in first", "sign_in"),
+    "FORBIDDEN": Kind(403, "Not allowed"),
+    "CSRF_FAILED": Kind(403, "The request came from another site"),
+    "ITEM_NOT_FOUND": Kind(404, "No such line", "read_cart"),
+    "PRODUCT_NOT_FOUND": Kind(404, "No such product", "browse_products"),
+    "ORDER_NOT_FOUND": Kind(404, "No such order"),
+    "PAYMENT_NOT_FOUND": Kind(404, "No such payment"),
+    "COUPON_NOT_FOUND": Kind(404, "No such coupon"),
+    "NOT_FOUND": Kind(404, "Nothing here"),
+    "METHOD_NOT_ALLOWED": Kind(405, "The method is not allowed here"),
+    "BODY_TOO_LARGE": Kind(413, "The body is too large"),
+    "UNSUPPORTED_MEDIA_TYPE": Kind(415, "The media type is not supported"),
+    "CART_EMPTY": Kind(409, "The cart is empty", "add_items"),
+    "INSUFFICIENT_STOCK": Kind(409, "Not enough in stock", "reduce_quantity"),
+    "PRODUCT_INACTIVE": Kind(409, "Not on sale", "remove_line"),
+    "PRICE_CHANGED": Kind(409, "A price has changed", "accept_changes"),
+    "TOTAL_CHANGED": Kind(409, "The total has changed", "confirm_total"),
+    "CHECKOUT_VALIDATION_FAILED": Kind(409, "Several lines cannot be taken as they are", "review_lines"),
+    "STOCK_CONFLICT": Kind(409, "The stock does not allow this", "read_stock"),
+    "COUPON_NOT_APPLICABLE": Kind(409, "The coupon does not apply"),
+    "CURRENCY_MISMATCH": Kind(409, "Another currency than the cart's", "check_out_first"),
+    "ORDER_STATE": Kind(409, "The order's state does not allow this", "read_order"),
+    "PAYMENT_EXPIRED": Kind(409, "The payment window is over", "check_out_again"),
+    "PAYMENT_STATE": Kind(409, "The payment's state does not allow this", "read_payment"),
+    "IDEMPOTENCY_IN_PROGRESS": Kind(409, "A call with this key is still running", "retry"),
+    "VERSION_CONFLICT": Kind(412, "The cart has another version", "read_cart"),
+    "VALIDATION_FAILED": Kind(422, "A value is not allowed", "correct_request"),
+    "INVALID_QUANTITY": Kind(422, "The quantity is not allowed", "change_quantity"),
+    "OPTION_REQUIRED": Kind(422, "An option must be chosen", "choose_options"),
+    "OPTION_NOT_AVAILABLE": Kind(422, "The option does not exist", "choose_options"),
+    "LIMIT_EXCEEDED": Kind(422, "A limit would be exceeded", "reduce_quantity"),
+    "PURCHASE_LIMIT": Kind(422, "The purchase limit is reached", "reduce_quantity"),
+    "IDEMPOTENCY_KEY_REUSED": Kind(422, "The key was used for another request", "use_new_key"),
+    "FEATURE_OFF": Kind(422, "This feature is switched off"),
+    "RATE_LIMITED": Kind(429, "Too many requests", "retry"),
+    "STORE_UNAVAILABLE": Kind(503, "The store cannot be reached", "retry"),
+    "STORE_RECOVERING": Kind(503, "The store is recovering", "retry"),
+    "STORE_FULL": Kind(503, "The store has no room for new work", "retry"),
+    "OUTCOME_UNKNOWN": Kind(504, "The outcome is unknown", "retry_with_same_key"),
+    "INTERNAL": Kind(500, "A defect of the service", "retry_with_same_key"),
+}
+"""Every code, in the order of the contract's table. INTERNAL is the one that no request should reach."""
+
+_RETRY_AFTER_SECONDS = {
+    "STORE_UNAVAILABLE": "1",
+    "STORE_RECOVERING": "2",
+    "STORE_FULL": "5",
+    "OUTCOME_UNKNOWN": "1",
+    "IDEMPOTENCY_IN_PROGRESS": "1",
+}
+
+
+class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What an answer that is not a success says (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    request_id: str
+    field: str | None = None
+    line_id: str | None = None
+    sku: str | None = None
+    available_quantity: int | None = None
+    requested_quantity: int | None = None
+    shortfalls: list[Shortfall] | None = None
+    suggested_action: str | None = None
+    fix: Fix | None = None
+    cart: Cart | None = None
+
+
+class ProblemError(Exception):
+    """A problem that the API itself finds, or one of the store's with what the API adds to it."""
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        field: str | None = None,
+        line_id: str | None = None,
+        sku: str | None = None,
+        available_quantity: int | None = None,
+        requested_quantity: int | None = None,
+        shortfalls: list[Shortfall] | None = None,
+        suggested_action: str | None = None,
+        fix: Fix | None = None,
+        cart: Cart | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.field = field
+        self.line_id = line_id
+        self.sku = sku
+        self.available_quantity = available_quantity
+        self.requested_quantity = requested_quantity
+        self.shortfalls = shortfalls
+        self.suggested_action = suggested_action
+        self.fix = fix
+        self.cart = cart
+        self.headers = headers or {}
+
+    @classmethod
+    def of(cls, error: CartError) -> ProblemError:
+        """The store's refusal, with the fields that it carries."""
+        return cls(
+            error.code,
+            error.message,
+            field=error.field,
+            line_id=error.line_id,
+            sku=error.sku,
+            available_quantity=error.available_quantity,
+            requested_quantity=error.requested_quantity,
+            shortfalls=[shortfall_of(entry) for entry in error.shortfalls or ()] or None,
+        )
+
+
+def shortfall_of(entry: dict[str, Any]) -> Shortfall:
+    """One entry of an error's `shortfalls`, without its prices: those need the cart's currency."""
+    return Shortfall(
+        code=entry.get("code", "VALIDATION_FAILED"),
+        line_id=entry.get("line_id"),
+        sku=entry.get("sku"),
+        requested_quantity=_sane(entry.get("requested_quantity")),
+        available_quantity=_sane(entry.get("available_quantity")),
+    )
+
+
+def answer(request: Request[Any, Any, Any], exc: Exception) -> Response[Problem]:
+    """The one exception handler of the application."""
+    error = translate(exc)
+    kind = KINDS[error.code]
+    context = context_of(request.scope)
+    context.code = error.code
+    headers = dict(error.headers)
+    if error.code in _RETRY_AFTER_SECONDS:
+        headers.setdefault("Retry-After", _RETRY_AFTER_SECONDS[error.code])
+    if kind.status == 401:
+        headers.setdefault("WWW-Authenticate", "Bearer")
+    if kind.status == 500:
+        logger.error("unexpected", exc_info=exc, extra={"fields": {"request_id": context.request_id}})
+    problem = Problem(
+        type=TYPE_PREFIX + error.code.lower().replace("_", "-"),
+        title=kind.title,
+        status=kind.status,
+        detail=_printable(error.detail, _DETAIL_LENGTH_MAX),
+        instance=_printable(request.scope["path"], _INSTANCE_LENGTH_MAX),
+        code=error.code,
+        request_id=context.request_id,
+        field=_printable(error.field, _INSTANCE_LENGTH_MAX) if error.field is not None else None,
+        line_id=_printable(error.line_id, _INSTANCE_LENGTH_MAX) if error.line_id is not None else None,
+        sku=_printable(error.sku, _INSTANCE_LENGTH_MAX) if error.sku is not None else None,
+        available_quantity=_sane(error.available_quantity),
+        requested_quantity=_sane(error.requested_quantity),
+        shortfalls=error.shortfalls,
+        suggested_action=error.suggested_action or kind.suggested_action,
+        fix=error.fix,
+        cart=error.cart,
+    )
+    return Response(problem, status_code=kind.status, media_type=MEDIA_TYPE, headers=headers)
+
+
+def translate(exc: Exception) -> ProblemError:
+    """Any exception as a problem; what nobody expected becomes INTERNAL."""
+    if isinstance(exc, ProblemError):
+        return exc
+    if isinstance(exc, CartError):
+        return ProblemError.of(exc) if exc.code in KINDS else ProblemError("INTERNAL", _INTERNAL)
+    if isinstance(exc, StoreError):
+        return ProblemError(exc.code, exc.message)
+    if isinstance(exc, CartStoreError):
+        return ProblemError("INTERNAL", _INTERNAL)
+    if isinstance(exc, HTTPException):
+        return _translate_http(exc)
+    return ProblemError("INTERNAL", _INTERNAL)
+
+
+_INTERNAL = "This is a defect of the service. Whether the change was applied is unknown."
+
+
+def _translate_http(exc: HTTPException) -> ProblemError:
+    if isinstance(exc, ValidationException):
+        return _translate_validation(exc)
+    if isinstance(exc, NotFoundException):
+        return ProblemError("NOT_FOUND", "There is nothing at this path.")
+    if isinstance(exc, MethodNotAllowedException):
+        allow = (exc.headers or {}).get("allow", "")
+        return ProblemError(
+            "METHOD_NOT_ALLOWED", f"This path takes {allow}.", headers={"Allow": allow} if allow else None
+        )
+    if isinstance(exc, RequestEntityTooLarge):
+        # The rest of the body is not read, so the connection cannot be used again.
+        return ProblemError(
+            "BODY_TOO_LARGE", "The body is larger than this path takes.", headers={"Connection": "close"}
+        )
+    if isinstance(exc, InternalServerException) and "disconnected" in exc.detail:
+        return ProblemError("MALFORMED_JSON", "The body ended early.")
+    if 400 <= exc.status_code < 500:
+        return ProblemError("VALIDATION_FAILED", exc.detail or "The request is not valid.")
+    return ProblemError("INTERNAL", _INTERNAL)
+
+
+def _translate_validation(exc: ValidationException) -> ProblemError:
+    entries = exc.extra if isinstance(exc.extra, list) else []
+    first: dict[str, Any] = entries[0] if entries else {}
+    field = str(first["key"]) if "key" in first else None
+    if field == "data":
+        return ProblemError("MALFORMED_JSON", "A JSON body is required.")
+    reason = str(first.get("message") or exc.detail)
+    return ProblemError("VALIDATION_FAILED", f"{field}: {reason}" if field else reason, field=field)
+
+
+def _printable(text: str, length_max: int) -> str:
+    """A text that can be encoded whatever the caller sent: a lone surrogate would fail the encoder."""
+    return text[:length_max].encode("utf-8", "replace").decode()
+
+
+def _sane(number: int | None) -> int | None:
+    return number if number is None or -_NUMBER_MAX <= number <= _NUMBER_MAX else None
+
+
+_DESCRIPTIONS = {
+    400: "The body is not JSON, or a required header is missing.",
+    401: "The token is missing, expired or not ours.",
+    403: "The token lacks the scope, or the request came from another site.",
+    404: "It does not exist, or belongs to somebody else.",
+    405: "The path does not take this method; `Allow` names those that it takes.",
+    409: "The state of things does not allow it; `fix` is a request that does.",
+    412: "`If-Match` named another version; `cart` is the current cart.",
+    413: "The body is too large.",
+    415: "The body has a media type that the path does not take.",
+    422: "A value is not allowed; `field` names it.",
+    503: "Not applied: the store cannot take it now. Try again after `Retry-After` seconds.",
+    504: "Unknown: the change may have been applied. Repeat it with the same `Idempotency-Key`.",
+}
+
+
+def responses(*statuses: int) -> dict[int, ResponseSpec]:
+    """The OpenAPI entries of the problems that a route may answer with."""
+    return {
+        status: ResponseSpec(
+            data_container=Problem,
+            generate_examples=False,
+            description=_DESCRIPTIONS[status],
+            media_type=MEDIA_TYPE,
+        )
+        for status in statuses
+    }

@@ -1,0 +1,383 @@
+"""From the store's vocabulary to the contract's shapes. Owns how money, times and names are written.
+
+A line and an order line keep what the buyer saw: their texts come from the catalog revision that they
+name. Where that revision cannot be had right now, the SKU stands in for the name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from cartstore import model
+from cartstore.catalog.money import to_text
+from cartstore.store import CartStore, payment_hash
+from cartstore_api import schemas
+from cartstore_api.quantities import Rules, rules_of
+
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+
+Products = Mapping[int, model.Product]
+"""Products by revision."""
+
+
+def time_text(at_ms: int) -> str:
+    """RFC 3339 in UTC with milliseconds."""
+    return f"{_second_text(at_ms // 1_000)}.{at_ms % 1_000:03d}Z"
+
+
+def optional_time_text(at_ms: int | None) -> str | None:
+    return time_text(at_ms) if at_ms is not None else None
+
+
+@lru_cache(4_096)
+def _second_text(at_s: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at_s))
+
+
+def seconds_left(expires_at_ms: int, now_ms: int) -> int:
+    """Whole seconds until then, rounded up; 0 when it is over."""
+    return max(0, -((now_ms - expires_at_ms) // 1_000))
+
+
+# --- cart ------------------------------------------------------------------------------------------
+
+
+def revisions_of(lines: Iterable[model.Line]) -> set[int]:
+    """What these lines need of the catalog: the texts that were seen, and those that are true now."""
+    return {revision for line in lines for revision in (line.revision, line.current_revision)}
+
+
+def cart_view(
+    cart: model.Cart, products: Products, *, owner: model.OwnerKind, currency: str, cart_ttl_ms: int
+) -> schemas.Cart:
+    """The whole cart; `currency` is that of a cart that has none yet."""
+    currency = cart.summary.currency or currency
+    lines = [line_view(line, products, currency=currency, now_ms=cart.read_at_ms) for line in cart.lines]
+    subtotal = to_text(sum(line.line_total_minor for line in cart.lines if line.is_available), currency)
+    return schemas.Cart(
+        id=cart.cart_id,
+        owner=owner,
+        currency=currency,
+        items=lines,
+        saved=[],
+        items_count=len(lines),
+        total_items=sum(line.quantity for line in lines),
+        subtotal=subtotal,
+        discounts=[],
+        total=subtotal,
+        has_unavailable_items=any(not line.is_available for line in lines),
+        has_changes=any(line.changes for line in lines),
+        version=cart.summary.version,
+        created_at=optional_time_text(cart.created_at_ms),
+        updated_at=optional_time_text(cart.updated_at_ms),
+        expires_at=time_text(cart.updated_at_ms + cart_ttl_ms) if cart.updated_at_ms is not None else None,
+    )
+
+
+def line_view(line: model.Line, products: Products, *, currency: str, now_ms: int) -> schemas.Line:
+    """One line; `now_ms` is the engine's time of the reading, for the hold's countdown."""
+    seen, now = products.get(line.revision), products.get(line.current_revision)
+    variant = seen.variant(line.sku) if seen else None
+    return schemas.Line(
+        line_id=line.line_id,
+        variation_key=line.line_id,
+        sku=line.sku,
+        product_id=seen.id if seen else None,
+        name=_name_of(seen, line.sku),
+        options=variant.options if variant else {},
+        properties=_decode_object(line.properties_json) if line.properties_json else {},
+        image=_image_of(seen),
+        quantity=line.quantity,
+        unit_price=to_text(line.unit_price_minor, currency),
+        line_total=to_text(line.line_total_minor, currency),
+        added_at=time_text(line.added_at_ms),
+        updated_at=time_text(line.updated_at_ms),
+        is_available=line.is_available,
+        available_quantity=line.available_quantity,
+        hold=_hold_view(line, now_ms),
+        changes=_changes_of(line, seen, now, currency),
+    )
+
+
+def _hold_view(line: model.Line, now_ms: int) -> schemas.Hold | None:
+    if line.held == 0:
+        return None
+    return schemas.Hold(
+        quantity=line.held,
+        expires_at=time_text(line.hold_expires_at_ms),
+        expires_in_seconds=seconds_left(line.hold_expires_at_ms, now_ms),
+    )
+
+
+def _changes_of(
+    line: model.Line, seen: model.Product | None, now: model.Product | None, currency: str
+) -> dict[str, schemas.Change]:
+    changes = {}
+    if line.unit_price_minor != line.current_price_minor:
+        changes["price"] = schemas.Change(
+            old=to_text(line.unit_price_minor, currency), new=to_text(line.current_price_minor, currency)
+        )
+    if seen is not None and now is not None and seen is not now:
+        if seen.title != now.title:
+            changes["name"] = schemas.Change(old=seen.title, new=now.title)
+        if _image_of(seen) != _image_of(now):
+            changes["image"] = schemas.Change(old=_image_of(seen), new=_image_of(now))
+    return changes
+
+
+def summary_view(summary: model.Summary, currency: str) -> schemas.Summary:
+    currency = summary.currency or currency
+    return schemas.Summary(
+        items_count=summary.lines_count,
+        total_items=summary.total_items,
+        subtotal=to_text(summary.subtotal_minor, currency),
+        currency=currency,
+        version=summary.version,
+    )
+
+
+def etag_of(cart: model.Cart, products: Products) -> str:
+    """`"<version>-<digest>"`: the digest covers what may change without the version, not the countdown."""
+    parts = [
+        (
+            line.line_id,
+            line.quantity,
+            line.held,
+            line.hold_expires_at_ms,
+            line.current_price_minor,
+            line.current_revision,
+            line.is_available,
+            line.available_quantity,
+            line.revision in products,
+        )
+        for line in cart.lines
+    ]
+    digest = hashlib.sha256(msgspec.json.encode((cart.cart_id, parts))).hexdigest()[:16]
+    return f'"{cart.summary.version}-{digest}"'
+
+
+def validation_view(
+    cart: model.Cart,
+    chosen: Iterable[str] | None,
+    products: Products,
+    *,
+    currency: str,
+    quantity_max: int,
+) -> schemas.Validation:
+    """What `validate` answers: the chosen lines (None: all), each with what keeps it from being bought."""
+    currency = cart.summary.currency or currency
+    wanted = set(chosen) if chosen is not None else None
+    details, valid_minor = [], 0
+    for line in cart.lines:
+        if wanted is not None and line.line_id not in wanted:
+            continue
+        now = products.get(line.current_revision)
+        rules = rules_of(now.variant(line.sku) if now is not None else None, quantity_max)
+        problems = _problems_of(line, rules, currency)
+        if not problems:
+            valid_minor += line.line_total_minor
+        details.append(
+            schemas.LineVerdict(
+                line_id=line.line_id,
+                product_name=_name_of(products.get(line.revision), line.sku),
+                requested_quantity=line.quantity,
+                available_quantity=line.available_quantity,
+                is_valid=not problems,
+                item_total=to_text(line.line_total_minor, currency),
+                problems=problems,
+            )
+        )
+    return schemas.Validation(
+        is_valid=all(verdict.is_valid for verdict in details),
+        total_valid_amount=to_text(valid_minor, currency),
+        details=details,
+    )
+
+
+def _problems_of(line: model.Line, rules: Rules, currency: str) -> list[schemas.LineProblem]:
+    """What checkout would refuse this line for, in checkout's order."""
+    if not line.is_active:
+        return [schemas.LineProblem(code="PRODUCT_INACTIVE", message="It is not on sale any more.")]
+    if not rules.allows(line.quantity):
+        message = (
+            f"A quantity is {rules.minimum} to {rules.maximum}"
+            + (f" in multiples of {rules.multiple_of}" if rules.multiple_of > 1 else "")
+            + "."
+        )
+        return [schemas.LineProblem(code="INVALID_QUANTITY", message=message)]
+    if line.current_price_minor > line.unit_price_minor:
+        message = (
+            f"The price rose from {to_text(line.unit_price_minor, currency)} "
+            f"to {to_text(line.current_price_minor, currency)}."
+        )
+        return [schemas.LineProblem(code="PRICE_CHANGED", message=message)]
+    if not line.is_available:
+        message = f"Only {line.available_quantity} of {line.quantity} can be had."
+        return [schemas.LineProblem(code="INSUFFICIENT_STOCK", message=message)]
+    return []
+
+
+# --- checkout, orders, payments --------------------------------------------------------------------
+
+
+async def products_of_orders(store: CartStore, orders: Iterable[model.Order]) -> Products:
+    return await store.products_by_revision({line.revision for order in orders for line in order.lines})
+
+
+def order_view(order: model.Order, products: Products) -> schemas.Order:
+    return schemas.Order(
+        order_id=order.order_id,
+        checkout_id=order.checkout_id,
+        seller=order.seller or None,
+        status=order.status,
+        release_reason=order.release_reason,
+        lines=[_order_line_view(line, products.get(line.revision), order.currency) for line in order.lines],
+        total=to_text(order.total_minor, order.currency),
+        currency=order.currency,
+        payment_id=order.payment_id,
+        created_at=time_text(order.created_at_ms),
+    )
+
+
+def _order_line_view(line: model.OrderLine, seen: model.Product | None, currency: str) -> schemas.OrderLine:
+    variant = seen.variant(line.sku) if seen else None
+    return schemas.OrderLine(
+        line_id=line.line_id,
+        sku=line.sku,
+        name=_name_of(seen, line.sku),
+        image=_image_of(seen),
+        options=variant.options if variant else {},
+        properties=_decode_object(line.properties_json) if line.properties_json else {},
+        quantity=line.quantity,
+        unit_price=to_text(line.unit_price_minor, currency),
+        line_total=to_text(line.unit_price_minor * line.quantity, currency),
+    )
+
+
+def _payment_fields(
+    store: CartStore, payment: model.Payment, orders: Iterable[model.Order], read_at_ms: int
+) -> dict[str, Any]:
+    # 0: it came from the record, which has no clock of the engine.
+    now_ms = read_at_ms or int(time.time() * 1_000)
+    is_open = payment.status == "pending"
+    gateway = store.gateways.get(payment.gateway)
+    return {
+        "id": payment.payment_id,
+        "hash": payment_hash(payment, list(orders)),
+        "gateway": payment.gateway,
+        "method": payment.method,
+        "status": payment.status,
+        "expires_at": time_text(payment.expires_at_ms),
+        "time_remaining_seconds": seconds_left(payment.expires_at_ms, now_ms) if is_open else 0,
+        "client": gateway.client_fields(payment) if gateway is not None and is_open else {},
+    }
+
+
+def payment_detail_view(
+    store: CartStore, found: model.Checkout | model.PaymentResult, products: Products
+) -> schemas.PaymentDetail:
+    payment = found.payment
+    return schemas.PaymentDetail(
+        **_payment_fields(store, payment, found.orders, found.read_at_ms),
+        checkout_id=payment.checkout_id,
+        amount=to_text(payment.amount_minor, payment.currency),
+        currency=payment.currency,
+        attempts=payment.attempts,
+        created_at=time_text(payment.created_at_ms),
+        orders=[order_view(order, products) for order in found.orders],
+    )
+
+
+def checkout_view(
+    store: CartStore, checkout: model.Checkout, products: Products, order_token: str
+) -> schemas.Checkout:
+    payment = checkout.payment
+    return schemas.Checkout(
+        checkout_type=payment.checkout_type,
+        checkout_id=payment.checkout_id,
+        total_amount=to_text(payment.amount_minor, payment.currency),
+        currency=payment.currency,
+        order_count=len(checkout.orders),
+        orders=[order_view(order, products) for order in checkout.orders],
+        payment=schemas.Payment(**_payment_fields(store, payment, checkout.orders, checkout.read_at_ms)),
+        order_token=order_token,
+    )
+
+
+# --- catalog and stock -----------------------------------------------------------------------------
+
+
+def product_view(product: model.Product, levels: Mapping[str, model.StockLevel]) -> schemas.Product:
+    """A product; `available` of its variants is told where the level is known."""
+    return schemas.Product(
+        id=product.id,
+        title=product.title,
+        description=product.description,
+        seller=product.seller,
+        active=product.active,
+        images=list(product.images),
+        options=list(product.options),
+        currency=product.currency,
+        variants=[
+            _variant_view(variant, product.currency, levels.get(variant.sku)) for variant in product.variants
+        ],
+    )
+
+
+def _variant_view(variant: model.Variant, currency: str, level: model.StockLevel | None) -> schemas.Variant:
+    limit = variant.max_per_customer
+    return schemas.Variant(
+        sku=variant.sku,
+        options=variant.options,
+        price=to_text(variant.price_minor, currency),
+        prices={code: to_text(minor, code) for code, minor in variant.prices_minor.items()},
+        policy=variant.policy,
+        available_on=variant.available_on,
+        hold_policy=variant.hold_policy,
+        hold_ttl_seconds=variant.hold_ttl_seconds,
+        min_quantity=variant.min_quantity,
+        max_quantity=variant.max_quantity,
+        multiple_of=variant.multiple_of,
+        max_per_customer=(
+            schemas.PurchaseLimit(quantity=limit.quantity, window_seconds=limit.window_seconds)
+            if limit
+            else None
+        ),
+        available=level.available if level else None,
+    )
+
+
+def stock_view(level: model.StockLevel) -> schemas.Stock:
+    return schemas.Stock(**_stock_fields(level))
+
+
+def adjusted_view(
+    level: model.StockLevel, delta: int, *, reason: str, reference: str
+) -> schemas.StockAdjusted:
+    return schemas.StockAdjusted(**_stock_fields(level), delta=delta, reason=reason, reference=reference)
+
+
+def _stock_fields(level: model.StockLevel) -> dict[str, Any]:
+    return {
+        "sku": level.sku,
+        "on_hand": level.on_hand,
+        "held": level.held,
+        "available": level.available,
+        "sold": level.sold,
+        "backordered": level.backordered,
+        "policy": level.policy,
+    }
+
+
+def _name_of(product: model.Product | None, sku: str) -> str:
+    return product.title if product is not None else sku
+
+
+def _image_of(product: model.Product | None) -> str | None:
+    return product.images[0] if product is not None and product.images else None

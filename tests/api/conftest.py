@@ -1,0 +1,181 @@
+"""The API on the real engine and the real database, called through ASGI.
+
+    settings     the application's; change some with `make_api(guest_carts="off")`
+    make_api     starts an application and gives an `Api` on it
+    api          an `Api` on an application with the default settings
+
+`Api` has one httpx client per kind of caller, and short words for what most tests arrange.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import jwt
+import msgspec
+import pytest
+from cartstore_api.app import create_app
+from litestar import Litestar
+
+from cartstore import open_store
+from cartstore.embedded import Database
+from cartstore.settings import Settings
+from cartstore.store import CartStore
+
+SECRET = "the secret of the tests, long enough"
+ADDRESS = {"street": "1 Main St", "city": "Springfield", "country": "US"}
+
+_numbers = itertools.count(1)
+
+
+def token_of(user: str, scope: str = "", *, secret: str = SECRET, **claims: Any) -> str:
+    """An access token as an issuer would make it; a claim of None is left out."""
+    payload = {"sub": user, "exp": int(time.time()) + 600, "scope": scope, **claims}
+    payload = {name: value for name, value in payload.items() if value is not None}
+    return jwt.encode(payload, secret, algorithm="HS256")
+
+
+def bearer(user: str, scope: str = "", **claims: Any) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token_of(user, scope, **claims)}"}
+
+
+class Api:
+    """An application under test and the callers of it."""
+
+    def __init__(self, app: Litestar, settings: Settings, stack: AsyncExitStack) -> None:
+        self.app = app
+        self.settings = settings
+        self._stack = stack
+        self.ana = self.client(bearer("ana"))
+        self.ben = self.client(bearer("ben"))
+        self.admin = self.client(bearer("root", "admin"))
+        self.anyone = self.client()
+
+    @property
+    def store(self) -> CartStore:
+        store: CartStore = self.app.state.services.store
+        return store
+
+    def client(self, headers: dict[str, str] | None = None) -> httpx.AsyncClient:
+        """A caller with a cookie jar of its own."""
+        transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
+        client = httpx.AsyncClient(transport=transport, base_url="http://shop.test", headers=headers)
+        self._stack.push_async_callback(client.aclose)
+        return client
+
+    async def sell(
+        self, sku: str = "MUG", *, stock: int | None = 10, price: str = "9.99", **variant: Any
+    ) -> str:
+        """A product of one variant, with this stock; its SKU."""
+        product = {"title": f"The {sku}", "images": [f"/{sku}.jpg"]}
+        product.update(
+            {name: variant.pop(name) for name in ("seller", "active", "currency") if name in variant}
+        )
+        product["variants"] = [{"sku": sku, "price": price, **variant}]
+        await self.done(self.admin.put(f"/v1/admin/products/p-{sku}", json=product))
+        if stock:
+            await self.stock(sku, stock)
+        return sku
+
+    async def stock(self, sku: str, delta: int) -> None:
+        body = {"delta": delta, "reason": "test", "reference": f"r{next(_numbers)}"}
+        await self.done(self.admin.post(f"/v1/admin/stock/{sku}/adjust", json=body))
+
+    async def add(self, sku: str = "MUG", quantity: int = 1, *, by: httpx.AsyncClient | None = None) -> Any:
+        return await self.done(
+            (by or self.ana).post("/v1/cart/items", json={"sku": sku, "quantity": quantity})
+        )
+
+    async def check_out(
+        self, *, by: httpx.AsyncClient | None = None, key: str | None = None, **body: Any
+    ) -> Any:
+        return await self.done(self.checking_out(by=by, key=key, **body))
+
+    async def checking_out(
+        self, *, by: httpx.AsyncClient | None = None, key: str | None = None, **body: Any
+    ) -> httpx.Response:
+        asked = {"gateway": "simulated", "payment_method": "card", "shipping_address": ADDRESS, **body}
+        headers = {"Idempotency-Key": key or f"k{next(_numbers)}"}
+        return await (by or self.ana).post("/v1/checkout", json=asked, headers=headers)
+
+    async def pay(
+        self, payment_id: str, outcome: str = "succeed", *, by: httpx.AsyncClient | None = None
+    ) -> Any:
+        return await self.done(
+            (by or self.ana).post(f"/v1/payments/{payment_id}/simulate", json={"outcome": outcome})
+        )
+
+    async def fixed(
+        self, problem: Any, *, by: httpx.AsyncClient | None = None, **headers: str
+    ) -> httpx.Response:
+        """Send a problem's fix as it is."""
+        fix = problem["fix"]
+        return await (by or self.ana).request(fix["method"], fix["path"], json=fix["body"], headers=headers)
+
+    async def done(self, answer: Awaitable[httpx.Response]) -> Any:
+        response = await answer
+        assert response.is_success, response.text
+        return response.json()
+
+
+def database_name_of(url: str) -> str:
+    return urlsplit(url).path.lstrip("/")
+
+
+@pytest.fixture
+def settings(redis_url: str, database: Database, database_url: str) -> Settings:
+    # The tests' server is tuned for speed in a way that a store refuses; nothing here outlives a crash.
+    database.execute(f'ALTER DATABASE "{database_name_of(database_url)}" SET synchronous_commit = on')
+    return Settings(redis_url=redis_url, database_url=database_url, jwt_secret=SECRET, checkout_ack="engine")
+
+
+MakeApi = Callable[..., Awaitable[Api]]
+
+
+@asynccontextmanager
+async def serving(app: Litestar) -> AsyncIterator[None]:
+    """The application's lifespan in a task of its own: Litestar must leave it in the task that entered it,
+    and pytest sets up and tears down in different ones."""
+    started, over = asyncio.Event(), asyncio.Event()
+
+    async def live() -> None:
+        async with app.lifespan():
+            started.set()
+            await over.wait()
+
+    task = asyncio.create_task(live())
+    waiting = asyncio.create_task(started.wait())
+    await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if not started.is_set():
+        await task
+    try:
+        yield
+    finally:
+        over.set()
+        await task
+
+
+@pytest.fixture
+async def make_api(settings: Settings) -> AsyncIterator[MakeApi]:
+    async with AsyncExitStack() as stack:
+
+        async def make(**changes: Any) -> Api:
+            chosen = msgspec.structs.replace(settings, **changes)
+            app = create_app(chosen, open_store=open_store)
+            await stack.enter_async_context(serving(app))
+            return Api(app, chosen, stack)
+
+        yield make
+
+
+@pytest.fixture
+async def api(make_api: MakeApi) -> Api:
+    return await make_api()
