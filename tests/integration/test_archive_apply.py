@@ -1,0 +1,321 @@
+"""Applying events: exactly once, whole or not at all, and nothing that contradicts the record."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+from archive_shop import NOW_MS, Story, allow_commits, line, order_id, payment_id, sale
+
+from cartstore.archive import Archive
+from cartstore.archive.repository import StockTotals
+from cartstore.embedded import Database
+from cartstore.errors import ContractError, EventRefused
+from cartstore.model import Event, Order, OrderLine, Payment, Position
+
+
+@pytest.fixture
+async def archive(database: Database, database_url: str) -> AsyncIterator[Archive]:
+    archive = await Archive.open(allow_commits(database, database_url))
+    yield archive
+    await archive.close()
+
+
+async def payment_of(archive: Archive, number: int) -> tuple[Payment, list[Order]]:
+    found = await archive.find_payment(payment_id(number))
+    assert found is not None
+    return found
+
+
+async def statuses(archive: Archive, number: int) -> tuple[str, list[tuple[str, str | None]]]:
+    payment, orders = await payment_of(archive, number)
+    return payment.status, [(order.status, order.release_reason) for order in orders]
+
+
+async def test_apply_records_a_checkout_as_it_was_begun(archive: Archive) -> None:
+    story = Story()
+    story.begun(
+        1,
+        line("mug", 2),
+        line("print", mode="untracked", properties_json='{"name":"Ada"}'),
+        sellers=("tern", "skerry"),
+        details_json='{"contact": {"email": "ada@example.com"}}',
+    )
+
+    position = await archive.apply_events(story.events)
+
+    payment, orders = await payment_of(archive, 1)
+    assert position == Position(1, 1)
+    assert payment == Payment(
+        payment_id=payment_id(1),
+        checkout_id=f"c0-{1:032x}",
+        checkout_type="full_cart",
+        cart_id="u.ada",
+        status="pending",
+        amount_minor=3_000,
+        currency="EUR",
+        gateway="simulated",
+        method="card",
+        attempts=0,
+        order_ids=(order_id(1, 1), order_id(1, 2)),
+        expires_at_ms=NOW_MS + 900_000,
+        created_at_ms=NOW_MS + 1,
+        fingerprint="print-1",
+        details_json='{"contact": {"email": "ada@example.com"}}',
+    )
+    assert [order.seller for order in orders] == ["tern", "skerry"]
+    assert orders[1] == await archive.find_order(order_id(1, 2))
+    assert orders[1].lines == (
+        OrderLine(
+            line_id="mug",
+            sku="mug",
+            quantity=2,
+            held=2,
+            mode="held",
+            unit_price_minor=1_500,
+            revision=7,
+            first_held_at_ms=NOW_MS,
+        ),
+        OrderLine(
+            line_id="print",
+            sku="print",
+            quantity=1,
+            held=0,
+            mode="untracked",
+            unit_price_minor=1_500,
+            revision=7,
+            first_held_at_ms=NOW_MS,
+            properties_json='{"name":"Ada"}',
+        ),
+    )
+
+
+async def test_apply_sells_what_was_taken_and_counts_what_was_not_there(archive: Archive) -> None:
+    story = Story()
+    story.adjusted("mug", 5, 5)
+    story.adjusted("kit", 1, 1)
+    story.begun(1, line("mug", 2), line("kit", 3, "backorder"))
+    story.paid(1, sale(1, "mug", 2), sale(1, "kit", 1, 2))
+
+    await archive.apply_events(story.events)
+
+    _, totals = await archive.stock_totals()
+    rows, _ = await archive.ledger("kit")
+    assert totals == {
+        "mug": StockTotals(on_hand=3, sold=2, backordered=0),
+        "kit": StockTotals(on_hand=0, sold=3, backordered=2),
+    }
+    assert [(row.delta, row.on_hand, row.reason, row.reference, row.order_id) for row in rows] == [
+        (-1, 0, "sale", order_id(1), order_id(1)),
+        (1, 1, "received", "delivery-2", None),
+    ]
+    assert await statuses(archive, 1) == ("paid", [("paid", None)])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 100])
+async def test_apply_gives_the_same_record_however_the_events_are_cut(archive: Archive, batch: int) -> None:
+    story = Story()
+    story.adjusted("mug", 10, 10)
+    story.begun(1, line("mug", 4), sellers=("tern", "skerry"))
+    story.failed(1, 1)
+    story.failed(1, 2)
+    story.released(1, "cancelled")
+    story.begun(2)
+    story.paid(1, sale(1, "mug", 4, n=1), sale(1, "mug", 4, n=2))
+    story.released(2)
+    story.refund_due(2)
+    story.begun(3)
+    story.refunded(2)
+
+    for start in range(0, len(story.events), batch):
+        await archive.apply_events(story.events[start : start + batch])
+
+    payment, _ = await payment_of(archive, 1)
+    assert payment.attempts == 2
+    assert await statuses(archive, 1) == ("paid", [("paid", None), ("paid", None)])
+    assert await statuses(archive, 2) == ("refunded", [("refunded", "expired")])
+    assert await statuses(archive, 3) == ("pending", [("pending", None)])
+    assert (await archive.stock_totals())[1] == {"mug": StockTotals(on_hand=2, sold=8, backordered=0)}
+    assert await archive.events_after(Position(0, 0), 100) == story.events
+    assert await archive.cursor() == (Position(1, 11), "nonce-1-11")
+
+
+async def test_apply_keeps_the_reason_of_a_release(archive: Archive) -> None:
+    story = Story()
+    story.begun(1)
+    story.released(1, "cancelled")
+
+    await archive.apply_events(story.events)
+
+    assert await statuses(archive, 1) == ("cancelled", [("released", "cancelled")])
+
+
+async def test_apply_refunds_one_order_of_two(archive: Archive) -> None:
+    story = Story()
+    story.begun(1, sellers=("tern", "skerry"))
+    story.released(1)
+    story.refund_due(1)
+    story.refunded(1, 2, payment_status="refund_due")
+
+    await archive.apply_events(story.events)
+
+    assert await statuses(archive, 1) == ("refund_due", [("refund_due", "expired"), ("refunded", "expired")])
+
+
+async def test_apply_changes_nothing_when_repeated(archive: Archive) -> None:
+    story = Story()
+    story.adjusted("mug", 5, 5)
+    story.begun(1)
+    await archive.apply_events(story.events)
+    story.paid(1, sale(1, "mug", 1))
+    await archive.apply_events(story.events)
+
+    position = await archive.apply_events(story.events)
+
+    assert position == Position(1, 3)
+    assert (await archive.stock_totals())[1] == {"mug": StockTotals(on_hand=4, sold=1, backordered=0)}
+    assert len(await archive.events_after(Position(0, 0), 100)) == 3
+
+
+async def test_apply_counts_once_when_several_drainers_have_the_same_events(archive: Archive) -> None:
+    """Goal: the cursor's row lock makes the drain single. Method: eight at once, each with all events cut
+    in its own way; afterwards every event is there once."""
+    story = Story()
+    story.adjusted("mug", 100, 100)
+    for number in range(1, 41):
+        story.begun(number)
+        story.paid(number, sale(number, "mug", 1))
+
+    async def drainer(batch: int) -> None:
+        for start in range(0, len(story.events), batch):
+            await archive.apply_events(story.events[start : start + batch])
+
+    await asyncio.gather(*(drainer(batch) for batch in (3, 5, 7, 11, 13, 17, 19, 81)))
+
+    assert (await archive.stock_totals())[1] == {"mug": StockTotals(on_hand=60, sold=40, backordered=0)}
+    assert await archive.events_after(Position(0, 0), 100) == story.events
+
+
+async def test_apply_goes_on_when_the_epoch_grows_in_the_middle(archive: Archive) -> None:
+    story = Story()
+    story.adjusted("mug", 5, 5)
+    story.epoch = 3
+    story.adjusted("mug", -1, 4)
+
+    position = await archive.apply_events(story.events)
+
+    assert position == Position(3, 2)
+
+
+@pytest.mark.parametrize(
+    "positions",
+    [[(1, 2)], [(1, 1), (1, 3)], [(2, 1), (1, 2)], [(1, 1), (1, 1)]],
+    ids=["starts late", "gap", "older epoch", "seq twice"],
+)
+async def test_apply_refuses_a_history_that_does_not_join(
+    archive: Archive, positions: list[tuple[int, int]]
+) -> None:
+    story = Story()
+    events = [
+        msgspec.structs.replace(story.adjusted("mug", 1, n), position=Position(*position))
+        for n, position in enumerate(positions, 1)
+    ]
+
+    with pytest.raises(ContractError, match="gap or a fork"):
+        await archive.apply_events(events)
+
+    assert await archive.cursor() == (Position(0, 0), "")
+
+
+async def test_apply_refuses_an_event_of_an_engine_that_was_replaced(archive: Archive) -> None:
+    await archive.apply_events([Story(epoch=2).adjusted("mug", 5, 5)])
+
+    with pytest.raises(ContractError, match="fork"):
+        await archive.apply_events([Story(epoch=1, seq=1).adjusted("mug", 5, 10)])
+
+
+def _begun(story: Story, **changes: Any) -> Event:
+    event = story.begun(9)
+    return msgspec.structs.replace(event, body={**event.body, **changes})
+
+
+REFUSED = {
+    "an unknown type": lambda story: story.tell("stock_stolen", sku="mug"),
+    "no body": lambda story: story.tell("payment_failed"),
+    "a number that is none": lambda story: story.tell(
+        "payment_failed", payment_id=payment_id(1), attempts="1.5"
+    ),
+    "a negative count": lambda story: story.adjusted("mug", -6, -1),
+    "stock that is not there": lambda story: story.adjusted("mug", -6, 0),
+    "a sale that is not there": lambda story: story.paid(1, sale(1, "mug", 6)),
+    "a sale of another payment's order": lambda story: story.paid(1, sale(2, "mug", 1)),
+    "a sale that does not add up": lambda story: story.paid(1, {**sale(1, "mug", 1), "quantity": "2"}),
+    "a sale without money": lambda story: story.tell(
+        "payment_settled", payment_id=payment_id(1), outcome="refund_due", sales=[sale(1, "mug", 1)]
+    ),
+    "sales that are no list": lambda story: story.tell(
+        "payment_settled", payment_id=payment_id(1), outcome="paid", sales={"mug": 1}
+    ),
+    "a reference that was used": lambda story: story.adjusted("mug", 1, 6, "delivery-1"),
+    "a checkout that was begun": lambda story: story.begun(1),
+    "a checkout in no currency": lambda story: _begun(story, currency="euro"),
+    "a checkout that ends before it begins": lambda story: _begun(story, expires_at_ms="1"),
+    "a line that holds half": lambda story: story.begun(9, {**line("mug", 2), "held": "1"}),
+    "a line of nothing": lambda story: story.begun(9, line("mug", 0)),
+    "money due back for a pending payment": lambda story: story.refund_due(1),
+    "a payment that nobody began": lambda story: story.paid(8),
+    "a second settlement": lambda story: story.paid(2),
+    "a failure after settlement": lambda story: story.failed(2, 1),
+    "an attempt that was counted": lambda story: story.failed(1, 0),
+    "a release after settlement": lambda story: story.released(2),
+    "a refund of a pending order": lambda story: story.refunded(1),
+    "a refund of an order that nobody placed": lambda story: story.refunded(8),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_apply_refuses_what_contradicts_the_record_and_applies_nothing(
+    archive: Archive, name: str
+) -> None:
+    story = Story()
+    story.adjusted("mug", 5, 5)
+    story.begun(1)
+    story.begun(2)
+    story.paid(2)
+    await archive.apply_events(story.events)
+    before = await archive.stock_totals()
+    good = story.adjusted("mug", 0, 5, "counted")
+    bad = REFUSED[name](story)
+
+    with pytest.raises(EventRefused):
+        await archive.apply_events([good, bad])
+
+    assert await archive.stock_totals() == before
+    assert await archive.cursor() == (Position(1, 4), "nonce-1-4")
+    assert await archive.find_stock_adjustment("mug", "counted") is None
+
+
+async def test_reject_puts_the_event_aside_and_moves_on(
+    archive: Archive, database: Database, database_url: str
+) -> None:
+    story = Story()
+    bad = story.tell("stock_stolen", sku="mug\0")
+    after = story.adjusted("mug", 5, 5)
+
+    position = await archive.reject_event(bad, "nobody knows this type")
+    again = await archive.reject_event(bad, "nobody knows this type")
+    await archive.apply_events([after])
+
+    name = database_url.partition("?")[0].rpartition("/")[2]
+    rejected = database.execute("SELECT seq, type, reason, body FROM rejected_events", name)
+    assert (position, again) == (Position(1, 1), Position(1, 1))
+    assert rejected == '1|stock_stolen|nobody knows this type|{"sku":"mug\\u0000"}'
+    assert [event.position.seq for event in await archive.events_after(Position(0, 0), 10)] == [2]
+
+
+async def test_reject_refuses_an_event_that_is_not_the_next(archive: Archive) -> None:
+    with pytest.raises(ContractError):
+        await archive.reject_event(Story(seq=4).adjusted("mug", 5, 5), "why not")

@@ -1,0 +1,214 @@
+"""The connection to PostgreSQL: which servers are refused, and what its faults become."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from archive_shop import Story, allow_commits
+from sqlalchemy import text
+
+from cartstore.archive import Archive, migrate
+from cartstore.archive.database import libpq_url
+from cartstore.embedded import Database
+from cartstore.errors import (
+    ConfigurationError,
+    ContractError,
+    EventRefused,
+    OutcomeUnknown,
+    StoreUnavailable,
+)
+from cartstore.model import Position
+
+
+@pytest.fixture
+def url(database: Database, database_url: str) -> str:
+    return allow_commits(database, database_url)
+
+
+@pytest.fixture
+async def archive(url: str) -> AsyncIterator[Archive]:
+    archive = await Archive.open(url)
+    yield archive
+    await archive.close()
+
+
+@pytest.fixture
+def own_database() -> Iterator[Database]:
+    """A server that the test may kill."""
+    folder = Path(tempfile.mkdtemp(prefix="cartstore-"))
+    database = Database(folder / "postgres")
+    database.start()
+    yield database
+    database.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg"])
+def test_libpq_url_keeps_everything_but_the_scheme(scheme: str) -> None:
+    rest = "user:secret@host:6432/shop?sslmode=require"
+
+    assert libpq_url(f"{scheme}://{rest}") == f"postgresql://{rest}"
+
+
+@pytest.mark.parametrize("url", ["", "mysql://localhost/shop", "localhost:5432", "postgresql:shop"])
+async def test_open_refuses_a_url_of_another_kind(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="postgresql://"):
+        await Archive.open(url)
+
+
+async def test_open_refuses_a_url_that_cannot_be_parsed() -> None:
+    with pytest.raises(ConfigurationError, match="cannot be used"):
+        await Archive.open("postgresql://localhost/shop?sslmode=perhaps")
+
+
+async def test_open_refuses_a_server_whose_commits_may_be_lost(database: Database, url: str) -> None:
+    name = url.partition("?")[0].rpartition("/")[2]
+    database.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+
+    with pytest.raises(ConfigurationError, match="synchronous_commit"):
+        await Archive.open(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://postgres@127.0.0.1:1/shop", "postgresql://postgres@/shop?host=/nowhere"]
+)
+async def test_open_says_unavailable_when_nobody_answers(url: str) -> None:
+    with pytest.raises(StoreUnavailable, match="cannot be reached"):
+        await Archive.open(url)
+
+
+async def test_open_says_unavailable_when_the_database_is_not_there(url: str) -> None:
+    with pytest.raises(StoreUnavailable):
+        await Archive.open(url.replace("/test_", "/missing_"))
+
+
+async def test_migrate_says_unavailable_when_nobody_answers() -> None:
+    with pytest.raises(StoreUnavailable):
+        await migrate("postgresql://postgres@127.0.0.1:1/shop")
+
+
+async def test_claim_accepts_the_same_deployment_again(archive: Archive) -> None:
+    await archive.claim(namespace="main", partitions=1, key_layout=1)
+
+    await archive.claim(namespace="main", partitions=1, key_layout=1)
+
+
+async def test_claim_refuses_another_deployment(archive: Archive) -> None:
+    await archive.claim(namespace="main", partitions=1, key_layout=1)
+
+    with pytest.raises(ConfigurationError, match="namespace main, but the settings say other"):
+        await archive.claim(namespace="other", partitions=1, key_layout=1)
+
+
+async def test_pool_heals_when_the_database_was_restarted(own_database: Database) -> None:
+    url = own_database.url()
+    await migrate(url)
+    archive = await Archive.open(url)
+    await archive.apply_events([Story().adjusted("mug", 5, 5)])
+    own_database.kill()
+
+    with pytest.raises(StoreUnavailable):
+        await archive.ping()
+    # Blocks the loop, so that the pool learns of the death of its connections only when it uses one.
+    own_database.start()
+    cursor, _ = await archive.cursor()
+    await archive.close()
+
+    assert cursor == Position(1, 1)
+
+
+async def test_pool_heals_when_a_restart_went_unnoticed(own_database: Database) -> None:
+    url = own_database.url()
+    await migrate(url)
+    archive = await Archive.open(url)
+    await archive.ping()
+    own_database.kill()
+    own_database.start()
+
+    position = await archive.apply_events([Story().adjusted("mug", 5, 5)])
+    await archive.close()
+
+    assert position == Position(1, 1)
+
+
+async def test_apply_is_of_unknown_outcome_when_the_connection_dies_in_the_commit(
+    archive: Archive, database: Database, url: str
+) -> None:
+    """A deferred trigger makes the commit last long enough to end its connection in the middle."""
+    name = url.partition("?")[0].rpartition("/")[2]
+    database.execute(
+        "CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql"
+        " AS 'BEGIN PERFORM pg_sleep(30); RETURN NULL; END'",
+        name,
+    )
+    database.execute(
+        "CREATE CONSTRAINT TRIGGER linger AFTER UPDATE ON outbox_cursor DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION linger()",
+        name,
+    )
+    kill = (
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        f" WHERE datname = '{name}' AND wait_event = 'PgSleep'"
+    )
+
+    applying = asyncio.create_task(archive.apply_events([Story().adjusted("mug", 5, 5)]))
+    ended = "0"
+    while ended == "0":
+        ended = await asyncio.to_thread(database.execute, kill)
+
+    with pytest.raises(OutcomeUnknown):
+        await applying
+
+
+async def test_transaction_is_not_applied_when_the_connection_dies_before_the_commit(
+    archive: Archive, database: Database
+) -> None:
+    async def lose_the_connection() -> None:
+        async with archive.database.transaction() as connection:
+            await connection.execute(text("UPDATE outbox_cursor SET seq = 9"))
+            pid = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+            database.execute(f"SELECT pg_terminate_backend({pid})")
+            await connection.execute(text("SELECT 1"))
+
+    with pytest.raises(StoreUnavailable):
+        await lose_the_connection()
+
+    assert (await archive.cursor())[0].seq == 0
+
+
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [
+        ("INSERT INTO stock VALUES ('mug', -1, 0, 0)", EventRefused),
+        ("SELECT 1 / 0", EventRefused),
+        ("SELECT nonsense", ConfigurationError),
+        ("SELECT FROM nowhere", ConfigurationError),
+        ("SELECT (", ContractError),
+    ],
+)
+async def test_driver_errors_become_the_taxonomy(
+    archive: Archive, statement: str, error: type[Exception]
+) -> None:
+    async def execute() -> None:
+        async with archive.database.transaction() as connection:
+            await connection.execute(text(statement))
+
+    with pytest.raises(error) as caught:
+        await execute()
+
+    assert type(caught.value) is error
+    assert "asyncpg" not in str(caught.value)
+
+
+async def test_migrate_and_open_take_a_url_with_escapes(url: str) -> None:
+    escaped = url.replace("/tmp", quote("/tmp", safe=""))
+
+    archive = await Archive.open(escaped)
+    await archive.ping()
+    await archive.close()
