@@ -3,9 +3,9 @@
 CartStoreError
 ├── CartError                      expected, the caller can act on it; never logged as an error
 │   ├── NotFound                   ItemNotFound · ProductNotFound · OrderNotFound · PaymentNotFound
-│   ├── Conflict                   CartEmpty · InsufficientStock · ProductInactive · PriceChanged · TotalChanged
-│   │                              CheckoutRefused · StockConflict · CurrencyMismatch · OrderState
-│   │                              PaymentState · PaymentExpired · IdempotencyInProgress
+│   ├── Conflict                   CartEmpty · InsufficientStock · ProductInactive · PriceChanged
+│   │                              TotalChanged · CheckoutRefused · StockConflict · CurrencyMismatch
+│   │                              OrderState · PaymentState · PaymentExpired · IdempotencyInProgress
 │   ├── VersionConflict            If-Match named another version
 │   ├── Invalid                    InvalidField · InvalidQuantity · OptionRequired · OptionNotAvailable
 │   │                              LimitExceeded · IdempotencyKeyReused · FeatureOff

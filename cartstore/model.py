@@ -228,7 +228,9 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_available(self) -> bool:
-        return self.is_active and (self.available_quantity is None or self.available_quantity >= self.quantity)
+        return self.is_active and (
+            self.available_quantity is None or self.available_quantity >= self.quantity
+        )
 
     @property
     def line_total_minor(self) -> int:

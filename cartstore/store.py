@@ -390,7 +390,10 @@ class CartStore:
         it was acknowledged, whether the record has it already or not.
         """
         before = _parse_page_cursor(cursor)
-        kept = {checkout.payment.payment_id: checkout for checkout in await self.engine.list_payments(owner.cart_id)}
+        kept = {
+            checkout.payment.payment_id: checkout
+            for checkout in await self.engine.list_payments(owner.cart_id)
+        }
         page = dict(kept)
         for payment, orders in await self.archive.list_payments(
             owner.cart_id, limit=limit + len(kept) + 1, before=before
@@ -408,7 +411,9 @@ class CartStore:
 
         Raises OrderNotFound, also for another owner's order.
         """
-        found = await self._find_payment(payment_id_of_order(order_id)) if ID_PATTERN.match(order_id) else None
+        found = (
+            await self._find_payment(payment_id_of_order(order_id)) if ID_PATTERN.match(order_id) else None
+        )
         order = next((order for order in found.orders if order.order_id == order_id), None) if found else None
         if found is None or order is None or (owner is not None and order.cart_id != owner.cart_id):
             raise OrderNotFound()
@@ -429,7 +434,10 @@ class CartStore:
         checkout = await self.read_payment(payment_id, None)
         if verdict == "pending":
             return PaymentResult(
-                payment=checkout.payment, orders=checkout.orders, read_at_ms=checkout.read_at_ms, changed=False
+                payment=checkout.payment,
+                orders=checkout.orders,
+                read_at_ms=checkout.read_at_ms,
+                changed=False,
             )
         if verdict == "succeeded":
             result = await self._with_restored(checkout, self.engine.settle_payment)
@@ -488,7 +496,10 @@ class CartStore:
     async def set_stock(
         self, sku: str, on_hand: int, *, reason: str, reference: str, expected_on_hand: int | None = None
     ) -> StockResult:
-        """Move on_hand to a value, as a delta. An untracked SKU becomes `deny`. Raises as adjust_stock does."""
+        """Move on_hand to a value, as a delta; an untracked SKU becomes `deny`.
+
+        Raises as adjust_stock does.
+        """
         self._check_adjustment(sku, reason, reference)
         if not 0 <= on_hand <= limits.STOCK_MAX:
             raise InvalidField(f"on_hand must be 0 to {limits.STOCK_MAX}.", field="on_hand")
@@ -659,7 +670,9 @@ class CartStore:
     def _check_quantity(quantity: int, *, lowest: int, field: str = "quantity") -> None:
         if not lowest <= quantity <= limits.QUANTITY_MAX:
             raise InvalidQuantity(
-                f"{field} must be {lowest} to {limits.QUANTITY_MAX}.", field=field, requested_quantity=quantity
+                f"{field} must be {lowest} to {limits.QUANTITY_MAX}.",
+                field=field,
+                requested_quantity=quantity,
             )
 
     @staticmethod
@@ -739,9 +752,7 @@ class CartStore:
             # An earlier import gave this SKU another quantity; importing again never changes stock.
             return
 
-    async def _with_restored(
-        self, checkout: Checkout, transition: Callable[[str], Awaitable[T]]
-    ) -> T:
+    async def _with_restored(self, checkout: Checkout, transition: Callable[[str], Awaitable[T]]) -> T:
         """Run a transition on a payment that the engine may have forgotten since it became terminal."""
         try:
             return await transition(checkout.payment.payment_id)

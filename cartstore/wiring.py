@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from cartstore import limits
 from cartstore.archive import Archive, migrate
-from cartstore.archive.acknowledgement import Acknowledgement, AckMode
+from cartstore.archive.acknowledgement import AckMode, Acknowledgement
 from cartstore.archive.drain import drain
 from cartstore.archive.locks import recovering
 from cartstore.catalog.repository import CatalogRepository
@@ -23,9 +23,15 @@ from cartstore.errors import ConfigurationError, StoreError
 from cartstore.model import Partition
 from cartstore.payments import Gateway, SimulatedGateway
 from cartstore.recovery.gate import Recovery
-from cartstore.redis.audit import AuditedRedisEngine
 from cartstore.redis.announcements import RedisAnnouncements
-from cartstore.redis.caller import CALL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, PooledCaller, open_pool, translate
+from cartstore.redis.audit import AuditedRedisEngine
+from cartstore.redis.caller import (
+    CALL_TIMEOUT_SECONDS,
+    CONNECT_TIMEOUT_SECONDS,
+    PooledCaller,
+    open_pool,
+    translate,
+)
 from cartstore.redis.keys import LAYOUT
 from cartstore.redis.outbox import RedisOutbox
 from cartstore.settings import Settings, load_settings
@@ -62,9 +68,7 @@ async def open_store(
         partition = Partition(settings.namespace)
         archive = await Archive.open(settings.database_url)
         stack.push_async_callback(archive.close)
-        await archive.claim(
-            namespace=settings.namespace, partitions=settings.partitions, key_layout=LAYOUT
-        )
+        await archive.claim(namespace=settings.namespace, partitions=settings.partitions, key_layout=LAYOUT)
         catalog = CatalogRepository(archive.database)
 
         client: Redis = Redis.from_url(
@@ -144,8 +148,8 @@ async def _check_engine(client: Redis) -> None:
     policy = memory.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         raise ConfigurationError(
-            f"The engine's maxmemory-policy is {policy}: it would throw carts and stock away when memory is full. "
-            "Set it to noeviction."
+            f"The engine's maxmemory-policy is {policy}: it would throw carts and stock away when memory is "
+            "full. Set it to noeviction."
         )
 
 
@@ -188,5 +192,3 @@ async def _own_drain(archive: Archive, outbox: RedisOutbox) -> AsyncIterator[Cal
         with suppress(asyncio.CancelledError):
             await task
         await answer()
-
-

@@ -94,8 +94,8 @@ class Recovery:
         event = await self._outbox.find(cursor) if seen.exists else None
         if event is None or event.nonce != nonce:
             raise StoreRecovering(
-                f"The engine does not have event {cursor} that PostgreSQL has applied: it is empty, or its history "
-                "is another one. Restore the engine's data, or rebuild it from PostgreSQL."
+                f"The engine does not have event {cursor} that PostgreSQL has applied: it is empty, or its "
+                "history is another one. Restore the engine's data, or rebuild it from PostgreSQL."
             )
 
     async def _publish_catalog(self) -> None:

@@ -98,7 +98,9 @@ def translate(error: Exception, *, sent: bool) -> Exception:
         return StoreFull("The engine is at its memory limit; the change was not applied.")
     if isinstance(error, ResponseError):
         text = str(error)
-        if text.startswith(("READONLY", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "BUSY", "CLUSTERDOWN")):
+        if text.startswith(
+            ("READONLY", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "BUSY", "CLUSTERDOWN")
+        ):
             return StoreUnavailable(f"The engine takes no writes now ({text.split(' ')[0]}).")
         if isinstance(error, AuthenticationError) or text.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
             return StoreUnavailable(f"The engine refuses our credentials ({text.split(' ')[0]}).")

@@ -80,7 +80,7 @@ async def open_gate(
     )
     if reply[0] == "LAYOUT":
         raise ConfigurationError(
-            f"The engine holds {reply[1]} partitions in key layout {reply[2]}; this version wants {partitions} "
-            f"in layout {LAYOUT}."
+            f"The engine holds {reply[1]} partitions in key layout {reply[2]}; this version wants "
+            f"{partitions} in layout {LAYOUT}."
         )
     return bool(reply[0] == "OK")

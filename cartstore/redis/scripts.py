@@ -29,7 +29,9 @@ class Script:
 def script_names() -> list[str]:
     """All transitions, by file name, sorted."""
     folder = files("cartstore_lua")
-    return sorted(entry.name.removesuffix(".lua") for entry in folder.iterdir() if entry.name.endswith(".lua"))
+    return sorted(
+        entry.name.removesuffix(".lua") for entry in folder.iterdir() if entry.name.endswith(".lua")
+    )
 
 
 def _read(*path: str) -> str:

@@ -205,7 +205,9 @@ class RedisEngine:
         keys = (self.keys.gate, self.keys.cart(cart_id))
         return read_summary(await self.call(script("cart_read_summary"), keys), 1)
 
-    async def _mutate(self, name: str, keys: Sequence[str], terms: CartTerms, guard: Guard, *args: Arg) -> Any:
+    async def _mutate(
+        self, name: str, keys: Sequence[str], terms: CartTerms, guard: Guard, *args: Arg
+    ) -> Any:
         """A cart mutation; the reply without its REPLAYED mark, and whether it had one."""
         reply = await self.call(
             script(name),
@@ -419,9 +421,7 @@ class RedisEngine:
 
     async def read_payment(self, payment_id: str) -> Checkout | None:
         try:
-            reply = await self.call(
-                script("payment_read"), (self.keys.gate, self.keys.payment(payment_id))
-            )
+            reply = await self.call(script("payment_read"), (self.keys.gate, self.keys.payment(payment_id)))
         except PaymentNotFound:
             return None
         return read_checkout(reply)

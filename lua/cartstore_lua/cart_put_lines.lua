@@ -17,6 +17,8 @@
   Returns  {'OK', created, now, version, lines, units, subtotal, currency, <per item: line_id, code, available>}
            {'REPLAYED', ...the first OK reply} | {'REFUSED', <per item with a problem: line_id, code, available>}
            {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version} | {'AGAIN'} | {'FENCED'}
+  Codes    OK, ITEM_NOT_FOUND, PRODUCT_NOT_FOUND, PRODUCT_INACTIVE, CURRENCY_MISMATCH, INVALID_QUANTITY,
+           LIMIT_EXCEEDED, INSUFFICIENT_STOCK
   Faults   CARTBADARG
   Cost     O(lines of the cart + items * log holds)
 ]]

@@ -26,6 +26,7 @@
            {'REFUSED', <line_id, code, available, quantity, old price, new price>...} | {'IDEMPOTENCY_KEY_REUSED'}
            {'VERSION_CONFLICT', version} | {'CART_EMPTY'} | {'ITEM_NOT_FOUND', line_id}
            {'TOTAL_CHANGED', total} | {'LIMIT_EXCEEDED', name, limit} | {'STORE_FULL'} | {'AGAIN'} | {'FENCED'}
+  Codes    PRODUCT_INACTIVE, CURRENCY_MISMATCH, INVALID_QUANTITY, PRICE_CHANGED, INSUFFICIENT_STOCK
   Faults   CARTBADARG
   Cost     O(lines of the cart * log holds)
 ]]
