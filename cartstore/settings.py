@@ -6,6 +6,9 @@ out of range or contradict each other raise ConfigurationError naming the variab
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
 import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -150,3 +153,39 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) ->
         reason, _, path = str(error).partition(" - at `$.")
         name = ENVIRONMENT_PREFIX + path.rstrip("`").upper() if path else "The settings"
         raise ConfigurationError(f"{name}: {reason}.") from error
+
+
+def settings_page() -> str:
+    """The settings as a Markdown page: docs/settings.md, made by `make docs`, held to the code by a test."""
+    tree = ast.parse(inspect.getsource(Settings)).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    texts: dict[str, str] = {}
+    for statement, following in itertools.pairwise(tree.body):
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and isinstance(following, ast.Expr)
+            and isinstance(following.value, ast.Constant)
+        ):
+            texts[statement.target.id] = " ".join(str(following.value.value).split())
+    rows = [
+        f"| `{ENVIRONMENT_PREFIX}{field.name.upper()}` | `{field.default!r}` | {texts[field.name]} |"
+        for field in msgspec.structs.fields(Settings)
+    ]
+    return "\n".join(
+        [
+            "# Settings",
+            "",
+            "Read once, at start, from the environment; an unknown `CARTSTORE_` name is refused. This page is",
+            "made from `cartstore/settings.py` by `make docs`.",
+            "",
+            "| name | default | meaning |",
+            "|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    print(settings_page(), end="")
