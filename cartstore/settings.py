@@ -176,8 +176,8 @@ def settings_page() -> str:
         [
             "# Settings",
             "",
-            "Read once, at start, from the environment; an unknown `CARTSTORE_` name is refused. This page is",
-            "made from `cartstore/settings.py` by `make docs`.",
+            "Read once, at start, from the environment; an unknown `CARTSTORE_` name is refused. This page",
+            "is made from `cartstore/settings.py` by `make docs`.",
             "",
             "| name | default | meaning |",
             "|---|---|---|",
@@ -185,7 +185,3 @@ def settings_page() -> str:
             "",
         ]
     )
-
-
-if __name__ == "__main__":
-    print(settings_page(), end="")
