@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from cartstore.catalog.csv_source import CsvSource
+from cartstore.catalog.money import exponent_of
 from cartstore.catalog.parsed import Parsed, ParsedProduct, Rejection
 from cartstore.catalog.repository import CatalogRepository
 from cartstore.catalog.shopify import is_shopify, parse_shopify
@@ -56,6 +57,7 @@ class CatalogFile:
     """
 
     def __init__(self, source: Path | bytes, *, currency: str, today: date | None = None) -> None:
+        exponent_of(currency)
         self._source = CsvSource(source)
         columns = self._source.columns
         if is_shopify(columns):

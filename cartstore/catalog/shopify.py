@@ -48,6 +48,10 @@ def is_shopify(columns: Sequence[str]) -> bool:
 def parse_shopify(source: CsvSource, *, currency: str) -> Iterator[Parsed]:
     """Products and rejections in the order of the file. Raises InvalidField when a column is missing."""
     require_columns(source.columns, COLUMNS, "Shopify")
+    return _parsed(source, currency)
+
+
+def _parsed(source: CsvSource, currency: str) -> Iterator[Parsed]:
     seen_handles: set[str] = set()
     sku_lines: dict[str, int] = {}
     for handle, rows in groupby(source.rows(), key=lambda row: row["Handle"]):

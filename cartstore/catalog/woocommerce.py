@@ -96,7 +96,7 @@ def is_woocommerce(columns: Sequence[str]) -> bool:
 def parse_woocommerce(source: CsvSource, *, currency: str, today: date) -> Iterator[Parsed]:
     """Products and rejections; sale prices are those of `today`. Raises InvalidField for a missing column."""
     require_columns(source.columns, COLUMNS, "WooCommerce")
-    yield from _Reader(source, currency, today).parsed()
+    return _Reader(source, currency, today).parsed()
 
 
 class _Reader:

@@ -1,0 +1,428 @@
+"""WooCommerce's product export, one rule at a time."""
+
+from __future__ import annotations
+
+import csv
+import io
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from cartstore import limits
+from cartstore.catalog.importing import parse_catalog
+from cartstore.catalog.parsed import ParsedProduct, Rejection
+
+SHARED = Path(__file__).parents[2].parent / "shared/data"
+TODAY = date(2030, 6, 15)
+
+HEADER = (
+    *("ID", "Type", "SKU", "Name", "Published", "Short description", "Description"),
+    *("Date sale price starts", "Date sale price ends", "In stock?", "Stock", "Backorders allowed?"),
+    *("Sold individually?", "Sale price", "Regular price", "Images", "Parent", "Position"),
+    *("Attribute 1 name", "Attribute 1 value(s)", "Attribute 2 name", "Attribute 2 value(s)"),
+    *("Attribute 3 name", "Attribute 3 value(s)", "Attribute 4 name", "Attribute 4 value(s)"),
+)
+MUG = {
+    "ID": "7",
+    "Type": "simple",
+    "SKU": "mug",
+    "Name": "Mug",
+    "Published": "1",
+    "In stock?": "1",
+    "Stock": "5",
+    "Regular price": "15",
+}
+TEE = {
+    **MUG,
+    "ID": "1",
+    "Type": "variable",
+    "SKU": "tee",
+    "Name": "Tee",
+    "Stock": "",
+    "Regular price": "",
+    "Attribute 1 name": "Colour",
+    "Attribute 1 value(s)": "Blue, Dark Red",
+    "Attribute 2 name": "Size",
+    "Attribute 2 value(s)": "S, M, L",
+    "Attribute 3 name": "Fabric",
+    "Attribute 3 value(s)": "Cotton",
+}
+
+
+def variation(
+    number: int, colour: str | None, size: str | None, parent: str = "tee", **cells: str
+) -> dict[str, str]:
+    """A variation of TEE; None: the attribute is not named at all."""
+    named: dict[str, str] = {}
+    for n, (name, value) in enumerate((("Colour", colour), ("Size", size)), 1):
+        if value is not None:
+            named |= {f"Attribute {n} name": name, f"Attribute {n} value(s)": value}
+    return {
+        **MUG,
+        "ID": str(100 + number),
+        "Type": "variation",
+        "SKU": f"tee-{number}",
+        "Name": "Tee",
+        "Parent": parent,
+        "Position": str(number),
+        **named,
+        **cells,
+    }
+
+
+def parse(*rows: dict[str, str]) -> tuple[list[ParsedProduct], list[Rejection]]:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, HEADER, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    entries = list(parse_catalog(text.getvalue().encode(), currency="EUR", today=TODAY))
+    return (
+        [entry for entry in entries if isinstance(entry, ParsedProduct)],
+        [entry for entry in entries if isinstance(entry, Rejection)],
+    )
+
+
+def parse_one(*rows: dict[str, str]) -> ParsedProduct:
+    (parsed,), rejected = parse(*rows)
+    assert rejected == []
+    return parsed
+
+
+def test_parse_reads_a_simple_product() -> None:
+    parsed = parse_one(
+        {
+            **MUG,
+            "Name": "Mug &amp; saucer",
+            "Description": "<p>Holds tea</p>\\n\\nand coffee",
+            "Images": "https://example.com/a,b.png, https://example.com/c.png,https://example.com/d.png",
+            "Attribute 1 name": "Colour",
+            "Attribute 1 value(s)": "Blue",
+        }
+    )
+
+    product = parsed.product
+    assert (product.id, product.title, product.seller, product.options) == ("mug", "Mug & saucer", None, ())
+    assert product.description == "Holds tea\nand coffee"
+    assert [url.rpartition("/")[2] for url in product.images] == ["a,b.png", "c.png", "d.png"]
+    (variant,) = product.variants
+    assert (variant.sku, variant.price_minor, variant.policy) == ("mug", 1_500, "deny")
+    assert (parsed.quantities, parsed.line, parsed.name, parsed.is_whole) == ({"mug": 5}, 2, "mug", True)
+
+
+def test_parse_takes_the_short_description_when_there_is_no_other() -> None:
+    assert parse_one({**MUG, "Short description": "Short"}).product.description == "Short"
+
+
+def test_parse_names_a_product_by_its_id_when_it_has_no_sku() -> None:
+    parsed = parse_one({**MUG, "SKU": ""})
+
+    assert (parsed.product.id, parsed.product.variants[0].sku, parsed.name) == ("id-7", "id-7", "id-7")
+
+
+@pytest.mark.parametrize(
+    ("cells", "policy", "quantities"),
+    [
+        ({"Stock": "", "In stock?": "1"}, "untracked", {}),
+        ({"Stock": "", "In stock?": "1", "Backorders allowed?": "1"}, "untracked", {}),
+        ({"Stock": "", "In stock?": "0"}, "deny", {"mug": 0}),
+        ({"Stock": "", "In stock?": "backorder"}, "backorder", {"mug": 0}),
+        ({"Stock": "0", "In stock?": "0"}, "deny", {"mug": 0}),
+        ({"Stock": "5", "In stock?": "1"}, "deny", {"mug": 5}),
+        ({"Stock": "5", "Backorders allowed?": "0"}, "deny", {"mug": 5}),
+        ({"Stock": "5", "Backorders allowed?": "1"}, "backorder", {"mug": 5}),
+        ({"Stock": "5", "Backorders allowed?": "notify"}, "backorder", {"mug": 5}),
+    ],
+)
+def test_parse_takes_the_policy_from_what_is_counted(
+    cells: dict[str, str], policy: str, quantities: dict[str, int]
+) -> None:
+    parsed = parse_one({**MUG, **cells})
+
+    assert parsed.product.variants[0].policy == policy
+    assert parsed.quantities == quantities
+
+
+@pytest.mark.parametrize(
+    ("cells", "price_minor"),
+    [
+        ({"Sale price": "12.50"}, 1_250),
+        ({"Sale price": ""}, 1_500),
+        ({"Sale price": "20"}, 1_500),
+        ({"Sale price": "0"}, 0),
+        ({"Sale price": "12", "Date sale price starts": "2030-06-15"}, 1_200),
+        ({"Sale price": "12", "Date sale price starts": "2030-06-16"}, 1_500),
+        ({"Sale price": "12", "Date sale price ends": "2030-06-15 23:59:59"}, 1_200),
+        ({"Sale price": "12", "Date sale price ends": "2030-06-14"}, 1_500),
+        (
+            {
+                "Sale price": "12",
+                "Date sale price starts": "2030-01-01",
+                "Date sale price ends": "2031-01-01",
+            },
+            1_200,
+        ),
+    ],
+)
+def test_parse_takes_the_price_that_a_buyer_pays_today(cells: dict[str, str], price_minor: int) -> None:
+    assert parse_one({**MUG, **cells}).product.variants[0].price_minor == price_minor
+
+
+@pytest.mark.parametrize(("published", "active"), [("1", True), ("0", False), ("-1", False)])
+def test_parse_takes_what_is_not_published_for_inactive(published: str, active: bool) -> None:
+    assert parse_one({**MUG, "Published": published}).product.active is active
+
+
+def test_parse_limits_what_is_sold_one_at_a_time() -> None:
+    assert parse_one({**MUG, "Sold individually?": "1"}).product.variants[0].max_quantity == 1
+    assert parse_one(MUG).product.variants[0].max_quantity is None
+
+    tee = parse_one({**TEE, "Sold individually?": "1"}, variation(1, "Blue", "S"))
+    assert tee.product.variants[0].max_quantity == 1
+
+
+@pytest.mark.parametrize("type_", ["simple, downloadable, virtual", "Simple", "downloadable, simple"])
+def test_parse_takes_simple_products_of_every_kind(type_: str) -> None:
+    assert parse_one({**MUG, "Type": type_}).name == "mug"
+
+
+@pytest.mark.parametrize(
+    ("cells", "reason"),
+    [
+        ({"Type": "grouped"}, "grouped product"),
+        ({"Type": "external"}, "external product"),
+        ({"Type": "subscription"}, "'subscription' cannot be imported"),
+        ({"Type": ""}, "cannot be imported"),
+        ({"Regular price": ""}, "Regular price is blank"),
+        ({"Regular price": "", "Sale price": "5"}, "Regular price is blank"),
+        ({"Regular price": "free"}, "not an amount"),
+        ({"Sale price": "-5"}, "not an amount"),
+        ({"Regular price": "1.005"}, "decimals"),
+        ({"Stock": "-2"}, "Stock is negative"),
+        ({"Stock": "2.5"}, "not a whole number"),
+        ({"Stock": str(limits.STOCK_MAX + 1)}, "at most"),
+        ({"Published": "yes"}, "Published is 'yes'"),
+        ({"SKU": "", "ID": ""}, "neither SKU nor ID"),
+        ({"Name": ""}, "title must have"),
+        ({"Sale price": "5", "Date sale price ends": "soon"}, "not a date"),
+    ],
+)
+def test_parse_rejects_a_row_and_takes_the_others(cells: dict[str, str], reason: str) -> None:
+    (parsed,), (rejection,) = parse({**MUG, "SKU": "cup", "ID": "8", **cells}, MUG)
+
+    assert parsed.name == "mug"
+    assert rejection.line == 2
+    assert reason in rejection.reason
+
+
+def test_parse_rejects_a_sku_that_the_file_has_already() -> None:
+    (_,), (rejection,) = parse(MUG, {**MUG, "ID": "8"})
+
+    assert (rejection.line, rejection.name) == (3, "mug")
+    assert "on line 2 already" in rejection.reason
+
+
+def test_parse_leaves_out_an_image_without_an_address() -> None:
+    (parsed,), (rejection,) = parse({**MUG, "Images": "mug.png"})
+
+    assert parsed.product.images == ()
+    assert "left out" in rejection.reason
+
+
+# --- variable products ---------------------------------------------------------------------------
+
+
+def test_parse_makes_a_variant_of_each_variation() -> None:
+    parsed = parse_one(
+        {**TEE, "Images": "https://example.com/tee.png"},
+        variation(2, "Dark Red", "M", **{"Regular price": "17"}),
+        variation(1, "Blue", "S", Images="https://example.com/blue.png"),
+    )
+
+    assert parsed.product.options == ("Colour", "Size")
+    assert [(variant.sku, variant.options, variant.price_minor) for variant in parsed.product.variants] == [
+        ("tee-1", {"Colour": "Blue", "Size": "S"}, 1_500),
+        ("tee-2", {"Colour": "Dark Red", "Size": "M"}, 1_700),
+    ]
+    assert parsed.quantities == {"tee-1": 5, "tee-2": 5}
+    assert parsed.product.images == ("https://example.com/tee.png", "https://example.com/blue.png")
+    assert (parsed.line, parsed.name, parsed.is_whole) == (2, "tee", True)
+
+
+@pytest.mark.parametrize("parent", ["tee", "id:1"])
+def test_parse_finds_the_parent_by_sku_or_id_wherever_it_stands(parent: str) -> None:
+    parsed = parse_one(variation(1, "Blue", "S", parent), TEE, variation(2, "Blue", "M", parent))
+
+    assert [variant.sku for variant in parsed.product.variants] == ["tee-1", "tee-2"]
+
+
+def test_parse_expands_a_blank_attribute_to_every_value() -> None:
+    parsed = parse_one(TEE, variation(1, "Blue", "", Stock=""))
+
+    assert [(variant.sku, variant.options) for variant in parsed.product.variants] == [
+        ("tee-1.s", {"Colour": "Blue", "Size": "S"}),
+        ("tee-1.m", {"Colour": "Blue", "Size": "M"}),
+        ("tee-1.l", {"Colour": "Blue", "Size": "L"}),
+    ]
+    assert all(variant.policy == "untracked" for variant in parsed.product.variants)
+    assert parsed.quantities == {}
+
+
+def test_parse_expands_every_blank_attribute_of_a_variation() -> None:
+    parsed = parse_one(TEE, variation(1, "", ""))
+
+    assert [variant.sku for variant in parsed.product.variants] == [
+        *("tee-1.blue.s", "tee-1.blue.m", "tee-1.blue.l"),
+        *("tee-1.dark-red.s", "tee-1.dark-red.m", "tee-1.dark-red.l"),
+    ]
+
+
+def test_parse_shares_the_stock_of_a_variation_among_what_it_expands_to() -> None:
+    parsed = parse_one(TEE, variation(1, "Blue", "", Stock="5"))
+
+    assert parsed.quantities == {"tee-1.s": 2, "tee-1.m": 2, "tee-1.l": 1}
+
+
+@pytest.mark.parametrize("stock", ["parent", ""])
+def test_parse_shares_the_stock_of_a_parent_among_the_variations_that_it_counts(stock: str) -> None:
+    parsed = parse_one(
+        {**TEE, "Stock": "7", "Backorders allowed?": "1"},
+        variation(1, "Blue", "S", Stock=stock),
+        variation(2, "Blue", "M", Stock=stock),
+        variation(3, "Blue", "L", Stock="9"),
+    )
+
+    assert parsed.quantities == {"tee-1": 4, "tee-2": 3, "tee-3": 9}
+    assert [variant.policy for variant in parsed.product.variants] == ["backorder", "backorder", "deny"]
+
+
+def test_parse_takes_an_unnamed_attribute_for_any_value() -> None:
+    parsed = parse_one(TEE, variation(1, "Blue", "S"), variation(2, "Dark Red", None))
+
+    assert [variant.sku for variant in parsed.product.variants] == ["tee-1", "tee-2.s", "tee-2.m", "tee-2.l"]
+
+
+def test_parse_leaves_attributes_that_no_variation_names_out_of_the_options() -> None:
+    parsed = parse_one(TEE, variation(1, "Blue", None))
+
+    assert parsed.product.options == ("Colour",)
+    assert parsed.product.variants[0].sku == "tee-1"
+
+
+def test_parse_sells_the_first_variation_that_fits() -> None:
+    parsed = parse_one(TEE, variation(2, "Blue", "", **{"Regular price": "20"}), variation(1, "Blue", "M"))
+
+    assert [(variant.sku, variant.price_minor) for variant in parsed.product.variants] == [
+        ("tee-1", 1_500),
+        ("tee-2.s", 2_000),
+        ("tee-2.l", 2_000),
+    ]
+
+
+def test_parse_spells_values_as_the_parent_does_and_reads_escaped_commas() -> None:
+    parsed = parse_one(
+        {**TEE, "Attribute 1 value(s)": "Blue\\, light, Red &amp; white"},
+        variation(1, "blue, LIGHT", "S"),
+        variation(2, "red & white", "S"),
+    )
+
+    assert [variant.options["Colour"] for variant in parsed.product.variants] == [
+        "Blue, light",
+        "Red & white",
+    ]
+
+
+def test_parse_rejects_a_variation_and_takes_the_others() -> None:
+    (parsed,), rejected = parse(
+        TEE,
+        variation(1, "Blue", "S"),
+        variation(2, "Blue", "S"),
+        variation(3, "Blue", "M", **{"Regular price": ""}),
+        variation(4, "Blue", "M", Published="0"),
+        variation(5, "Blue", "M", SKU="tee-1"),
+        variation(6, "Blue", "M", **{"Attribute 4 name": "Length", "Attribute 4 value(s)": "Long"}),
+        variation(7, "Blue", "M", parent="gone"),
+        variation(8, "Blue", "M", parent=""),
+    )
+
+    reasons = {rejection.line: rejection.reason for rejection in rejected}
+    assert [variant.sku for variant in parsed.product.variants] == ["tee-1"]
+    assert parsed.is_whole is False
+    assert "cover all its options" in reasons[4]
+    assert "Regular price is blank" in reasons[5]
+    assert "not published" in reasons[6]
+    assert "on line 3 already" in reasons[7]
+    assert "no attribute length" in reasons[8]
+    assert "'gone' is no variable product" in reasons[9]
+    assert "names no parent" in reasons[10]
+    assert len(rejected) == 7
+
+
+def test_parse_rejects_a_variation_of_a_simple_product() -> None:
+    (_,), (rejection,) = parse(MUG, variation(1, "Blue", "S", parent="mug"))
+
+    assert "no variable product" in rejection.reason
+
+
+def test_parse_rejects_a_blank_attribute_whose_values_are_unknown() -> None:
+    products, rejected = parse({**TEE, "Attribute 2 value(s)": ""}, variation(1, "Blue", ""))
+
+    assert products == []
+    assert "lists none" in rejected[0].reason
+    assert "no variation that could be taken" in rejected[1].reason
+
+
+def test_parse_names_parent_and_variations_of_a_product_that_cannot_be_imported() -> None:
+    products, rejected = parse({**TEE, "Name": ""}, variation(1, "Blue", "S"), variation(2, "Blue", ""))
+
+    assert products == []
+    assert sorted(rejection.line for rejection in rejected) == [2, 3, 4]
+    assert all("title must have" in rejection.reason for rejection in rejected)
+
+
+def test_parse_rejects_more_attributes_than_a_product_may_vary_by() -> None:
+    four = {f"Attribute {n} name": f"A{n}" for n in range(1, 5)}
+    values = {f"Attribute {n} value(s)": "x" for n in range(1, 5)}
+    products, rejected = parse({**TEE, **four, **values}, variation(1, None, None, **four, **values))
+
+    assert products == []
+    assert "more than 3 attributes" in rejected[0].reason
+
+
+def test_parse_rejects_a_variation_without_any_attribute() -> None:
+    products, rejected = parse(TEE, variation(1, None, None))
+
+    assert products == []
+    assert "names no attribute" in rejected[0].reason
+
+
+def test_parse_rejects_an_expansion_beyond_the_most_variants() -> None:
+    many = ", ".join(f"v{n}" for n in range(60))
+    products, rejected = parse(
+        {**TEE, "Attribute 1 value(s)": many, "Attribute 2 value(s)": many}, variation(1, "", "")
+    )
+
+    assert products == []
+    assert f"more than {limits.VARIANTS_MAX}" in rejected[0].reason
+
+
+def test_parse_takes_or_names_every_row_of_the_real_export() -> None:
+    path = SHARED / "woocommerce-sample_products.csv"
+    if not path.exists():
+        # The rules themselves are tested above, on rows of this file's own.
+        return
+    entries = list(parse_catalog(path, currency="USD"))
+    products = {entry.name: entry for entry in entries if isinstance(entry, ParsedProduct)}
+    rejected = [entry for entry in entries if isinstance(entry, Rejection)]
+
+    assert [(rejection.line, rejection.name) for rejection in rejected] == [
+        (17, "cc-logo-collection"),
+        (18, "cp-donation"),
+    ]
+    assert len(products) == 13
+    assert len(products["cc-tee"].product.variants) == 9
+    assert len(products["cc-hoodie"].product.variants) == 6
+    assert products["cc-beanie"].product.variants[0].price_minor == 1_800
+    assert all(
+        variant.policy == "untracked" for entry in products.values() for variant in entry.product.variants
+    )
