@@ -15,8 +15,8 @@ Where the contract leaves room this model reads it so:
 * A due hold that nobody released yet counts for nothing, neither as held nor for `held_max`.
 * A payment stays pending until something releases it: money that comes first wins, also after the end of
   the window. A cancellation that comes after it releases the payment as expired.
-* Units that a line has already are never refused to it for being inactive or for the items in the cart: a
-  quantity that is not raised is not checked against either.
+* A quantity that is not raised is not checked against the items in the cart, so that a cart that has too
+  many (lines came back) can be made smaller step by step.
 * Late money takes units of the holds that the returned lines have by then before it takes free ones.
 """
 
@@ -648,7 +648,7 @@ class MemoryEngine:
         line = cart.lines.get(line_id)
         old_quantity = line.quantity if line else 0
         held = line.held if line else 0
-        if not fields.is_active and (line is None or quantity > old_quantity):
+        if not fields.is_active and quantity >= old_quantity:
             raise ProductInactive(line_id=line_id, sku=sku)
         if cart.lines and cart.currency != fields.currency:
             raise CurrencyMismatch(line_id=line_id, sku=sku)

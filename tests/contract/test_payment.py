@@ -380,7 +380,8 @@ async def test_settle_event_names_no_sale_when_a_refund_is_due(shop: Shop) -> No
     event = (await shop.events())[-1]
     assert event.position == result.position
     assert event.type == "payment_settled"
-    assert event.body == {"payment_id": payment_id, "outcome": "refund_due", "sales": []}
+    assert (event.body["payment_id"], event.body["outcome"]) == (payment_id, "refund_due")
+    assert not event.body.get("sales")
 
 
 async def test_settle_keeps_the_stock_conserved_when_many_payments_end(shop: Shop) -> None:

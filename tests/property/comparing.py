@@ -171,7 +171,11 @@ def _of_shortfall(shortfall: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def of_event(event: Event) -> tuple[str, int, bytes]:
-    return (event.type, event.at_ms, msgspec.json.encode(event.body, order="sorted"))
+    body = dict(event.body)
+    if event.type == "payment_settled":
+        # Lua cannot tell an empty list from an empty object, so no sales may be told as absent.
+        body["sales"] = body.get("sales") or []
+    return (event.type, event.at_ms, msgspec.json.encode(body, order="sorted"))
 
 
 def _fields(struct: msgspec.Struct) -> dict[str, Any]:

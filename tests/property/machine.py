@@ -613,7 +613,7 @@ class EnginesMachine(RuleBasedStateMachine):
                 case "payment_settled":
                     assert statuses[body["payment_id"]] in ("pending", "expired", "cancelled")
                     statuses[body["payment_id"]] = body["outcome"]
-                    for sale in body["sales"]:
+                    for sale in body.get("sales") or []:
                         on_hand[sale["sku"]] -= int(sale["taken"])
                         sold[sale["sku"]] += int(sale["quantity"])
                         backordered[sale["sku"]] += int(sale["backordered"])
