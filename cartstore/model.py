@@ -455,3 +455,5 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     type: str
     at_ms: int
     body: dict[str, Any]
+    cart_version: int = 0
+    """Of the cart that the same step changed; 0 when it changed none."""

@@ -23,6 +23,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int = 0
     seq: int = 0
     change: int = 0
+    lifetime_ms: int = 0
+    fenced_at_ms: int = 0
 
     @property
     def exists(self) -> bool:
@@ -45,6 +47,8 @@ async def read_gate(client: Redis, keys: Keys) -> Gate:
         epoch=int(fields.get("epoch", 0)),
         seq=int(fields.get("seq", 0)),
         change=int(fields.get("change", 0)),
+        lifetime_ms=int(fields.get("lifetime_ms", 0)),
+        fenced_at_ms=int(fields.get("fenced_at", 0)),
     )
 
 
@@ -69,6 +73,7 @@ async def open_gate(
         (keys.gate,),
         (
             seen.state,
+            seen.identity,
             seen.epoch if seen.exists else "",
             epoch,
             seq,

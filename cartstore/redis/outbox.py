@@ -93,6 +93,7 @@ def _read_event(position: str, fields: dict[str, Any]) -> Event:
             type=fields["type"],
             at_ms=int(fields["at"]),
             body=msgspec.json.decode(fields["body"], type=dict[str, Any]),
+            cart_version=int(fields.get("cart_version", 0)),
         )
     except (KeyError, ValueError, msgspec.DecodeError) as error:
         raise ContractError(f"The outbox entry {position} cannot be read: {error}.") from error

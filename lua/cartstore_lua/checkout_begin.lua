@@ -229,7 +229,7 @@ for index, order in ipairs(orders) do
   body.orders[index] = told
 end
 cart_save(call, cart, true)
-local position = outbox_append(call, 'checkout_begun', body, payment_id)
+local position = outbox_append(call, 'checkout_begun', body, payment_id, cart.version)
 redis.call(
   'HSET', KEYS[3], 'id', payment_id, 'checkout', ARGV[6], 'type', kind, 'cart', cart_id, 'cart_ttl', int(cart.ttl),
   'status', 'pending', 'amount', int(total), 'currency', currency, 'gateway', ARGV[10], 'method', ARGV[11],

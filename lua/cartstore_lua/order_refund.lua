@@ -44,7 +44,7 @@ end
 
 payment_revive(call, payment)
 local position = outbox_append(
-  call, 'order_refunded', { order_id = order_id, payment_status = payment_status }, payment_id
+  call, 'order_refunded', { order_id = order_id, payment_status = payment_status }, payment_id, 0
 )
 redis.call('HSET', KEYS[3], 'status', 'refunded')
 redis.call('HSET', KEYS[2], 'status', payment_status, 'event', position)

@@ -38,7 +38,7 @@ end
 
 local attempts = int(tonumber(known[3]) + 1)
 local position = outbox_append(
-  call, 'payment_failed', { payment_id = payment_id, attempts = attempts }, payment_id
+  call, 'payment_failed', { payment_id = payment_id, attempts = attempts }, payment_id, 0
 )
 redis.call('HSET', KEYS[2], 'attempts', attempts, 'event', position)
 return payment_reply(call, 'OK', payment_id)

@@ -104,7 +104,7 @@ end
 
 -- The first write is a ZREM, so a settlement works at maxmemory.
 redis.call('ZREM', call.prefix .. 'due', payment_id)
-local told = {}
+local told, cart_version = {}, 0
 if outcome == 'paid' then
   for _, sale in ipairs(sales) do
     redis.call('ZREM', call.prefix .. 'holds:' .. sale.sku, 'o\31' .. sale.order_id)
@@ -134,6 +134,7 @@ if outcome == 'paid' then
     end
     if left_any then
       cart_save(call, cart, true)
+      cart_version = cart.version
     end
   end
   local waiting = 0
@@ -181,8 +182,7 @@ end
 for _, order in ipairs(payment.list) do
   redis.call('HSET', call.prefix .. 'order:' .. order.id, 'status', outcome, 'reason', '')
 end
-local position = outbox_append(
-  call, 'payment_settled', { payment_id = payment_id, outcome = outcome, sales = #told > 0 and told or nil }, payment_id
-)
+local body = { payment_id = payment_id, outcome = outcome, sales = #told > 0 and told or nil }
+local position = outbox_append(call, 'payment_settled', body, payment_id, cart_version)
 redis.call('HSET', KEYS[2], 'status', outcome, 'event', position)
 return payment_reply(call, 'OK', payment_id)

@@ -70,7 +70,7 @@ redis.call('HINCRBY', KEYS[2], 'on_hand', int(delta))
 redis.call('HINCRBY', KEYS[2], 'rev', 1)
 local position = outbox_append(call, 'stock_adjusted', {
   sku = sku, delta = int(delta), on_hand = int(target), reason = ARGV[7], reference = ARGV[8], fingerprint = ARGV[9],
-}, KEYS[3])
+}, KEYS[3], 0)
 local reply = { 'OK', int(delta), position }
 stock_append(reply, KEYS[2], sku)
 -- Kept without a TTL until the event is archived: until then only this key can tell a repeated call.

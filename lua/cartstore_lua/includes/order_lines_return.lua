@@ -2,7 +2,7 @@
 --- @include cart_save
 
 -- Give the lines of released orders back to their cart, unheld. A line that is in the cart again grows; a
--- cart that has another currency by now takes nothing back.
+-- cart that has another currency by now takes nothing back. Returns the cart's new version, 0 when it took nothing.
 local function order_lines_return(call, payment, waiting)
   local cart = cart_load(call, payment.cart)
   cart.waiting = math.max(0, cart.waiting - waiting)
@@ -37,4 +37,5 @@ local function order_lines_return(call, payment, waiting)
     end
   end
   cart_save(call, cart, takes)
+  return takes and cart.version or 0
 end

@@ -39,8 +39,10 @@ local function payment_release(call, payment_id, reason)
       end
     end
   end
-  local position = outbox_append(call, 'payment_released', { payment_id = payment_id, reason = reason }, payment_id)
+  local cart_version = order_lines_return(call, payment, waiting)
+  local position = outbox_append(
+    call, 'payment_released', { payment_id = payment_id, reason = reason }, payment_id, cart_version
+  )
   redis.call('HSET', call.prefix .. 'payment:' .. payment_id, 'status', reason, 'event', position)
-  order_lines_return(call, payment, waiting)
   return true
 end

@@ -1,0 +1,57 @@
+--[[
+  rebuild_payment: put a pending payment back from the record, with its holds, indexes and counters.
+  Why atomic: an order's units are counted in the step that records who holds them.
+
+  KEYS[1]  gate hash              {ns:p}:gate
+  KEYS[2]  payment hash           {ns:p}:payment:<payment_id>
+  ARGV[1]  identity               the rebuild's token
+  ARGV[2]  now override           ms, '' in production
+  ARGV[3]  nonce                  of this call
+  ARGV[4]  fields                 JSON list of the payment's field names and values
+  ARGV[5...] per order: JSON list, order_id first, then its field names and values
+  Returns  {'OK'} | {'FENCED'}
+  Faults   none
+  Cost     O(lines of the orders * log holds)
+]]
+--- @include call_begin
+--- @include int
+--- @include hash_set
+--- @include payment_load
+
+local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
+if not call then
+  return { 'FENCED' }
+end
+
+for index = 5, #ARGV do
+  local fields = cjson.decode(ARGV[index])
+  local order_id = table.remove(fields, 1)
+  hash_set(call.prefix .. 'order:' .. order_id, fields)
+end
+hash_set(KEYS[2], cjson.decode(ARGV[4]))
+local payment = payment_load(call, string.sub(KEYS[2], #call.prefix + 9))
+local is_guest = string.sub(payment.cart, 1, 2) == 'g.'
+local waiting = 0
+for _, order in ipairs(payment.list) do
+  for _, line in ipairs(order.lines) do
+    if line.held > 0 then
+      local sku_key = call.prefix .. 'sku:' .. line.sku
+      redis.call('HINCRBY', sku_key, 'held', int(line.held))
+      if is_guest then
+        redis.call('HINCRBY', sku_key, 'guest_held', int(line.held))
+      end
+      redis.call('ZADD', call.prefix .. 'holds:' .. line.sku, payment.expires, 'o\31' .. order.id)
+      redis.call('ZADD', call.prefix .. 'holding', 'LT', payment.expires, line.sku)
+      waiting = waiting + line.held
+    end
+  end
+end
+redis.call('ZADD', call.prefix .. 'due', payment.expires, payment.id)
+redis.call('ZADD', call.prefix .. 'orders:' .. payment.cart, payment.created, payment.id)
+if waiting > 0 then
+  local cart_key = call.prefix .. 'cart:' .. payment.cart
+  redis.call('HINCRBY', cart_key, 'w', int(waiting))
+  redis.call('HSETNX', cart_key, 't', payment.created)
+  redis.call('HSETNX', cart_key, 'x', payment.cart_ttl)
+end
+return { 'OK' }
