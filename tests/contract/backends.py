@@ -2,7 +2,8 @@
 
     memory      the reference model
     fakeredis   the scripts on fakeredis, in this process: a guest, for speed
-    real        the scripts on the real engine: the authority
+    real        the scripts on the real engine, through redis-py: the authority
+    wire        the same engine, through the multiplexed connection
 
 `CARTSTORE_TEST_BACKENDS` (comma-separated) narrows the suite to some of them while developing.
 """
@@ -10,7 +11,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fakeredis import FakeAsyncRedis, FakeServer
@@ -18,14 +19,15 @@ from redis.asyncio import Redis
 
 from cartstore.memory_store import MemoryEngine
 from cartstore.model import Event, Position
-from cartstore.redis.caller import ClientCaller, PooledCaller, open_pool
+from cartstore.redis.caller import ClientCaller, PooledCaller, ScriptCaller, open_pool
 from cartstore.redis.gate import Gate, open_gate
 from cartstore.redis.outbox import RedisOutbox
 from cartstore.redis.store import RedisEngine
+from cartstore.redis.wire import WireCaller
 
 from .shop import LIFETIME_MS, PARTITION, Clock, Shop
 
-BACKENDS = tuple(os.environ.get("CARTSTORE_TEST_BACKENDS", "memory,fakeredis,real").split(","))
+BACKENDS = tuple(os.environ.get("CARTSTORE_TEST_BACKENDS", "memory,fakeredis,real,wire").split(","))
 
 _EVENTS_READ = 10_000
 
@@ -38,8 +40,8 @@ async def open_memory() -> AsyncIterator[Shop]:
     async def read_events() -> list[Event]:
         return list(engine.events)
 
-    async def read_holders(sku: str) -> set[str]:
-        return engine.holders(sku)
+    async def read_holders(skus: Sequence[str]) -> list[set[str]]:
+        return [engine.holders(sku) for sku in skus]
 
     yield Shop(engine, clock, read_events, read_holders)
 
@@ -66,7 +68,18 @@ async def open_real(url: str) -> AsyncIterator[Shop]:
         await pool.disconnect()
 
 
-async def _open_on(caller: ClientCaller | PooledCaller, client: Redis) -> Shop:
+@asynccontextmanager
+async def open_wire(url: str) -> AsyncIterator[Shop]:
+    client: Redis = Redis.from_url(url, decode_responses=True)
+    try:
+        await client.flushdb()
+        async with WireCaller.open(url) as caller:
+            yield await _open_on(caller, client)
+    finally:
+        await client.aclose()
+
+
+async def _open_on(caller: ScriptCaller, client: Redis) -> Shop:
     clock = Clock()
     engine = RedisEngine(caller, PARTITION, now_ms=clock)
     outbox = RedisOutbox(engine, client)
@@ -78,8 +91,11 @@ async def _open_on(caller: ClientCaller | PooledCaller, client: Redis) -> Shop:
     async def read_events() -> list[Event]:
         return await outbox.read(Position(0, 0), _EVENTS_READ)
 
-    async def read_holders(sku: str) -> set[str]:
-        return set(await client.zrange(engine.keys.holds(sku), 0, -1))
+    async def read_holders(skus: Sequence[str]) -> list[set[str]]:
+        pipeline = client.pipeline(transaction=False)
+        for sku in skus:
+            pipeline.zrange(engine.keys.holds(sku), 0, -1)
+        return [set(members) for members in await pipeline.execute()]
 
     return Shop(engine, clock, read_events, read_holders)
 
@@ -88,4 +104,6 @@ def open_shop(backend: str, find_redis_url: Callable[[], str]) -> AbstractAsyncC
     """A shop on `backend`. `find_redis_url` is only called for the backend that has a server."""
     if backend == "real":
         return open_real(find_redis_url())
+    if backend == "wire":
+        return open_wire(find_redis_url())
     return open_fakeredis() if backend == "fakeredis" else open_memory()

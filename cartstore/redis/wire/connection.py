@@ -3,8 +3,8 @@ refuses to know deadlines, waiting calls and what comes after it was lost.
 
 The engine answers in the order of the commands, and an answer names no command. So each command has one slot
 in `_in_flight` from the moment its bytes are handed over until its reply is there. Whoever stops waiting
-(cancelled, or out of time) leaves the slot where it is, and the reply is thrown away when it comes: taking the
-slot out would hand every later caller the reply of another.
+(cancelled, or out of time) leaves the slot where it is, and the reply is thrown away when it comes: taking
+the slot out would hand every later caller the reply of another.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from cartstore.redis.caller import Reply, translate
 from cartstore.redis.scripts import Script
 
 BATCH_CALLS: Final = 256
-"""Calls that are packed into one write, so that a long queue still meets a transport that asks for a pause."""
+"""Calls packed into one write, so that a long queue still meets a transport that asks for a pause."""
 
 WRITE_BUFFER_BYTES: Final = 256 * 1024
 """Unsent bytes at which the transport asks for a pause."""
 
 _NOTHING: Final = object()
-_ASK_IDENTITY: Final = hiredis.pack_command(("INFO", "server")) + hiredis.pack_command(("INFO", "replication"))
+_packed: Final[Callable[[tuple[str | int, ...]], bytes]] = cast(Any, hiredis.pack_command)
+_ASK_IDENTITY: Final = _packed(("INFO", "server")) + _packed(("INFO", "replication"))
 _RUN_ID: Final = re.compile(r"^run_id:(\S*)", re.MULTILINE)
 _REPLICATION_ID: Final = re.compile(r"^master_replid:(\S*)", re.MULTILINE)
 
@@ -73,13 +74,16 @@ class Owner(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """One stream to one engine, of one event loop."""
+    """One stream to one engine, of one event loop. `tick`: the caller's clock, in which calls are dated;
+    `call_ticks`: how long one may take."""
 
-    def __init__(self, owner: Owner, *, in_flight_max: int) -> None:
+    def __init__(self, owner: Owner, *, in_flight_max: int, tick: int, call_ticks: int) -> None:
         self.identity = ""
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._owner = owner
         self._in_flight_max = in_flight_max
+        self._tick = tick
+        self._call_ticks = call_ticks
         self._in_flight: deque[Call] = deque()
         self._missing: set[Script] = set()
         self._errors: list[str] = []
@@ -88,6 +92,7 @@ class Connection(asyncio.Protocol):
         self._is_stalled = False
         self._is_retired = False
         self._is_asking = False
+        self._has_ended = False
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._reader: Any = hiredis.Reader(
             replyError=self._note_error,
@@ -96,11 +101,6 @@ class Connection(asyncio.Protocol):
             errors="surrogateescape",
             notEnoughData=_NOTHING,
         )
-
-    @property
-    def in_flight(self) -> int:
-        """Slots that wait for a reply, abandoned ones included."""
-        return len(self._in_flight)
 
     # --- sending -------------------------------------------------------------------------------
 
@@ -143,47 +143,57 @@ class Connection(asyncio.Protocol):
         """The identity is the one that is known now, as the bytes are handed over, of this very engine."""
         if call.misses or self._missing:
             return self._pack_unknown(call, script)
-        return hiredis.pack_command(
-            ("EVALSHA", script.sha, len(call.keys), *call.keys, self.identity, *call.args)
-        )
+        return _packed(("EVALSHA", script.sha, len(call.keys), *call.keys, self.identity, *call.args))
 
     def _pack_unknown(self, call: Call, script: Script) -> bytes:
         verb, text = "EVALSHA", script.sha
         if script in self._missing or call.misses >= _EVALUATE_FROM:
             # The first call brings the text; those behind it on this stream find the script known.
             verb, text = "EVAL", script.source
-        packed = hiredis.pack_command((verb, text, len(call.keys), *call.keys, self.identity, *call.args))
+        packed = _packed((verb, text, len(call.keys), *call.keys, self.identity, *call.args))
         self._missing.discard(script)
         return packed
 
     # --- greeting and identity -----------------------------------------------------------------
 
-    async def greet(self, commands: Sequence[tuple[str, ...]], tick: int) -> None:
+    async def greet(self, commands: Sequence[tuple[str, ...]], client_name: str) -> None:
         """Say who we are and learn which engine this is, in one round trip; calls are taken afterwards.
 
-        Raises StoreUnavailable when the engine refuses us or the connection is lost meanwhile.
+        Raises ResponseError when the engine refuses us, StoreUnavailable when the connection is lost.
         """
         loop = asyncio.get_running_loop()
         asked: list[asyncio.Future[Reply]] = [loop.create_future() for _ in commands]
         identity: asyncio.Future[Reply] = loop.create_future()
-        self._in_flight.extend(Call(future, None, (), (), tick) for future in asked)
-        self._await_identity(Call(identity, None, (), (), tick))
-        self._transport.write(b"".join([*map(hiredis.pack_command, commands), _ASK_IDENTITY]))
-        replies = await asyncio.gather(*asked, identity, return_exceptions=True)
-        for command, reply in zip([*commands, ("INFO",)], replies, strict=True):
-            if isinstance(reply, BaseException) and command[0] != "CLIENT":
-                # The name is a courtesy to whoever reads CLIENT LIST; an ACL may forbid it.
+        named: asyncio.Future[Reply] = loop.create_future()
+        self._in_flight.extend(self._question(future) for future in asked)
+        self._await_identity(self._question(identity))
+        # Last, because its refusal is passed over: an engine that has no room for one more client says so in
+        # place of the first reply.
+        self._in_flight.append(self._question(named))
+        name = ("CLIENT", "SETNAME", client_name)
+        self._transport.write(b"".join([*map(_packed, commands), _ASK_IDENTITY, _packed(name)]))
+        *replies, _ = await asyncio.gather(*asked, identity, named, return_exceptions=True)
+        for reply in replies:
+            if isinstance(reply, BaseException):
                 raise reply
+        if self._has_ended:
+            # The engine answered and closed before this turn of the loop came.
+            raise StoreUnavailable("The engine closed the connection.")
         self._is_open = True
 
-    def ask_identity(self, tick: int) -> None:
+    def _question(self, future: asyncio.Future[Reply]) -> Call:
+        return Call(future, None, (), (), self._tick)
+
+    def ask_identity(self) -> None:
         """Learn the identity anew, unless that question is under way."""
-        if self._is_asking or not self._is_open or self._is_paused or self._transport.is_closing():
+        if self._is_asking or self._is_paused or self._is_stalled or self._is_retired:
+            return
+        if not self._is_open or self._transport.is_closing():
             return
         self._is_asking = True
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         future.add_done_callback(self._on_asked)
-        self._await_identity(Call(future, None, (), (), tick))
+        self._await_identity(self._question(future))
         self._transport.write(_ASK_IDENTITY)
 
     def _on_asked(self, future: asyncio.Future[Reply]) -> None:
@@ -199,13 +209,13 @@ class Connection(asyncio.Protocol):
         replication: asyncio.Future[Reply] = loop.create_future()
 
         def learn(_: asyncio.Future[Reply]) -> None:
-            error = server.exception() or replication.exception()
+            # Both are looked at: one that nobody looks at is reported as forgotten.
+            errors = (server.exception(), replication.exception())
+            error = errors[0] or errors[1]
             if error is None:
-                run_id = _RUN_ID.search(server.result())
-                replication_id = _REPLICATION_ID.search(replication.result())
-                self.identity = (
-                    f"{run_id[1] if run_id else ''}:{replication_id[1] if replication_id else ''}"
-                )
+                run_id = _RUN_ID.search(str(server.result()))
+                replication_id = _REPLICATION_ID.search(str(replication.result()))
+                self.identity = f"{run_id[1] if run_id else ''}:{replication_id[1] if replication_id else ''}"
             if call.future.done():
                 return
             if error is None:
@@ -215,4 +225,132 @@ class Connection(asyncio.Protocol):
 
         replication.add_done_callback(learn)
         for future in (server, replication):
-            self._in_flight.append(Call(future, None, (), (), call.tick))
+            self._in_flight.append(self._question(future))
+
+    # --- receiving -----------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        gets = self._reader.gets
+        take_slot = self._in_flight.popleft
+        errors = self._errors
+        try:
+            self._reader.feed(data)
+            while (reply := gets()) is not _NOTHING:
+                call = take_slot()
+                if errors:
+                    self._on_error(call, reply)
+                elif not (future := call.future).done():
+                    future.set_result(reply)
+        except (hiredis.ProtocolError, IndexError) as error:
+            # A broken reply, or one that nothing asked for: from here on no reply could be matched.
+            self.abort(error)
+            return
+        self._is_stalled = False
+        if self._is_retired and not self._in_flight:
+            self.abort(None)
+        self._owner.on_room()
+
+    def _note_error(self, text: str) -> ResponseError:
+        """Called by the parser for every error, also for one inside of an array."""
+        self._errors.append(text)
+        return ResponseError(text)
+
+    def _on_error(self, call: Call, reply: Reply) -> None:
+        text = self._errors[0]
+        self._errors.clear()
+        script = call.script
+        if script is None:
+            _refuse(call, ResponseError(text))
+            return
+        if isinstance(reply, list):
+            # The script ran to its end and returned it among its values, which no script of ours does.
+            _refuse(call, ContractError(f"{script} answered an error inside of a reply: {text}"))
+            return
+        if text.startswith("NOSCRIPT"):
+            self._missing.add(script)
+            call.misses += 1
+            self._owner.on_missed(call)
+            return
+        _refuse(call, _meaning_of(text))
+        if text.startswith(_ELSEWHERE):
+            self._owner.on_elsewhere(self)
+        elif text.startswith("LOADING"):
+            # It was restarted, and while it loads its replication id may still change.
+            self.ask_identity()
+
+    # --- time and end --------------------------------------------------------------------------
+
+    def expire(self, tick: int) -> None:
+        """Give up on calls that took too long. While the oldest of them has no reply nothing more is sent,
+        since that would be unknown too; when it has none for as long again, the connection is taken for dead.
+        """
+        self._tick = tick
+        if not self._in_flight:
+            return
+        overdue = tick - self._call_ticks
+        for call in self._in_flight:
+            if call.tick <= overdue and not call.future.done():
+                _refuse(call, _unanswered(call, None))
+        oldest = self._in_flight[0].tick
+        self._is_stalled = oldest <= overdue
+        if oldest <= overdue - self._call_ticks:
+            self.abort(TimeoutError("The engine does not answer."))
+
+    def retire(self) -> None:
+        """Take no more calls, and end when those under way are answered."""
+        self._is_retired = True
+        if not self._in_flight:
+            self.abort(None)
+
+    def abort(self, error: Exception | None) -> None:
+        """End at once: what is under way stays unknown."""
+        if self._transport is not None:
+            self._transport.abort()
+        self._end(error)
+
+    def _end(self, error: Exception | None) -> None:
+        was_open, self._is_open = self._is_open, False
+        self._has_ended = True
+        in_flight = list(self._in_flight)
+        self._in_flight.clear()
+        for call in in_flight:
+            if not call.future.done():
+                _refuse(call, _unanswered(call, error))
+        if was_open:
+            self._owner.on_lost(self, error)
+
+    # --- what the transport says ---------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+
+    def pause_writing(self) -> None:
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_paused = False
+        self._owner.on_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(exc or ConnectionResetError("The engine closed the connection."))
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+
+def _refuse(call: Call, error: Exception) -> None:
+    if not call.future.done():
+        call.future.set_exception(error)
+
+
+def _unanswered(call: Call, cause: Exception | None) -> Exception:
+    """What a command that was sent and not answered means to who waits for it."""
+    error = StoreUnavailable() if call.script is None else OutcomeUnknown()
+    error.__cause__ = cause
+    return error
+
+
+def _meaning_of(text: str) -> Exception:
+    if text.startswith("MOVED"):
+        return StoreUnavailable("The partition is on another engine now; the change was not applied.")
+    return translate(ResponseError(text), sent=True)

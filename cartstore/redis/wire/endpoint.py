@@ -7,7 +7,6 @@ options and defaults included, is so by construction the same here and off the h
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
@@ -87,21 +86,17 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         if self.path:
             _, opened = await loop.create_unix_connection(protocol, self.path)
             return opened
-        transport, opened = await loop.create_connection(protocol, self.host, self.port, ssl=self.tls)
-        plain = transport.get_extra_info("socket")
-        if plain is not None:
-            # A call is small and somebody waits for it: never held back to be sent with a later one.
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Both kinds of loops send small writes at once (TCP_NODELAY) without being told.
+        _, opened = await loop.create_connection(protocol, self.host, self.port, ssl=self.tls)
         return opened
 
     def greeting(self) -> list[tuple[str, ...]]:
-        """The commands that come before the first call, the name (which may be refused) among them."""
+        """The commands that come before the first call."""
         commands: list[tuple[str, ...]] = []
         if self.username:
             commands.append(("AUTH", self.username, self.password))
         elif self.password:
             commands.append(("AUTH", self.password))
-        commands.append(("CLIENT", "SETNAME", self.client_name))
         if self.database:
             commands.append(("SELECT", str(self.database)))
         return commands
