@@ -27,6 +27,7 @@ PaymentStatus = Literal["pending", "paid", "expired", "cancelled", "refund_due",
 OrderStatus = Literal["pending", "paid", "released", "refund_due", "refunded"]
 ReleaseReason = Literal["expired", "cancelled"]
 CheckoutType = Literal["single_item", "partial", "full_cart"]
+CartStatus = Literal["active", "abandoned", "converted", "merged", "expired"]
 
 
 class Partition(msgspec.Struct, frozen=True):
@@ -62,6 +63,11 @@ class Owner(msgspec.Struct, frozen=True):
     @property
     def is_guest(self) -> bool:
         return self.kind == "guest"
+
+
+def owner_kind_of(cart_id: str) -> OwnerKind:
+    """Whose cart it is, read off its id."""
+    return "guest" if cart_id.startswith("g.") else "user"
 
 
 def line_id_of(sku: str, properties_json: str | None) -> str:
@@ -265,6 +271,43 @@ class Cart(msgspec.Struct, frozen=True, kw_only=True):
 
     def line(self, line_id: str) -> Line | None:
         return next((line for line in self.lines if line.line_id == line_id), None)
+
+
+class SnapshotLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A line as its cart's snapshot keeps it: all that a rebuild needs, and what was held."""
+
+    line_id: str
+    quantity: int
+    held: int
+    first_held_at_ms: int
+    unit_price_minor: int
+    revision: int
+    ordinal: int
+    added_at_ms: int
+    updated_at_ms: int
+    properties_json: str | None = None
+
+
+class CartSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A cart as PostgreSQL keeps it, a few seconds old at most."""
+
+    cart_id: str
+    version: int
+    status: CartStatus = "active"
+    currency: str = ""
+    lines: tuple[SnapshotLine, ...] = ()
+    created_at_ms: int
+    updated_at_ms: int
+    lifetime_ms: int
+    """Inactivity after which the cart expires."""
+
+    @property
+    def total_items(self) -> int:
+        return sum(line.quantity for line in self.lines)
+
+    @property
+    def subtotal_minor(self) -> int:
+        return sum(line.quantity * line.unit_price_minor for line in self.lines)
 
 
 class Guard(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import msgspec
 
@@ -54,6 +54,7 @@ from cartstore.model import (
     LineResult,
     Order,
     Owner,
+    OwnerKind,
     Partition,
     Payment,
     PaymentResult,
@@ -72,6 +73,8 @@ from cartstore.model import (
 )
 from cartstore.payments import Gateway, Verdict
 from cartstore.recovery.gate import Recovery
+from cartstore.recovery.rebuild import Progress, no_progress
+from cartstore.recovery.snapshots import DumpingEngine, take_snapshots
 from cartstore.settings import Settings
 
 IMPORT_REFERENCE = "import"
@@ -138,6 +141,24 @@ def _checked_text(value: str, field: str, length_max: int) -> str:
     return value
 
 
+def terms_of(settings: Settings, kind: OwnerKind) -> CartTerms:
+    """The limits and lifetimes of one kind of owner's carts."""
+    is_guest = kind == "guest"
+    ttl_seconds = settings.hold_ttl_guest_seconds if is_guest else settings.hold_ttl_member_seconds
+    ttl_days = settings.guest_cart_ttl_days if is_guest else settings.member_cart_ttl_days
+    return CartTerms(
+        hold_ttl_ms=ttl_seconds * 1_000,
+        hold_cap_ms=settings.hold_cap_seconds * 1_000,
+        cart_ttl_ms=ttl_days * 86_400_000,
+        quantity_max=settings.max_quantity_per_line,
+        lines_max=settings.max_lines_per_cart,
+        items_max=settings.max_items_per_cart,
+        held_max=settings.max_held_per_owner,
+        guest_share_ppm=round(settings.guest_share_of_stock * 1_000_000) if is_guest else 1_000_000,
+        reservations=settings.reservations == "on",
+    )
+
+
 class CartStore:
     """A shop's carts, stock, checkouts and catalog. Open one with `cartstore.open_store(settings)`.
 
@@ -168,7 +189,7 @@ class CartStore:
         self._recovery = recovery
         self._acknowledgement = acknowledgement
         self._revisions = RevisionCache(catalog)
-        self._terms = {kind: self._terms_of(kind) for kind in ("user", "guest")}
+        self._terms = {kind: terms_of(settings, kind) for kind in get_args(OwnerKind)}
 
     # --- cart ----------------------------------------------------------------------------------
 
@@ -611,12 +632,18 @@ class CartStore:
             self._acknowledgement.ring()
         return released
 
-    async def recover(self) -> bool:
-        """Open the gate if the engine was restarted; whether this call did. May run beside itself.
+    async def snapshot_carts(self) -> int:
+        """Carry the carts that changed into the record; the number carried. May run beside itself."""
+        return await take_snapshots(
+            cast(DumpingEngine, self.engine),
+            self.archive.snapshots,
+            abandoned_after_ms=self.settings.abandoned_after_hours * 3_600_000,
+        )
 
-        Raises StoreRecovering when the engine's history is not the record's.
-        """
-        return await self._recovery.recover()
+    async def recover(self, on_progress: Progress = no_progress) -> bool:
+        """Open the gate if the engine was restarted or replaced; whether this call did. May run beside
+        itself. Raises StoreRecovering while another process is at it."""
+        return await self._recovery.recover(on_progress)
 
     async def readiness(self) -> dict[str, Any]:
         """{"ready": bool, "checks": {name: {"ok": bool, "detail": str}}}. Raises nothing."""
@@ -641,23 +668,6 @@ class CartStore:
         return {"ready": all(check["ok"] for check in checks.values()), "checks": checks}
 
     # --- how it is done ------------------------------------------------------------------------
-
-    def _terms_of(self, kind: str) -> CartTerms:
-        settings = self.settings
-        is_guest = kind == "guest"
-        ttl_seconds = settings.hold_ttl_guest_seconds if is_guest else settings.hold_ttl_member_seconds
-        ttl_days = settings.guest_cart_ttl_days if is_guest else settings.member_cart_ttl_days
-        return CartTerms(
-            hold_ttl_ms=ttl_seconds * 1_000,
-            hold_cap_ms=settings.hold_cap_seconds * 1_000,
-            cart_ttl_ms=ttl_days * 86_400_000,
-            quantity_max=settings.max_quantity_per_line,
-            lines_max=settings.max_lines_per_cart,
-            items_max=settings.max_items_per_cart,
-            held_max=settings.max_held_per_owner,
-            guest_share_ppm=round(settings.guest_share_of_stock * 1_000_000) if is_guest else 1_000_000,
-            reservations=settings.reservations == "on",
-        )
 
     @staticmethod
     def _guard(guard: Guard, verb: str, *arguments: object) -> Guard:

@@ -16,11 +16,10 @@ from cartstore import limits
 from cartstore.archive import Archive, migrate
 from cartstore.archive.acknowledgement import AckMode, Acknowledgement
 from cartstore.archive.drain import drain
-from cartstore.archive.locks import recovering
 from cartstore.catalog.repository import CatalogRepository
 from cartstore.embedded import embedded_parts
 from cartstore.errors import ConfigurationError, StoreError
-from cartstore.model import Partition
+from cartstore.model import Partition, owner_kind_of
 from cartstore.payments import Gateway, SimulatedGateway
 from cartstore.recovery.gate import Recovery
 from cartstore.redis.announcements import RedisAnnouncements
@@ -35,7 +34,7 @@ from cartstore.redis.caller import (
 from cartstore.redis.keys import LAYOUT
 from cartstore.redis.outbox import RedisOutbox
 from cartstore.settings import Settings, load_settings
-from cartstore.store import CartStore
+from cartstore.store import CartStore, terms_of
 
 DATA_DIR_DEFAULT: Final = Path(".cartstore")
 
@@ -92,7 +91,8 @@ async def open_store(
             archive=archive,
             catalog=catalog,
             lifetime_ms=_longest_lifetime_ms(settings),
-            lock=lambda: recovering(archive.database),
+            partition=partition,
+            terms_of=lambda cart_id: terms_of(settings, owner_kind_of(cart_id)),
         )
         await _opened(recovery)
 

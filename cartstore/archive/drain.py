@@ -45,8 +45,12 @@ class Outbox(Protocol):
         ...
 
 
-async def drain(archive: Archive, outbox: Outbox, *, batch: int = OUTBOX_BATCH_EVENTS) -> int:
+async def drain(
+    archive: Archive, outbox: Outbox, *, batch: int = OUTBOX_BATCH_EVENTS, trims: bool = True
+) -> int:
     """Apply everything that the outbox holds; the number of events that the cursor moved past.
+
+    Without `trims` the stream stays as it is: that of a fenced partition takes no writes.
 
     An event that the record refuses is put into rejected_events and logged as an error. Raises
     StoreRecovering when the stream is not the one that the record was written from (the partition is
@@ -58,12 +62,13 @@ async def drain(archive: Archive, outbox: Outbox, *, batch: int = OUTBOX_BATCH_E
         events = await outbox.read(cursor, batch)
         if not events:
             # A run that died between its commit and its trim left applied events behind.
-            if cursor.seq > 0:
+            if cursor.seq > 0 and trims:
                 await outbox.trim(cursor)
             break
         position = await _apply(archive, events)
         await outbox.announce(position)
-        await outbox.trim(position)
+        if trims:
+            await outbox.trim(position)
         moved += max(0, position.seq - cursor.seq)
     return moved
 

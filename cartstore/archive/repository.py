@@ -27,6 +27,7 @@ from cartstore.archive.applying import (
 from cartstore.archive.arrays import array_of, columns_of, insert_rows, rows_of
 from cartstore.archive.database import Database
 from cartstore.archive.schema import is_current
+from cartstore.archive.snapshots import CartSnapshots, shift
 from cartstore.archive.tables import (
     events,
     meta,
@@ -38,7 +39,7 @@ from cartstore.archive.tables import (
     stock,
     stock_ledger,
 )
-from cartstore.errors import ConfigurationError, ContractError, InvalidField
+from cartstore.errors import ConfigurationError, ContractError, InvalidField, StoreRecovering
 from cartstore.limits import PAGE_SIZE_DEFAULT
 from cartstore.model import (
     ID_PATTERN,
@@ -85,6 +86,7 @@ class Archive:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self.snapshots = CartSnapshots(database)
 
     @classmethod
     async def open(cls, database_url: str) -> Archive:
@@ -137,8 +139,8 @@ class Archive:
         """
         async with self.database.transaction() as connection:
             # The row lock lets one drainer at a time past this line; the other then finds the cursor moved.
-            cursor = await _locked_cursor(connection)
-            fresh = _after(batch, cursor)
+            cursor, fence_epoch = await _locked_cursor(connection)
+            fresh = _after(batch, cursor, fence_epoch)
             if not fresh:
                 return cursor
             decoded = decode_all(fresh)
@@ -148,14 +150,15 @@ class Archive:
             )
             changes.fold(decoded)
             await _write_changes(connection, changes)
+            await shift(connection, decoded)
             await insert_rows(connection, events, _EVENT_COLUMNS, event_rows(decoded))
             return await _move_cursor(connection, fresh[-1])
 
     async def reject_event(self, event: Event, reason: str) -> Position:
         """Put the event after the cursor aside with the reason, and move the cursor past it."""
         async with self.database.transaction() as connection:
-            cursor = await _locked_cursor(connection)
-            if not _after([event], cursor):
+            cursor, fence_epoch = await _locked_cursor(connection)
+            if not _after([event], cursor, fence_epoch):
                 return cursor
             await connection.execute(
                 insert(rejected_events).values(
@@ -169,6 +172,20 @@ class Archive:
                 )
             )
             return await _move_cursor(connection, event)
+
+    async def raise_epoch(self, least: int, *, through: Position | None = None) -> int | None:
+        """Draw an epoch that no recoverer has drawn, at least `least`, and refuse every older one's events
+        from now on. None when `through` is given and the cursor is not there: events are missing that an
+        older epoch may still deliver."""
+        async with self.database.transaction() as connection:
+            cursor, fence_epoch = await _locked_cursor(connection)
+            if through is not None and cursor != through:
+                return None
+            epoch = max(least, fence_epoch + 1, cursor.epoch + 1)
+            await connection.execute(
+                update(outbox_cursor).where(outbox_cursor.c.partition == PARTITION).values(fence_epoch=epoch)
+            )
+            return epoch
 
     # --- the outbox's counterpart --------------------------------------------------------------
 
@@ -340,9 +357,9 @@ class Archive:
 _DIGITS_MAX: Final = 18
 """Of a number inside a cursor: below 2**63, which PostgreSQL compares it as."""
 
-_CURSOR = select(outbox_cursor.c.epoch, outbox_cursor.c.seq, outbox_cursor.c.nonce).where(
-    outbox_cursor.c.partition == PARTITION
-)
+_CURSOR = select(
+    outbox_cursor.c.epoch, outbox_cursor.c.seq, outbox_cursor.c.nonce, outbox_cursor.c.fence_epoch
+).where(outbox_cursor.c.partition == PARTITION)
 
 _EVENT_COLUMNS = ("epoch", "seq", "nonce", "type", "at_ms", "body")
 _PAYMENT_COLUMNS = tuple(column.name for column in payments.c)
@@ -440,8 +457,9 @@ def _foreign_cursor() -> InvalidField:
     return InvalidField("This cursor was not given by this list.", field="cursor")
 
 
-def _after(batch: Sequence[Event], cursor: Position) -> list[Event]:
-    """The events that follow the cursor. Raises ContractError unless they follow it without a gap."""
+def _after(batch: Sequence[Event], cursor: Position, fence_epoch: int) -> list[Event]:
+    """The events that follow the cursor. Raises ContractError unless they follow it without a gap,
+    StoreRecovering for events of an epoch that a recovery has closed."""
     fresh: list[Event] = []
     last = cursor
     for event in batch:
@@ -449,6 +467,10 @@ def _after(batch: Sequence[Event], cursor: Position) -> list[Event]:
         if position.seq <= cursor.seq and position.epoch <= cursor.epoch:
             continue
         # An older epoch is an engine that was replaced; its events must never count again.
+        if position.epoch < fence_epoch:
+            raise StoreRecovering(
+                f"Event {position} is of an epoch before {fence_epoch}: its engine was replaced."
+            )
         if position.seq != last.seq + 1 or position.epoch < last.epoch:
             raise ContractError(f"Event {position} cannot follow {last}: the outbox has a gap or a fork.")
         fresh.append(event)
@@ -456,9 +478,10 @@ def _after(batch: Sequence[Event], cursor: Position) -> list[Event]:
     return fresh
 
 
-async def _locked_cursor(connection: AsyncConnection) -> Position:
+async def _locked_cursor(connection: AsyncConnection) -> tuple[Position, int]:
+    """The cursor, locked for this transaction, and the epoch below which nothing is applied."""
     row = (await connection.execute(_CURSOR.with_for_update())).one()
-    return Position(row.epoch, row.seq)
+    return Position(row.epoch, row.seq), row.fence_epoch
 
 
 async def _move_cursor(connection: AsyncConnection, last: Event) -> Position:

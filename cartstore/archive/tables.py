@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from cartstore.model import CheckoutType, OrderStatus, PaymentStatus, ReleaseReason
+from cartstore.model import CartStatus, CheckoutType, OrderStatus, PaymentStatus, ReleaseReason
 
 metadata = MetaData(
     naming_convention={
@@ -71,7 +71,11 @@ outbox_cursor = Table(
     Column("epoch", BigInteger, nullable=False),
     Column("seq", BigInteger, nullable=False),
     Column("nonce", Text, nullable=False),
-    *_not_negative("partition", "epoch", "seq"),
+    # Events of an older epoch come from an engine that was replaced, and are never applied.
+    Column("fence_epoch", BigInteger, nullable=False, server_default=text("0")),
+    Column("snapshot_change", BigInteger, nullable=False, server_default=text("0")),
+    Column("snapshot_at_ms", BigInteger, nullable=False, server_default=text("0")),
+    *_not_negative("partition", "epoch", "seq", "fence_epoch", "snapshot_change", "snapshot_at_ms"),
     comment="The last applied event of each partition; its row lock makes the drain single.",
 )
 
@@ -219,6 +223,26 @@ stock_ledger = Table(
     CheckConstraint("kind <> 'return' OR (delta >= 0 AND order_id IS NOT NULL)", name="return"),
     Index(None, "sku", "seq", "line"),
     comment="Every change of on_hand, in the order it happened.",
+)
+
+cart_snapshots = Table(
+    "cart_snapshots",
+    metadata,
+    Column("cart_id", Text, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("lines", JSONB, nullable=False),
+    Column("lines_count", Integer, nullable=False),
+    Column("total_items", BigInteger, nullable=False),
+    Column("subtotal_minor", BigInteger, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    Column("lifetime_ms", BigInteger, nullable=False),
+    *_not_negative("version", "lines_count", "total_items", "subtotal_minor"),
+    _one_of("status", get_args(CartStatus)),
+    Index(None, "status", "updated_at_ms"),
+    comment="Carts as they were a few seconds ago: what a lost engine is rebuilt from.",
 )
 
 events = Table(

@@ -1,35 +1,44 @@
 """Decides when a partition's gate may be opened. Owns the proof that the engine's history is the one that
-the record was written from; refuses to open on anything less.
+the record was written from, and what follows when it is not: a rebuild.
 
-Every recoverer holds one lock in PostgreSQL, so that of two only one works; the other then finds the gate
-open and is done. Dying at any point leaves the gate shut and the lock free.
+Any number of recoverers may try. Each that goes on draws an epoch from PostgreSQL, which no other has; the
+gate opens only for the one that saw it as it still is, or whose rebuild nobody took over. Dying at any point
+leaves the gate shut for the next.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
+import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from typing import Final
 
 from redis.asyncio import Redis
 
+from cartstore.archive.drain import drain
 from cartstore.archive.repository import Archive
 from cartstore.catalog.repository import CatalogRepository
 from cartstore.errors import StoreRecovering
-from cartstore.redis.caller import PooledCaller
-from cartstore.redis.gate import Gate, open_gate, read_gate
+from cartstore.model import CartTerms, Partition, Position
+from cartstore.recovery.rebuild import Progress, Rebuild, no_progress
+from cartstore.redis.caller import ClientCaller, PooledCaller
+from cartstore.redis.gate import Gate, begin_rebuild, open_gate, read_gate
 from cartstore.redis.outbox import RedisOutbox
 from cartstore.redis.store import RedisEngine
 
-CHANGE_MARGIN = 1_000_000
-"""How far above everything known `change` starts on an engine that was empty, so that no cart version that
-was ever told is told again for another state."""
+CHANGE_MARGIN: Final = 1_000_000
+"""How far above everything known `change` starts after a rebuild, so that no cart version that was ever told
+is told again for another state."""
+
+REBUILD_SILENCE_SECONDS: Final = 15.0
+"""A rebuild that has not moved for so long has died; another may take over."""
 
 _log = logging.getLogger("cartstore.recovery")
 
 
 class Recovery:
-    """Opens the gate of one partition, at first start and after the engine was restarted."""
+    """Opens the gate of one partition, at first start and after the engine was restarted or replaced."""
 
     def __init__(
         self,
@@ -40,8 +49,9 @@ class Recovery:
         outbox: RedisOutbox,
         archive: Archive,
         catalog: CatalogRepository,
+        partition: Partition,
         lifetime_ms: int,
-        lock: Callable[[], AbstractAsyncContextManager[None]],
+        terms_of: Callable[[str], CartTerms],
     ) -> None:
         self._client = client
         self._caller = caller
@@ -49,8 +59,10 @@ class Recovery:
         self._outbox = outbox
         self._archive = archive
         self._catalog = catalog
+        self._partition = partition
         self._lifetime_ms = lifetime_ms
-        self._lock = lock
+        self._terms_of = terms_of
+        self._watched: tuple[Gate, int, float] | None = None
 
     async def gate(self) -> tuple[Gate, bool]:
         """The gate, and whether it admits calls to the engine as it runs now. Raises StoreUnavailable."""
@@ -58,47 +70,100 @@ class Recovery:
         gate = await read_gate(self._client, self._engine.keys)
         return gate, gate.admits(identity)
 
-    async def recover(self) -> bool:
+    async def recover(self, on_progress: Progress = no_progress) -> bool:
         """Open the gate if it is shut; whether this call opened it. Safe at any time, and beside itself.
 
-        Raises StoreRecovering when the engine's history is not the record's, StoreUnavailable.
+        Raises StoreRecovering when another recoverer is at work or took over, StoreUnavailable.
         """
-        _, is_open = await self.gate()
+        seen, is_open = await self.gate()
         if is_open:
             return False
-        async with self._lock():
-            seen, is_open = await self.gate()
-            if is_open:
-                return False
-            await self._prove(seen)
-            opened = await open_gate(
-                self._caller,
-                self._engine.keys,
-                seen=seen,
-                epoch=seen.epoch + 1,
-                seq=seen.seq,
-                change=seen.change if seen.exists else CHANGE_MARGIN,
-                lifetime_ms=self._lifetime_ms,
-            )
-        if opened and not seen.exists:
-            await self._publish_catalog()
-        if opened:
-            _log.info("partition %s open in epoch %d", self._engine.partition.tag, seen.epoch + 1)
-        return opened
+        if seen.state == "rebuilding" and await self._is_moving(seen):
+            raise StoreRecovering("Another process is rebuilding the partition from PostgreSQL.")
+        if seen.state != "rebuilding" and await self._continues_the_record(seen):
+            return await self._reopen(seen)
+        return await self._rebuild(seen, on_progress)
 
-    async def _prove(self, seen: Gate) -> None:
-        """The last event that the record applied must be in the stream, with its nonce."""
+    async def _continues_the_record(self, seen: Gate) -> bool:
+        """Whether the stream holds the last event that the record applied, with its nonce."""
         cursor, nonce = await self._archive.cursor()
         if cursor.seq == 0:
-            return
-        event = await self._outbox.find(cursor) if seen.exists else None
-        if event is None or event.nonce != nonce:
-            raise StoreRecovering(
-                f"The engine does not have event {cursor} that PostgreSQL has applied: it is empty, or its "
-                "history is another one. Restore the engine's data, or rebuild it from PostgreSQL."
-            )
+            # Nothing was ever archived: an empty engine is as it should be, and so is one with events.
+            return seen.exists or await self._catalog.count() == 0
+        if not seen.exists:
+            return False
+        event = await self._outbox.find(cursor)
+        return event is not None and event.nonce == nonce
 
-    async def _publish_catalog(self) -> None:
-        """An engine that was empty knows no SKU yet; the catalog may have outlived it."""
-        async for page in self._catalog.all_sku_fields():
-            await self._engine.publish_skus(page)
+    async def _reopen(self, seen: Gate) -> bool:
+        """Drain to the end, close the old epoch in the record, open the gate in a new one."""
+        await drain(self._archive, self._outbox, trims=False)
+        cursor, _ = await self._archive.cursor()
+        epoch = await self._archive.raise_epoch(seen.epoch + 1, through=cursor)
+        if epoch is None:
+            raise StoreRecovering("Another process is draining the outbox.")
+        opened = await self._open(seen, epoch, cursor, seen.change)
+        if opened:
+            _log.info("partition %s open in epoch %d", self._partition.tag, epoch)
+        return opened
+
+    async def _rebuild(self, seen: Gate, on_progress: Progress) -> bool:
+        cursor, nonce = await self._archive.cursor()
+        epoch = await self._archive.raise_epoch(seen.epoch + 1)
+        assert epoch is not None, "only a given cursor can be missed"
+        state = await self._archive.snapshots.state()
+        # No identity of an engine begins so.
+        token = f"rebuild:{epoch}:{secrets.token_hex(8)}"
+        caller = ClientCaller(self._client, identity=token)
+        fenced_at_ms = await begin_rebuild(
+            caller,
+            self._engine.keys,
+            epoch=epoch,
+            seq=cursor.seq,
+            change=max(state.change, seen.change) + CHANGE_MARGIN,
+            lifetime_ms=self._lifetime_ms,
+        )
+        if fenced_at_ms is None:
+            raise StoreRecovering("Another process is rebuilding the partition from PostgreSQL.")
+        # An engine that came back empty cannot say since when; the last snapshot was the last sign of life.
+        silent_since_ms = fenced_at_ms or state.at_ms
+        fenced_ms = max(0, int(time.time() * 1_000) - silent_since_ms) if silent_since_ms else 0
+        _log.warning("partition %s is rebuilt from PostgreSQL as of event %s", self._partition.tag, cursor)
+        rebuild = Rebuild(
+            client=self._client,
+            caller=caller,
+            partition=self._partition,
+            archive=self._archive,
+            catalog=self._catalog,
+            terms_of=self._terms_of,
+            on_progress=on_progress,
+        )
+        await rebuild.run(cursor, nonce, fenced_ms=fenced_ms)
+        opened = await self._open(
+            Gate(state="rebuilding", identity=token, epoch=epoch), epoch, cursor, state.change
+        )
+        if not opened:
+            raise StoreRecovering("Another process took the rebuild over.")
+        _log.warning("partition %s rebuilt, open in epoch %d", self._partition.tag, epoch)
+        return True
+
+    async def _open(self, seen: Gate, epoch: int, cursor: Position, change: int) -> bool:
+        return await open_gate(
+            self._caller,
+            self._engine.keys,
+            seen=seen,
+            epoch=epoch,
+            seq=cursor.seq,
+            change=change,
+            lifetime_ms=self._lifetime_ms,
+        )
+
+    async def _is_moving(self, seen: Gate) -> bool:
+        """Whether the rebuild that shut this gate is alive: the number of keys changes while it works."""
+        size = int(await self._client.dbsize())
+        now = time.monotonic()
+        watched = self._watched
+        if watched is None or watched[0] != seen or watched[1] != size:
+            self._watched = (seen, size, now)
+            return True
+        return now - watched[2] < REBUILD_SILENCE_SECONDS

@@ -18,8 +18,9 @@ from cartstore.recovery.reconcile import (
     PaymentAudit,
     SkuAudit,
 )
+from cartstore.recovery.snapshots import CartDump
 from cartstore.redis.caller import ScriptCaller, translate
-from cartstore.redis.replies import STOCK_FIELDS, read_level
+from cartstore.redis.replies import STOCK_FIELDS, read_level, read_snapshot
 from cartstore.redis.scripts import script
 from cartstore.redis.store import RedisEngine
 
@@ -111,6 +112,24 @@ class AuditedRedisEngine(RedisEngine):
             due_ms=int(reply[3]),
             unindexed=_claims(reply, 4),
         )
+
+    async def dump_carts(self, after: int, limit: int) -> CartDump:
+        """Carts that changed after a change number, oldest change first."""
+        reply = await self.call(script("cart_dump"), (self.keys.gate, self.keys.activity), after, limit)
+        carts, gone = [], []
+        for place in range(2, len(reply), 3):
+            snapshot = read_snapshot(reply[place], reply[place + 2])
+            if snapshot is None:
+                gone.append(reply[place])
+            else:
+                carts.append(snapshot)
+        change = int(reply[-2]) if len(reply) > 2 else after
+        return CartDump(at_ms=int(reply[1]), carts=carts, gone=gone, change=change)
+
+    async def forget_carts(self, cart_ids: list[str]) -> list[str]:
+        """Take carts that are gone out of `activity`; those that it took."""
+        reply = await self.call(script("cart_forget"), (self.keys.gate, self.keys.activity), *cart_ids)
+        return list(reply[1:])
 
     async def repair_index(self, sku: str) -> int:
         keys = (self.keys.gate, self.keys.sku(sku))

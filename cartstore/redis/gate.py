@@ -52,6 +52,20 @@ async def read_gate(client: Redis, keys: Keys) -> Gate:
     )
 
 
+async def begin_rebuild(
+    caller: ScriptCaller, keys: Keys, *, epoch: int, seq: int, change: int, lifetime_ms: int
+) -> int | None:
+    """Shut the gate for everybody but the bearer of `caller`'s token, in `epoch`.
+
+    Gives the time (ms) at which the partition was fenced, 0 if the engine cannot tell; None when a rebuild of
+    a later epoch is under way or done.
+    """
+    reply = await caller.call(
+        script("gate_rebuild"), (keys.gate,), (epoch, seq, change, lifetime_ms, 1, LAYOUT)
+    )
+    return int(reply[1]) if reply[0] == "OK" else None
+
+
 async def open_gate(
     caller: ScriptCaller,
     keys: Keys,

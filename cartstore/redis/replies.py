@@ -8,12 +8,14 @@ from typing import Any, cast
 from cartstore.errors import ContractError
 from cartstore.model import (
     Cart,
+    CartSnapshot,
     Checkout,
     Line,
     Order,
     OrderLine,
     Payment,
     Position,
+    SnapshotLine,
     StockLevel,
     StockPolicy,
     Summary,
@@ -236,3 +238,39 @@ def order_fields(order: Order) -> list[str]:
     }
     fields.update({f"l{number}": encode_order_line(line) for number, line in enumerate(order.lines, 1)})
     return [order.order_id, *(part for field in fields.items() for part in field)]
+
+
+def read_snapshot(cart_id: str, flat: Any) -> CartSnapshot | None:
+    """A cart as its hash is stored (line_encode.lua); None for an absent one."""
+    fields = _fields(flat)
+    if "v" not in fields:
+        return None
+    created = int(fields["t"])
+    lines = []
+    for name, text in fields.items():
+        if name.startswith("l:"):
+            line_id = name[2:]
+            quantity, held, _, first, _, price, revision, ordinal, added, updated = map(int, text.split(" "))
+            lines.append(
+                SnapshotLine(
+                    line_id=line_id,
+                    quantity=quantity,
+                    held=held,
+                    first_held_at_ms=created + first if held else 0,
+                    unit_price_minor=price,
+                    revision=revision,
+                    ordinal=ordinal,
+                    added_at_ms=created + added,
+                    updated_at_ms=created + updated,
+                    properties_json=fields.get(f"p:{line_id}"),
+                )
+            )
+    return CartSnapshot(
+        cart_id=cart_id,
+        version=int(fields["v"]),
+        currency=fields["c"],
+        lines=tuple(sorted(lines, key=lambda line: line.ordinal)),
+        created_at_ms=created,
+        updated_at_ms=int(fields["u"]),
+        lifetime_ms=int(fields["x"]),
+    )

@@ -351,6 +351,14 @@ class RedisEngine:
             )
         return await self.read_cart(cart_id)
 
+    async def hold_again(self, cart_id: str, line_id: str, terms: CartTerms) -> bool:
+        """Take one line's hold again, as hold_lines does, without reading the cart afterwards."""
+        keys = (self.keys.gate, self.keys.cart(cart_id))
+        reply = await self.call(
+            script("hold_extend"), keys, _packed(terms), 0, self._releases_per_call, line_id
+        )
+        return bool(reply[1] != "0")
+
     # --- checkout and payment ------------------------------------------------------------------
 
     async def begin_checkout(

@@ -1,0 +1,63 @@
+"""The snapshot job: carries changed carts into the record every few seconds. Owns the walk over `activity`.
+
+Bounded per run, continues from the record's own cursor, and may run twice, late or beside itself: a cart is
+stored only over an older version of itself.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+import msgspec
+
+from cartstore.archive.snapshots import CartSnapshots, SnapshotState
+from cartstore.model import CartSnapshot
+
+BATCH_CARTS: Final = 200
+RUN_CARTS_MAX: Final = 20_000
+
+
+class CartDump(msgspec.Struct, frozen=True, kw_only=True):
+    """Carts that changed after a change number, as the engine has them."""
+
+    at_ms: int
+    carts: list[CartSnapshot]
+    gone: list[str]
+    """Carts that changed and are not kept any more."""
+    change: int
+    """Of the last of them; the number asked for when there is none."""
+
+
+class DumpingEngine(Protocol):
+    """What the snapshot job asks of the engine."""
+
+    async def dump_carts(self, after: int, limit: int) -> CartDump: ...
+
+    async def forget_carts(self, cart_ids: list[str]) -> list[str]: ...
+
+
+async def take_snapshots(
+    engine: DumpingEngine,
+    snapshots: CartSnapshots,
+    *,
+    abandoned_after_ms: int,
+    carts_max: int = RUN_CARTS_MAX,
+) -> int:
+    """Store the carts that changed since the last run; how many. Raises StoreUnavailable, OutcomeUnknown."""
+    taken = 0
+    after = (await snapshots.state()).change
+    while taken < carts_max:
+        dump = await engine.dump_carts(after, BATCH_CARTS)
+        # The engine's copy may only go once the record's says so, hence first expired, then forgotten.
+        await snapshots.expire(dump.gone)
+        if dump.gone:
+            await engine.forget_carts(dump.gone)
+        # Stored also when nothing changed: `at_ms` tells a rebuild since when the engine has been silent.
+        await snapshots.save(dump.carts, SnapshotState(change=dump.change, at_ms=dump.at_ms))
+        found = len(dump.carts) + len(dump.gone)
+        taken += found
+        after = dump.change
+        if found < BATCH_CARTS:
+            await snapshots.age(dump.at_ms, abandoned_after_ms)
+            break
+    return taken
