@@ -39,6 +39,7 @@ class Duties:
             "drain_outbox": self.drain_outbox,
             "release_due": self.release_due,
             "expire_payments": self.expire_payments,
+            "snapshot_carts": self.snapshot_carts,
             "reconcile": self.reconcile,
             "recover": self.recover,
         }
@@ -85,6 +86,9 @@ class Duties:
             return expired
 
         await self._in_rounds(expire, PAYMENTS_PER_ROUND)
+
+    async def snapshot_carts(self) -> None:
+        metrics.CARTS_SNAPSHOT.inc(await self._store.snapshot_carts())
 
     async def reconcile(self) -> None:
         report = await self._reconciler.run(RECONCILE_SUBJECTS)

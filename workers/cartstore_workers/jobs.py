@@ -37,6 +37,11 @@ def expire_payments(partition: int = 0) -> None:
     _run("expire_payments", partition)
 
 
+def snapshot_carts(partition: int = 0) -> None:
+    """Carry carts that changed into the record."""
+    _run("snapshot_carts", partition)
+
+
 def reconcile(partition: int = 0) -> None:
     """Compare a further piece of the engine with the record."""
     _run("reconcile", partition)

@@ -38,6 +38,7 @@ HOLDS_RELEASED: Final = Counter("cartstore_holds_released", "Holds that the swee
 PAYMENTS_EXPIRED: Final = Counter(
     "cartstore_payments_expired", "Payments that the sweep released because their window was over."
 )
+CARTS_SNAPSHOT: Final = Counter("cartstore_carts_snapshot", "Carts carried into the record.")
 RECONCILE_CHECKED: Final = Counter(
     "cartstore_reconcile_checked", "SKUs, carts and payments that reconcile compared."
 )

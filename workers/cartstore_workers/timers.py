@@ -43,6 +43,7 @@ def intervals(settings: Settings) -> dict[JobName, int]:
         "drain_outbox": DRAIN_SECONDS,
         "release_due": settings.sweep_seconds,
         "expire_payments": settings.sweep_seconds,
+        "snapshot_carts": settings.snapshot_seconds,
         "reconcile": settings.reconcile_seconds,
     }
 
