@@ -6,7 +6,6 @@ leaves `archive/` and `catalog/`. Refuses to know any table.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -192,9 +191,6 @@ def _translated_commit() -> Iterator[None]:
         if state is not None and state[:2] not in ("08", "57"):
             raise translate(error) from error
         raise OutcomeUnknown("The connection to the database was lost while it committed.") from error
-    except asyncio.CancelledError:
-        # Cancelled in the middle of a commit: the caller is gone, the outcome is found by the cursor.
-        raise
 
 
 def translate(error: BaseException) -> CartStoreError:
@@ -207,17 +203,12 @@ def translate(error: BaseException) -> CartStoreError:
         return ContractError(str(error)) if is_ours else StoreUnavailable(UNREACHABLE)
     reason = str(getattr(error, "orig", error)).partition("\n")[0]
     if state[:2] in _REFUSED_CLASSES:
-        return EventRefused(_without_driver_class(reason))
+        return EventRefused(reason)
     if state[:2] in _UNAVAILABLE_CLASSES:
         return StoreUnavailable(UNREACHABLE)
     if state in ("42P01", "42703"):
         return ConfigurationError("The database has not the tables of this version; run `cartstore migrate`.")
-    return ContractError(f"PostgreSQL refused a statement ({state}): {_without_driver_class(reason)}")
-
-
-def _without_driver_class(reason: str) -> str:
-    """SQLAlchemy puts `<class 'asyncpg...'>: ` before the server's message."""
-    return reason.split(">: ", 1)[1] if reason.startswith("<class ") and ">: " in reason else reason
+    return ContractError(f"PostgreSQL refused a statement ({state}): {reason}")
 
 
 def _sqlstate(error: BaseException) -> str | None:
