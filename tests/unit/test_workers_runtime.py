@@ -378,9 +378,15 @@ def test_timer_keeps_its_beat_and_rings_once_after_a_pause(monkeypatch: pytest.M
 
 
 def test_intervals_are_those_of_the_settings() -> None:
-    seconds = intervals(Settings(sweep_seconds=4, reconcile_seconds=60))
+    seconds = intervals(Settings(sweep_seconds=4, snapshot_seconds=7, reconcile_seconds=60))
 
-    assert seconds == {"drain_outbox": 1, "release_due": 4, "expire_payments": 4, "reconcile": 60}
+    assert seconds == {
+        "drain_outbox": 1,
+        "release_due": 4,
+        "expire_payments": 4,
+        "snapshot_carts": 7,
+        "reconcile": 60,
+    }
 
 
 # --- logs -------------------------------------------------------------------------------------------
