@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 import cartstore
 from cartstore import CartStore, Owner, Product, Settings, Variant
 from cartstore.embedded import Database
-from cartstore.errors import CartError
+from cartstore.errors import CartError, StoreRecovering, StoreUnavailable
 from cartstore.recovery.reconcile import (
     DRIFT_KINDS,
     Drift,
@@ -189,6 +189,40 @@ async def test_run_finds_nothing_while_buyers_and_drain_are_at_work(shop: Shop) 
     assert (await shop.store.read_stock("B")).sold > 0
 
 
+async def test_run_waits_for_a_record_that_is_a_moment_behind(shop: Shop) -> None:
+    await shop.store.adjust_stock("B", 4, reason="more", reference="second")
+
+    running = asyncio.create_task(shop.reconcile())
+    await asyncio.sleep(0.2)
+    await shop.store.drain_outbox()
+
+    assert (await running).skipped == 0
+
+
+async def test_next_run_begins_a_new_round_when_one_was_cut(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await shop.redis.zadd(shop.keys.due, {"p0-stranger": 1})
+
+    async def away(*_: object) -> None:
+        raise StoreUnavailable()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shop.store.engine, "scan_due", away)
+        with pytest.raises(StoreUnavailable):
+            await shop.reconciler.run(1_000)
+    report = await shop.reconciler.run(1_000)
+
+    assert report.checked == 5
+
+
+async def test_run_refuses_while_the_gate_is_shut(shop: Shop) -> None:
+    await shop.redis.hset(shop.keys.gate, "state", "fenced")
+
+    with pytest.raises(StoreRecovering):
+        await shop.reconcile()
+
+
 async def test_run_continues_where_the_last_one_stopped(shop: Shop) -> None:
     await shop.store.catalog.put_products([product_of(f"S{number:03}", 1) for number in range(300)])
     async for fields in shop.store.catalog.all_sku_fields():
@@ -319,6 +353,12 @@ async def test_order_whose_hold_is_not_indexed_is_left(shop: Shop) -> None:
     await shop.redis.zrem(shop.keys.holds("A"), f"o\x1f{payment.orders[0].order_id}")
 
     await expect_left(shop, ("unindexed_hold", shop.payment_id), ("counter_above_holds", "A"))
+
+
+async def test_totals_that_are_not_the_sum_of_lines_are_left(shop: Shop) -> None:
+    await shop.redis.hincrby(shop.keys.cart(BUYER.cart_id), "s", 1)
+
+    await expect_left(shop, ("cart_totals", BUYER.cart_id))
 
 
 async def test_engine_ahead_of_ledger_is_left(shop: Shop) -> None:

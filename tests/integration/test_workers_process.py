@@ -53,6 +53,9 @@ class StandIn:
     async def expire_payments(self, limit: int) -> int:
         return await self._duty("expire_payments")
 
+    async def snapshot_carts(self) -> int:
+        return await self._duty("snapshot_carts")
+
     async def recover(self) -> bool:
         return bool(await self._duty("recover"))
 
@@ -89,7 +92,7 @@ def main() -> int:
             notes.rpush("done", "closed")
 
     set_up_logs()
-    return serve(Settings(queue_url=queue_url, reconcile_seconds=1), opening)
+    return serve(Settings(queue_url=queue_url, snapshot_seconds=1, reconcile_seconds=1), opening)
 
 
 class Worker:
@@ -186,7 +189,7 @@ def queue_server(server_folder: Path, request: pytest.FixtureRequest) -> Iterato
 def test_timers_ring_when_nobody_else_does(stage: Stage) -> None:
     stage.start()
 
-    for duty in ("drain_outbox", "release_due", "expire_payments", "reconcile"):
+    for duty in ("drain_outbox", "release_due", "expire_payments", "snapshot_carts", "reconcile"):
         stage.wait_for("done", duty, more=2)
 
 

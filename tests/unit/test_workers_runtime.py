@@ -18,7 +18,7 @@ import redis
 from cartstore_workers import jobs, metrics, timers
 from cartstore_workers.duties import ROUNDS_MAX, Duties
 from cartstore_workers.logs import JsonFormatter, describe, set_up_logs
-from cartstore_workers.queues import connect_queue, job_name_of
+from cartstore_workers.queues import JOB_NAMES, connect_queue, job_name_of
 from cartstore_workers.runtime import Complaints, Opening, Runtime
 from cartstore_workers.timers import Timer, intervals
 from cartstore_workers.worker import serve
@@ -47,6 +47,9 @@ class Store:
 
     async def expire_payments(self, limit: int) -> int:
         return 3
+
+    async def snapshot_carts(self) -> int:
+        return 2
 
     async def recover(self) -> bool:
         self.recoveries += 1
@@ -270,7 +273,7 @@ def test_job_refuses_when_no_runtime_is_installed() -> None:
 
 
 def test_every_job_name_is_a_function() -> None:
-    for name in ("drain_outbox", "release_due", "expire_payments", "reconcile", "recover"):
+    for name in JOB_NAMES:
         assert callable(getattr(jobs, name))
         assert job_name_of(f"cartstore_workers.jobs.{name}") == name
     assert job_name_of("os.system") is None
@@ -302,6 +305,14 @@ async def test_expire_payments_counts(store: Store) -> None:
     await Duties(store).expire_payments()  # type: ignore[arg-type]
 
     assert value_of(metrics.PAYMENTS_EXPIRED, "cartstore_payments_expired_total") == before + 3
+
+
+async def test_snapshot_carts_counts(store: Store) -> None:
+    before = value_of(metrics.CARTS_SNAPSHOT, "cartstore_carts_snapshot_total")
+
+    await Duties(store).snapshot_carts()  # type: ignore[arg-type]
+
+    assert value_of(metrics.CARTS_SNAPSHOT, "cartstore_carts_snapshot_total") == before + 2
 
 
 async def test_reconcile_shows_drift_as_a_gauge(
