@@ -38,7 +38,7 @@ from cartstore.embedded.parts import (
     until_ready,
 )
 from cartstore.embedded.process import Process
-from cartstore.errors import ConfigurationError, StoreUnavailable
+from cartstore.errors import CartError, ConfigurationError, StoreUnavailable
 from cartstore.settings import Settings
 from cartstore.store import CartStore
 from cartstore.wiring import open_store
@@ -96,6 +96,7 @@ class _Up:
         self._settings = settings
         self._options = options
         self._errors = terminal.complaints()
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
         """Start everything and keep it running until cancelled; stops it all on the way out."""
@@ -120,7 +121,7 @@ class _Up:
             address = _address_of(listener)
             announce(folder, settings, address)
             self._tell(folder, settings, address, sku)
-            await asyncio.Event().wait()
+            await self._failed
 
     # --- catalogs ------------------------------------------------------------------------------
 
@@ -128,7 +129,10 @@ class _Up:
         """Import what the options say; gives a SKU to show in the first request."""
         async with open_store(settings, data_dir=self._options.data_dir) as store:
             for catalog in self._options.catalogs:
-                await terminal.import_with_report(store, catalog)
+                try:
+                    await terminal.import_with_report(store, catalog)
+                except CartError as error:
+                    raise ConfigurationError(f"{catalog}: {error.message}") from error
             if not self._options.catalogs and await _first_sku(store) is None:
                 with resources.as_file(resources.files("cartstore.demo") / "catalog.csv") as demo:
                     await terminal.import_with_report(store, demo, "The demo catalog")
@@ -179,14 +183,23 @@ class _Up:
             folder.write_pids(name, [process.pid for process in processes if process.pid])
 
         note()
-        async with asyncio.TaskGroup() as tasks:
-            keepers = [tasks.create_task(self._keep(process, folder, note)) for process in processes]
-            try:
-                yield
-            finally:
-                for keeper in keepers:
-                    keeper.cancel()
-                folder.write_pids(name, [])
+        # No TaskGroup: it would wrap what the body raises, which is for the terminal as it is.
+        keepers = [asyncio.create_task(self._keep(process, folder, note)) for process in processes]
+        for keeper in keepers:
+            keeper.add_done_callback(self._give_up)
+        try:
+            yield
+        finally:
+            for keeper in keepers:
+                keeper.cancel()
+            await asyncio.gather(*keepers, return_exceptions=True)
+            folder.write_pids(name, [])
+
+    def _give_up(self, keeper: asyncio.Task[None]) -> None:
+        """End the run when a child is no longer looked after; only a defect of ours leads here."""
+        error = None if keeper.cancelled() else keeper.exception()
+        if error is not None and not self._failed.done():
+            self._failed.set_exception(error)
 
     async def _keep(self, process: Process, folder: DataDir, note: Callable[[], None]) -> None:
         now = asyncio.get_running_loop().time
