@@ -24,15 +24,10 @@ from cartstore.payments import Gateway, SimulatedGateway
 from cartstore.recovery.gate import Recovery
 from cartstore.redis.announcements import RedisAnnouncements
 from cartstore.redis.audit import AuditedRedisEngine
-from cartstore.redis.caller import (
-    CALL_TIMEOUT_SECONDS,
-    CONNECT_TIMEOUT_SECONDS,
-    PooledCaller,
-    open_pool,
-    translate,
-)
+from cartstore.redis.caller import CALL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, translate
 from cartstore.redis.keys import LAYOUT
 from cartstore.redis.outbox import RedisOutbox
+from cartstore.redis.wire import WireCaller
 from cartstore.settings import Settings, load_settings
 from cartstore.store import CartStore, terms_of
 
@@ -77,10 +72,8 @@ async def open_store(
             socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         )
         stack.push_async_callback(client.aclose)
-        pool = open_pool(settings.redis_url)
-        stack.push_async_callback(pool.disconnect)
         await _check_engine(client)
-        caller = PooledCaller(pool)
+        caller = await stack.enter_async_context(WireCaller.open(settings.redis_url))
         engine = AuditedRedisEngine(caller, partition, client)
         outbox = RedisOutbox(engine, client)
         recovery = Recovery(

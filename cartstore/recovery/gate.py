@@ -22,7 +22,7 @@ from cartstore.catalog.repository import CatalogRepository
 from cartstore.errors import StoreRecovering
 from cartstore.model import CartTerms, Partition, Position
 from cartstore.recovery.rebuild import Progress, Rebuild, no_progress
-from cartstore.redis.caller import ClientCaller, PooledCaller
+from cartstore.redis.caller import ClientCaller, ScriptCaller
 from cartstore.redis.gate import Gate, begin_rebuild, open_gate, read_gate
 from cartstore.redis.outbox import RedisOutbox
 from cartstore.redis.store import RedisEngine
@@ -44,7 +44,7 @@ class Recovery:
         self,
         *,
         client: Redis,
-        caller: PooledCaller,
+        caller: ScriptCaller,
         engine: RedisEngine,
         outbox: RedisOutbox,
         archive: Archive,

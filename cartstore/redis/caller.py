@@ -36,6 +36,10 @@ class ScriptCaller(Protocol):
         """Run a script. Raises StoreUnavailable (not applied), OutcomeUnknown, ContractError."""
         ...
 
+    async def identity(self) -> str:
+        """The identity of the engine that a new call would reach. Raises StoreUnavailable."""
+        ...
+
 
 def _identity_of(server: dict[str, Any], replication: dict[str, Any]) -> str:
     return f"{server.get('run_id', '')}:{replication.get('master_replid', '')}"
