@@ -15,8 +15,8 @@ Where the contract leaves room this model reads it so:
 * A due hold that nobody released yet counts for nothing, neither as held nor for `held_max`.
 * A payment stays pending until something releases it: money that comes first wins, also after the end of
   the window. A cancellation that comes after it releases the payment as expired.
-* A quantity that is not raised is not checked against the items in the cart, so that a cart that has too
-  many (lines came back) can be made smaller step by step.
+* Only a new line is checked against the lines in the cart, and only a raised quantity against the items, so
+  that a cart that has too many (lines came back) can be made smaller step by step.
 * Late money takes units of the holds that the returned lines have by then before it takes free ones.
 """
 
@@ -660,7 +660,7 @@ class MemoryEngine:
         missing = max(0, quantity - held) if is_reserving else 0
         if (
             quantity > terms.quantity_max
-            or len(cart.lines) + (line is None) > terms.lines_max
+            or (line is None and len(cart.lines) >= terms.lines_max)
             or (quantity > old_quantity and cart.total_items - old_quantity + quantity > terms.items_max)
             or cart.subtotal_minor - old_total_minor + quantity * price_minor > limits.TOTAL_MINOR_MAX
             or (missing and self._held_by_owner(cart_id, now) + missing > terms.held_max)

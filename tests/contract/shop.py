@@ -82,7 +82,7 @@ class Shop:
         engine: CartEngine,
         clock: Clock,
         read_events: Callable[[], Awaitable[list[Event]]],
-        read_holders: Callable[[str], Awaitable[set[str]]],
+        read_holders: Callable[[Sequence[str]], Awaitable[list[set[str]]]],
         *,
         partition: Partition = PARTITION,
     ) -> None:
@@ -90,7 +90,7 @@ class Shop:
         self.clock = clock
         self.events = read_events
         self.holders = read_holders
-        """Who holds a SKU, as the engine's own index has it: `c US cart_id US line_id`, `o US order_id`."""
+        """Who holds each SKU, by the engine's own index: `c US cart_id US line_id` or `o US order_id`."""
         self.partition = partition
         self._revisions = itertools.count(1)
         self._references = itertools.count(1)

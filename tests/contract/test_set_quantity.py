@@ -187,6 +187,17 @@ async def test_set_quantity_refuses_when_a_limit_would_be_exceeded(shop: Shop) -
     assert await shop.quantities(ANN) == {"a": 4, "b": 2}
 
 
+async def test_set_quantity_changes_a_line_when_the_cart_has_too_many(shop: Shop) -> None:
+    await shop.sell("a", 50)
+    await shop.sell("b", 50)
+    await shop.add(ANN, "a")
+    await shop.add(ANN, "b")
+
+    await shop.set(ANN, "a", 2, terms=terms(lines_max=1))
+
+    assert await shop.quantities(ANN) == {"a": 2, "b": 1}
+
+
 async def test_set_quantity_lowers_when_the_cart_has_too_many_items(shop: Shop) -> None:
     await shop.sell("a", 50)
     await shop.sell("b", 50)

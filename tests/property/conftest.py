@@ -18,7 +18,7 @@ pytest.register_assert_rewrite("property.machine", "property.comparing")
 # without any failure are long, and shrinking one is worth its time.
 _COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
 
-settings.register_profile("default", max_examples=70, stateful_step_count=50, **_COMMON)
+settings.register_profile("default", max_examples=60, stateful_step_count=50, **_COMMON)
 settings.register_profile("soak", max_examples=4_000, stateful_step_count=80, **_COMMON)
 settings.register_profile(
     "hunt", max_examples=300, stateful_step_count=50, phases=[Phase.generate], **_COMMON

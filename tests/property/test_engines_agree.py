@@ -18,14 +18,14 @@ def test_model_keeps_the_invariants_when_it_is_driven_alone() -> None:
     class ModelAlone(EnginesMachine):
         open_other = staticmethod(open_memory)
 
-    run_state_machine_as_test(ModelAlone, settings=_part_of_the_profile(2))
+    run_state_machine_as_test(ModelAlone, settings=_part_of_the_profile(3))
 
 
 def test_fakeredis_agrees_with_the_model_when_both_are_driven() -> None:
     class ModelAndFakeredis(EnginesMachine):
         open_other = staticmethod(open_fakeredis)
 
-    run_state_machine_as_test(ModelAndFakeredis, settings=_part_of_the_profile(5))
+    run_state_machine_as_test(ModelAndFakeredis, settings=_part_of_the_profile(6))
 
 
 def test_real_engine_agrees_with_the_model_when_both_are_driven(redis_url: str) -> None:

@@ -1,0 +1,165 @@
+"""Settings: names, defaults, bounds, and what is said when a value is not taken."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from cartstore import limits
+from cartstore.errors import ConfigurationError
+from cartstore.settings import ENVIRONMENT_PREFIX, Settings, load_settings
+
+SECRET = "s" * 32
+
+NUMBERS = [
+    name
+    for name, default in zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True)
+    if isinstance(default, int) and not isinstance(default, bool)
+]
+SWITCHES = ("rate_limit", "guest_carts", "merge", "sharing", "reservations", "stock_counts_public")
+
+
+def test_load_gives_the_documented_defaults_when_nothing_is_set() -> None:
+    settings = load_settings({})
+
+    assert settings == Settings()
+    assert (settings.namespace, settings.partitions, settings.currency) == ("main", 1, "USD")
+    assert (settings.hold_ttl_guest_seconds, settings.hold_ttl_member_seconds) == (600, 1_800)
+    assert (settings.hold_cap_seconds, settings.payment_window_seconds) == (7_200, 900)
+    assert (settings.guest_cart_ttl_days, settings.member_cart_ttl_days) == (7, 30)
+    assert settings.abandoned_after_hours == 168
+    assert (settings.max_quantity_per_line, settings.max_lines_per_cart) == (99, 100)
+    assert (settings.max_items_per_cart, settings.max_held_per_owner) == (1_000, 500)
+    assert (settings.guest_share_of_stock, settings.max_body_bytes) == (1.0, 65_536)
+    assert (settings.snapshot_seconds, settings.sweep_seconds, settings.reconcile_seconds) == (5, 1, 10)
+    assert {getattr(settings, name) for name in SWITCHES} == {"on"}
+    assert settings.guest_cookie == "cart"
+    assert not settings.is_production
+
+
+def test_load_reads_every_setting_when_its_variable_is_set() -> None:
+    settings = load_settings(
+        {
+            "CARTSTORE_REDIS_URL": "redis://engine:6379/0",
+            "CARTSTORE_HOLD_TTL_GUEST_SECONDS": "5",
+            "CARTSTORE_GUEST_SHARE_OF_STOCK": "0.25",
+            "CARTSTORE_CHECKOUT_ACK": "archived",
+            "CARTSTORE_RESERVATIONS": "off",
+            "CARTSTORE_CURRENCY": "EUR",
+            "PATH": "/bin",
+            "CARTSTOREX": "not ours",
+        }
+    )
+
+    assert settings.redis_url == "redis://engine:6379/0"
+    assert settings.hold_ttl_guest_seconds == 5
+    assert settings.guest_share_of_stock == 0.25
+    assert (settings.checkout_ack, settings.reservations, settings.currency) == ("archived", "off", "EUR")
+
+
+def test_load_reads_the_process_environment_when_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CARTSTORE_NAMESPACE", "shop-2")
+
+    assert load_settings().namespace == "shop-2"
+
+
+def test_load_prefers_overrides_when_they_are_not_none() -> None:
+    settings = load_settings(
+        {"CARTSTORE_NAMESPACE": "one", "CARTSTORE_CURRENCY": "EUR"}, namespace="two", currency=None
+    )
+
+    assert (settings.namespace, settings.currency) == ("two", "EUR")
+
+
+def test_load_refuses_when_a_name_is_unknown() -> None:
+    with pytest.raises(ConfigurationError, match="CARTSTORE_HOLD_TTL is not a setting"):
+        load_settings({"CARTSTORE_HOLD_TTL": "5"})
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_load_takes_the_largest_value_when_it_is_a_limit(name: str) -> None:
+    if name == "partitions":
+        pytest.skip("only one partition is supported")
+
+    settings = load_settings({ENVIRONMENT_PREFIX + name.upper(): str(limits.SETTING_MAX)})
+
+    assert getattr(settings, name) == limits.SETTING_MAX
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("text", ["0", "-1", str(limits.SETTING_MAX + 1), "many", "1.5", "", "9" * 400])
+def test_load_names_the_variable_when_a_number_is_not_taken(name: str, text: str) -> None:
+    variable = ENVIRONMENT_PREFIX + name.upper()
+
+    with pytest.raises(ConfigurationError, match=variable):
+        load_settings({variable: text})
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("CARTSTORE_NAMESPACE", ""),
+        ("CARTSTORE_NAMESPACE", "Main"),
+        ("CARTSTORE_NAMESPACE", "a{b}"),
+        ("CARTSTORE_NAMESPACE", "a" * 33),
+        ("CARTSTORE_CURRENCY", "usd"),
+        ("CARTSTORE_CURRENCY", "EURO"),
+        ("CARTSTORE_CHECKOUT_ACK", "never"),
+        ("CARTSTORE_GUEST_SHARE_OF_STOCK", "1.01"),
+        ("CARTSTORE_GUEST_SHARE_OF_STOCK", "-0.1"),
+        ("CARTSTORE_GUEST_SHARE_OF_STOCK", "nan"),
+        ("CARTSTORE_GUEST_COOKIE", "a b"),
+        ("CARTSTORE_GUEST_COOKIE", ""),
+        ("CARTSTORE_MERGE", "yes"),
+        ("CARTSTORE_RATE_LIMIT", "ON"),
+        ("CARTSTORE_ENV", "staging"),
+    ],
+)
+def test_load_names_the_variable_when_a_text_is_not_taken(variable: str, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=variable):
+        load_settings({variable: text})
+
+
+@pytest.mark.parametrize("partitions", ["2", "16"])
+def test_load_refuses_when_there_would_be_several_partitions(partitions: str) -> None:
+    with pytest.raises(ConfigurationError, match="CARTSTORE_PARTITIONS"):
+        load_settings({"CARTSTORE_PARTITIONS": partitions})
+
+
+def test_load_refuses_when_the_secret_is_short() -> None:
+    with pytest.raises(ConfigurationError, match="CARTSTORE_JWT_SECRET") as caught:
+        load_settings({"CARTSTORE_JWT_SECRET": "short secret"})
+
+    assert "short secret" not in str(caught.value)
+
+
+def test_load_refuses_when_production_lacks_what_it_needs() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings({"CARTSTORE_ENV": "production", "CARTSTORE_DATABASE_URL": "postgresql://db/shop"})
+
+    assert "CARTSTORE_REDIS_URL" in str(caught.value)
+    assert "CARTSTORE_JWT_SECRET" in str(caught.value)
+    assert "CARTSTORE_DATABASE_URL" not in str(caught.value)
+
+
+def test_load_takes_production_when_everything_is_set() -> None:
+    settings = load_settings(
+        {
+            "CARTSTORE_ENV": "production",
+            "CARTSTORE_REDIS_URL": "rediss://engine",
+            "CARTSTORE_DATABASE_URL": "postgresql://db/shop",
+            "CARTSTORE_JWT_SECRET": SECRET,
+        }
+    )
+
+    assert settings.is_production
+
+
+def test_settings_refuse_to_be_changed_when_they_are_read() -> None:
+    with pytest.raises(AttributeError):
+        Settings().namespace = "other"  # type: ignore[misc]
+
+
+def test_settings_replaced_are_checked_when_they_contradict() -> None:
+    with pytest.raises(ConfigurationError):
+        msgspec.structs.replace(Settings(), jwt_secret="short")
