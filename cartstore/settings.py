@@ -110,7 +110,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     env: Literal["development", "production"] = "development"
     """`production` demands explicit secrets and Secure cookies and refuses the simulated gateway."""
 
+    failpoint: str = ""
+    """For tests: the name of a point at which the process kills itself. Refused in production."""
+
     def __post_init__(self) -> None:
+        if self.is_production and self.failpoint:
+            raise ConfigurationError("CARTSTORE_FAILPOINT is for tests; production refuses it.")
         if self.partitions != 1:
             raise ConfigurationError(
                 f"CARTSTORE_PARTITIONS is {self.partitions}, but only 1 is supported: shares cannot move "

@@ -42,6 +42,7 @@ from cartstore.errors import (
     StoreError,
     StoreUnavailable,
 )
+from cartstore.failpoints import reach
 from cartstore.model import (
     ID_PATTERN,
     NO_GUARD,
@@ -375,6 +376,7 @@ class CartStore:
         )
         checkout_id, payment_id = checkout_ids(self.partition, owner.cart_id, idempotency_key)
         archived = await self._archived_checkout(payment_id, fingerprint)
+        reach("checkout.looked_up")
         if archived is not None:
             return archived
         request = CheckoutRequest(
@@ -394,7 +396,9 @@ class CartStore:
             terms=self._terms[owner.kind],
             if_match=if_match,
         )
+        reach("checkout.begun")
         await self._acknowledgement.wait(checkout.position)
+        reach("checkout.acknowledged")
         return checkout
 
     async def find_checkout(self, owner: Owner, idempotency_key: str) -> Checkout | None:
@@ -453,6 +457,7 @@ class CartStore:
         Raises PaymentNotFound; for `failed`: PaymentState, PaymentExpired.
         """
         checkout = await self.read_payment(payment_id, None)
+        reach("settle.read")
         if verdict == "pending":
             return PaymentResult(
                 payment=checkout.payment,
@@ -468,7 +473,9 @@ class CartStore:
             if checkout.payment.status != "pending":
                 raise PaymentState(f"The payment is {checkout.payment.status}.")
             result = await self.engine.fail_payment(payment_id)
+        reach("settle.settled")
         await self._acknowledgement.wait(result.position)
+        reach("settle.acknowledged")
         return result
 
     async def cancel_order(self, order_id: str, owner: Owner) -> PaymentResult:

@@ -19,6 +19,7 @@ from cartstore.archive.drain import drain
 from cartstore.catalog.repository import CatalogRepository
 from cartstore.embedded import embedded_parts
 from cartstore.errors import ConfigurationError, StoreError
+from cartstore.failpoints import arm
 from cartstore.model import Partition, owner_kind_of
 from cartstore.payments import Gateway, SimulatedGateway
 from cartstore.recovery.gate import Recovery
@@ -52,6 +53,7 @@ async def open_store(
     Raises ConfigurationError and StoreUnavailable.
     """
     settings = settings or load_settings()
+    arm(settings.failpoint)
     is_embedded = not settings.database_url
     async with AsyncExitStack() as stack:
         settings = await stack.enter_async_context(

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from cartstore.archive.repository import Archive
 from cartstore.errors import EventRefused, StoreRecovering
+from cartstore.failpoints import reach
 from cartstore.limits import OUTBOX_BATCH_EVENTS
 from cartstore.model import Event, Position
 
@@ -59,16 +60,22 @@ async def drain(
     moved = 0
     for _ in range(DRAIN_ROUNDS_MAX):
         cursor = await _proven_cursor(archive, outbox)
+        reach("drain.proved")
         events = await outbox.read(cursor, batch)
+        reach("drain.read")
         if not events:
             # A run that died between its commit and its trim left applied events behind.
             if cursor.seq > 0 and trims:
                 await outbox.trim(cursor)
+                reach("drain.trimmed")
             break
         position = await _apply(archive, events)
+        reach("drain.applied")
         await outbox.announce(position)
+        reach("drain.announced")
         if trims:
             await outbox.trim(position)
+            reach("drain.trimmed")
         moved += max(0, position.seq - cursor.seq)
     return moved
 

@@ -40,6 +40,7 @@ from cartstore.archive.tables import (
     stock_ledger,
 )
 from cartstore.errors import ConfigurationError, ContractError, InvalidField, StoreRecovering
+from cartstore.failpoints import reach
 from cartstore.limits import PAGE_SIZE_DEFAULT
 from cartstore.model import (
     ID_PATTERN,
@@ -140,6 +141,7 @@ class Archive:
         async with self.database.transaction() as connection:
             # The row lock lets one drainer at a time past this line; the other then finds the cursor moved.
             cursor, fence_epoch = await _locked_cursor(connection)
+            reach("drain.locked")
             fresh = _after(batch, cursor, fence_epoch)
             if not fresh:
                 return cursor
@@ -152,7 +154,9 @@ class Archive:
             await _write_changes(connection, changes)
             await shift(connection, decoded)
             await insert_rows(connection, events, _EVENT_COLUMNS, event_rows(decoded))
-            return await _move_cursor(connection, fresh[-1])
+            position = await _move_cursor(connection, fresh[-1])
+            reach("drain.written")
+            return position
 
     async def reject_event(self, event: Event, reason: str) -> Position:
         """Put the event after the cursor aside with the reason, and move the cursor past it."""

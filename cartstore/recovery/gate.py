@@ -20,6 +20,7 @@ from cartstore.archive.drain import drain
 from cartstore.archive.repository import Archive
 from cartstore.catalog.repository import CatalogRepository
 from cartstore.errors import StoreRecovering
+from cartstore.failpoints import reach
 from cartstore.model import CartTerms, Partition, Position
 from cartstore.recovery.rebuild import Progress, Rebuild, no_progress
 from cartstore.redis.caller import ClientCaller, ScriptCaller
@@ -81,6 +82,7 @@ class Recovery:
         if seen.state == "rebuilding" and await self._is_moving(seen):
             raise StoreRecovering("Another process is rebuilding the partition from PostgreSQL.")
         if seen.state != "rebuilding" and await self._continues_the_record(seen):
+            reach("recovery.proved")
             return await self._reopen(seen)
         return await self._rebuild(seen, on_progress)
 
@@ -98,20 +100,27 @@ class Recovery:
     async def _reopen(self, seen: Gate) -> bool:
         """Drain to the end, close the old epoch in the record, open the gate in a new one."""
         await drain(self._archive, self._outbox, trims=False)
+        reach("recovery.drained")
         cursor, _ = await self._archive.cursor()
+        reach("recovery.measured")
         epoch = await self._archive.raise_epoch(seen.epoch + 1, through=cursor)
+        reach("recovery.epoch_raised")
         if epoch is None:
             raise StoreRecovering("Another process is draining the outbox.")
         opened = await self._open(seen, epoch, cursor, seen.change)
+        reach("recovery.opened")
         if opened:
             _log.info("partition %s open in epoch %d", self._partition.tag, epoch)
         return opened
 
     async def _rebuild(self, seen: Gate, on_progress: Progress) -> bool:
         cursor, nonce = await self._archive.cursor()
+        reach("rebuild.found")
         epoch = await self._archive.raise_epoch(seen.epoch + 1)
+        reach("rebuild.epoch_raised")
         assert epoch is not None, "only a given cursor can be missed"
         state = await self._archive.snapshots.state()
+        reach("rebuild.measured")
         # No identity of an engine begins so.
         token = f"rebuild:{epoch}:{secrets.token_hex(8)}"
         caller = ClientCaller(self._client, identity=token)
@@ -123,6 +132,7 @@ class Recovery:
             change=max(state.change, seen.change) + CHANGE_MARGIN,
             lifetime_ms=self._lifetime_ms,
         )
+        reach("rebuild.shut")
         if fenced_at_ms is None:
             raise StoreRecovering("Another process is rebuilding the partition from PostgreSQL.")
         # An engine that came back empty cannot say since when; the last snapshot was the last sign of life.
@@ -139,9 +149,11 @@ class Recovery:
             on_progress=on_progress,
         )
         await rebuild.run(cursor, nonce, fenced_ms=fenced_ms)
+        reach("rebuild.done")
         opened = await self._open(
             Gate(state="rebuilding", identity=token, epoch=epoch), epoch, cursor, state.change
         )
+        reach("rebuild.opened")
         if not opened:
             raise StoreRecovering("Another process took the rebuild over.")
         _log.warning("partition %s rebuilt, open in epoch %d", self._partition.tag, epoch)

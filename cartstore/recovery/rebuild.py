@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 
 from cartstore.archive.repository import Archive, Recorded, StockTotals
 from cartstore.catalog.repository import CatalogRepository
+from cartstore.failpoints import reach
 from cartstore.model import CartSnapshot, CartTerms, Order, Partition, Payment, Position, SnapshotLine
 from cartstore.redis.caller import ScriptCaller, translate
 from cartstore.redis.keys import Keys
@@ -67,12 +68,18 @@ class Rebuild:
         """Clear the partition and put everything back. `fenced_ms`: how long the engine has been silent;
         payment windows are extended by it. Raises StoreRecovering when another rebuild took over."""
         await self._clear()
+        reach("rebuild.cleared")
         await self._put_stock_back()
+        reach("rebuild.stock_put_back")
         await self._put_payments_back(fenced_ms)
+        reach("rebuild.payments_put_back")
         held = await self._put_carts_back()
+        reach("rebuild.carts_put_back")
         await self._hold_again(held)
+        reach("rebuild.held_again")
         if cursor.seq > 0:
             await self._call("rebuild_anchor", (self._keys.outbox,), str(cursor), nonce)
+            reach("rebuild.anchored")
 
     async def _call(self, name: str, keys: Iterable[str], *args: str | int) -> None:
         await self._engine.call(script(name), (self._keys.gate, *keys), *args)
@@ -185,8 +192,8 @@ async def _for_each(call: Callable[[T], Awaitable[None]], items: Iterable[T]) ->
     """Call for every item, AT_ONCE of them at any time, started in their order."""
     following = iter(items)
 
-    async def run() -> None:
+    async def work() -> None:
         for item in following:
             await call(item)
 
-    await asyncio.gather(*(run() for _ in range(AT_ONCE)))
+    await asyncio.gather(*(work() for _ in range(AT_ONCE)))

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, cast, get_args
 import msgspec
 
 from cartstore.archive.events import PaymentSettled, StockAdjusted, decode
+from cartstore.failpoints import reach
 from cartstore.model import PaymentStatus, Position, SkuFields, StockPolicy
 
 if TYPE_CHECKING:
@@ -243,11 +244,14 @@ class Reconciler:
                     self._forget_before(self._round)
                     break
                 await run.look(page)
+                reach("reconcile.looked")
             if run.suspects:
                 await asyncio.sleep(self._confirm_seconds)
                 await run.confirm()
+                reach("reconcile.confirmed")
             if repair:
                 await run.repair()
+                reach("reconcile.repaired")
         except BaseException:
             # The walk may have been cut in its middle, and could not tell that from its end.
             self._pages = None

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 import msgspec
 
 from cartstore.archive.snapshots import CartSnapshots, SnapshotState
+from cartstore.failpoints import reach
 from cartstore.model import CartSnapshot
 
 BATCH_CARTS: Final = 200
@@ -46,18 +47,24 @@ async def take_snapshots(
     """Store the carts that changed since the last run; how many. Raises StoreUnavailable, OutcomeUnknown."""
     taken = 0
     after = (await snapshots.state()).change
+    reach("snapshot.began")
     while taken < carts_max:
         dump = await engine.dump_carts(after, BATCH_CARTS)
+        reach("snapshot.dumped")
         # The engine's copy may only go once the record's says so, hence first expired, then forgotten.
         await snapshots.expire(dump.gone)
+        reach("snapshot.expired")
         if dump.gone:
             await engine.forget_carts(dump.gone)
+            reach("snapshot.forgotten")
         # Stored also when nothing changed: `at_ms` tells a rebuild since when the engine has been silent.
         await snapshots.save(dump.carts, SnapshotState(change=dump.change, at_ms=dump.at_ms))
+        reach("snapshot.saved")
         found = len(dump.carts) + len(dump.gone)
         taken += found
         after = dump.change
         if found < BATCH_CARTS:
             await snapshots.age(dump.at_ms, abandoned_after_ms)
+            reach("snapshot.aged")
             break
     return taken

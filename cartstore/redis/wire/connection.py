@@ -23,10 +23,10 @@ from cartstore.errors import ContractError, OutcomeUnknown, StoreUnavailable
 from cartstore.redis.caller import Reply, translate
 from cartstore.redis.scripts import Script
 
-BATCH_CALLS: Final = 256
-"""Calls packed into one write, so that a long queue still meets a transport that asks for a pause."""
+BATCH_BYTES: Final = 64 * 1024
+"""Packed into one write, or a little more: a long queue still meets a transport that asks for a pause."""
 
-WRITE_BUFFER_BYTES: Final = 256 * 1024
+WRITE_BUFFER_BYTES: Final = 64 * 1024
 """Unsent bytes at which the transport asks for a pause."""
 
 _NOTHING: Final = object()
@@ -107,24 +107,35 @@ class Connection(asyncio.Protocol):
     def send(self, waiting: deque[Call]) -> None:
         """Write what is waiting, oldest first, as far as there is room; the rest stays where it is."""
         in_flight = self._in_flight
+        # The one that is known now, as the bytes are handed over, of the engine on this very stream.
+        identity = self.identity
         while waiting and self._takes_calls():
             chunks: list[bytes] = []
-            for _ in range(min(len(waiting), BATCH_CALLS, self._in_flight_max - len(in_flight))):
+            size = 0
+            room = self._in_flight_max - len(in_flight)
+            while waiting and len(chunks) < room and size < BATCH_BYTES:
                 call = waiting.popleft()
                 if call.future.done():
                     # Nobody waits for it any more, and nothing of it was sent.
                     continue
-                if call.script is None:
-                    chunks.append(_ASK_IDENTITY)
+                script = call.script
+                if script is None:
                     self._await_identity(call)
+                    chunks.append(_ASK_IDENTITY)
                     continue
                 try:
-                    chunks.append(self._pack(call, call.script))
+                    if call.misses or self._missing:
+                        chunk = self._pack_unknown(call, script)
+                    else:
+                        keys = call.keys
+                        chunk = _packed(("EVALSHA", script.sha, len(keys), *keys, identity, *call.args))
                 except (TypeError, ValueError) as error:
-                    refusal = ContractError(f"A call of {call.script} cannot be packed: {error}")
+                    refusal = ContractError(f"A call of {script} cannot be packed: {error}")
                     refusal.__cause__ = error
                     call.future.set_exception(refusal)
                     continue
+                chunks.append(chunk)
+                size += len(chunk)
                 in_flight.append(call)
             if chunks:
                 self._transport.write(b"".join(chunks))
@@ -138,12 +149,6 @@ class Connection(asyncio.Protocol):
             and len(self._in_flight) < self._in_flight_max
             and not self._transport.is_closing()
         )
-
-    def _pack(self, call: Call, script: Script) -> bytes:
-        """The identity is the one that is known now, as the bytes are handed over, of this very engine."""
-        if call.misses or self._missing:
-            return self._pack_unknown(call, script)
-        return _packed(("EVALSHA", script.sha, len(call.keys), *call.keys, self.identity, *call.args))
 
     def _pack_unknown(self, call: Call, script: Script) -> bytes:
         verb, text = "EVALSHA", script.sha
