@@ -139,6 +139,60 @@ def _migrate(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+def _recover(options: argparse.Namespace, settings: Settings) -> int:
+    return asyncio.run(_recover_store(options.data_dir, settings))
+
+
+async def _recover_store(data_dir: Path, settings: Settings) -> int:
+    from cartstore.terminal import complaints, output
+    from cartstore.wiring import open_store
+
+    def show(what: str, done: int, total: int | None) -> None:
+        complaints().print(f"{what}: {done}" + (f" of {total}" if total is not None else ""))
+
+    # Opening a store recovers it: this command is for watching it, and for doing it without an API.
+    async with open_store(settings, data_dir=data_dir, on_recovery=show) as store:
+        found = await store.readiness()
+    for name, check in found["checks"].items():
+        output().print(f"{name}: {check['detail']}")
+    return 0 if found["checks"]["gate"]["ok"] else EXIT_FAILED
+
+
+def _reconcile(options: argparse.Namespace, settings: Settings) -> int:
+    return asyncio.run(_reconcile_store(options.data_dir, settings, repair=not options.dry_run))
+
+
+async def _reconcile_store(data_dir: Path, settings: Settings, *, repair: bool) -> int:
+    from cartstore.recovery.reconcile import Reconciler, table
+    from cartstore.terminal import output
+    from cartstore.wiring import open_store
+
+    async with open_store(settings, data_dir=data_dir) as store:
+        report = await Reconciler(store).run(repair=repair)
+    output().print(table(report))
+    return EXIT_FAILED if report.drift else 0
+
+
+def _doctor(options: argparse.Namespace, settings: Settings) -> int:
+    return asyncio.run(_examine(options.data_dir, settings))
+
+
+async def _examine(data_dir: Path, settings: Settings) -> int:
+    from cartstore.terminal import output
+    from cartstore.wiring import open_store
+
+    async with open_store(settings, data_dir=data_dir) as store:
+        found = await store.readiness()
+        meaning = {
+            "engine": "as durable as the engine's own persistence",
+            "archived": "after the PostgreSQL commit",
+        }[store.ack_mode]
+        output().print(f"checkouts are acknowledged in mode {store.ack_mode}: {meaning}")
+    for name, check in found["checks"].items():
+        output().print(f"{name}: {'ok' if check['ok'] else 'NOT OK'}, {check['detail']}")
+    return 0 if found["ready"] else EXIT_FAILED
+
+
 def _api(options: argparse.Namespace, settings: Settings) -> int:
     arguments = ["--host", options.host, "--port", str(options.port)]
     return _become("cartstore_api", arguments, options, settings)
@@ -202,6 +256,10 @@ def _parser() -> argparse.ArgumentParser:
     add("list", _catalog_list, "List every variant with price and availability.", actions)
 
     add("migrate", _migrate, "Bring the database's tables to this version.")
+    add("recover", _recover, "Open the gate after a loss of the engine, showing progress.")
+    reconcile = add("reconcile", _reconcile, "Compare engine and record once, whole, and print what differs.")
+    reconcile.add_argument("--dry-run", action="store_true", help="repair nothing")
+    add("doctor", _doctor, "Say how the store is and when it acknowledges checkouts.")
     _add_address(add("api", _api, "Run one API process on what runs already."))
     add("worker", _worker, "Run one worker on what runs already.")
     return parser

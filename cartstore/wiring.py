@@ -23,6 +23,7 @@ from cartstore.failpoints import arm
 from cartstore.model import Partition, owner_kind_of
 from cartstore.payments import Gateway, SimulatedGateway
 from cartstore.recovery.gate import Recovery
+from cartstore.recovery.rebuild import Progress, no_progress
 from cartstore.redis.announcements import RedisAnnouncements
 from cartstore.redis.audit import AuditedRedisEngine
 from cartstore.redis.caller import CALL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, translate
@@ -43,12 +44,14 @@ async def open_store(
     *,
     data_dir: Path | str | None = None,
     doorbell: Callable[[], None] | None = None,
+    on_recovery: Progress = no_progress,
 ) -> AsyncIterator[CartStore]:
     """A working store for the life of the context.
 
     Without settings the environment is read. Where they name no URL, the servers of `data_dir` are used, and
     started when none runs there. `doorbell` is called whenever an event waits to be archived; without one the
-    store archives its own events in the background.
+    store archives its own events in the background. `on_recovery` is told how far a recovery is, if opening
+    the store needs one.
 
     Raises ConfigurationError and StoreUnavailable.
     """
@@ -89,7 +92,7 @@ async def open_store(
             partition=partition,
             terms_of=lambda cart_id: terms_of(settings, owner_kind_of(cart_id)),
         )
-        await _opened(recovery)
+        await _opened(recovery, on_recovery)
 
         if doorbell is None:
             doorbell = await stack.enter_async_context(_own_drain(archive, outbox))
@@ -114,10 +117,10 @@ async def open_store(
         )
 
 
-async def _opened(recovery: Recovery) -> None:
+async def _opened(recovery: Recovery, on_progress: Progress) -> None:
     """A store whose gate cannot be opened yet still opens: reads of the record go on, readiness tells why."""
     try:
-        await recovery.recover()
+        await recovery.recover(on_progress)
     except StoreError as error:
         _log.warning("the store opens fenced: %s", error)
 
