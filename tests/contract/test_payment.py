@@ -612,3 +612,17 @@ async def test_settle_of_a_restored_payment_takes_lines_along_when_they_are_in_t
 
     assert await shop.quantities(ANN) == {"tee": 1}
     assert await shop.counters("tee") == (3, 1, 2, 0)
+
+
+async def test_settle_backorders_everything_when_nothing_is_on_hand(shop: Shop) -> None:
+    await shop.publish("tee", policy="backorder")
+    first = await shop.buy(ANN, "tee", 2)
+    late = await shop.buy(BEN, "tee", 3)
+    await shop.cancel(late)
+
+    await shop.settle(first)
+    result = await shop.settle(late)
+
+    assert result.payment.status == "paid"
+    assert await shop.counters("tee") == (0, 0, 5, 5)
+    assert await shop.quantities(BEN) == {}

@@ -174,7 +174,7 @@ class EnginesMachine(RuleBasedStateMachine):
     @initialize(units=st.lists(st.integers(0, 9), min_size=4, max_size=4))
     def open_the_shop(self, units: list[int]) -> None:
         for sku, fields in SKUS.items():
-            self.both(lambda shop, sku=sku, fields=fields: shop.publish(sku, **fields))
+            self.both(_calling("publish", sku, **fields))
         for sku, count in zip(SKUS, units, strict=False):
             self.adjust(sku, count, "opening", 0)
 
@@ -273,12 +273,7 @@ class EnginesMachine(RuleBasedStateMachine):
     def fill(self, cart_id: str, wanted: list[tuple[str, int]]) -> None:
         """Several adds at once, so that most histories have full carts."""
         for sku, quantity in wanted:
-            self.both(
-                lambda shop, sku=sku, quantity=quantity: shop.add(
-                    cart_id, sku, quantity, terms=_of_owner(many, cart_id)
-                ),
-                cart_id,
-            )
+            self.both(_calling("add", cart_id, sku, quantity, terms=_of_owner(many, cart_id)), cart_id)
 
     @rule(
         cart_id=carts,
@@ -580,7 +575,7 @@ class EnginesMachine(RuleBasedStateMachine):
         are read only after a verb that named them, and all of them once more at the end."""
         levels = self.both(lambda shop: shop.engine.read_stock(list(SKUS)))
         checkouts = [
-            self.both(lambda shop, payment_id=payment_id: shop.payment(payment_id))
+            self.both(_calling("payment", payment_id))
             for payment_id in self.payments
             if is_last or payment_id in self.changing
         ]
@@ -589,7 +584,7 @@ class EnginesMachine(RuleBasedStateMachine):
         }
         carts_read = []
         for cart_id in CARTS:
-            carts_read.append(self.both(lambda shop, cart_id=cart_id: shop.cart(cart_id), cart_id))
+            carts_read.append(self.both(_calling("cart", cart_id), cart_id))
         for shown in carts_read[: len(carts_read) if is_last else 1]:
             assert self.run(self.other.summary(shown.cart_id)) == shown.summary
         new_events = []
@@ -679,6 +674,16 @@ class EnginesMachine(RuleBasedStateMachine):
 
 async def _as_coroutine(awaitable: Awaitable[T]) -> T:
     return await awaitable
+
+
+def _calling(verb: str, *args: Any, **kwargs: Any) -> Callable[[Shop], Awaitable[Any]]:
+    """A call of one of the shop's verbs; in a loop, where a lambda would see the loop's last values."""
+
+    def call(shop: Shop) -> Awaitable[Any]:
+        result: Awaitable[Any] = getattr(shop, verb)(*args, **kwargs)
+        return result
+
+    return call
 
 
 def _of_owner(terms: CartTerms, cart_id: str) -> CartTerms:
