@@ -61,7 +61,7 @@ class Database(Process):
             "unix_socket_permissions=0700",
             "max_connections=200",
             "timezone=UTC",
-            *([] if self._durable else ["fsync=off", "full_page_writes=off", "synchronous_commit=off"]),
+            *([] if self._durable else ["fsync=off", "full_page_writes=off"]),
             *self._extra,
         ]
         command = [str(database_program("postgres")), "-D", str(self._folder)]

@@ -32,8 +32,8 @@ CHANGE_MARGIN: Final = 1_000_000
 """How far above everything known `change` starts after a rebuild, so that no cart version that was ever told
 is told again for another state."""
 
-REBUILD_SILENCE_SECONDS: Final = 15.0
-"""A rebuild that has not moved for so long has died; another may take over."""
+REBUILD_SILENCE_SECONDS: Final = 5.0
+"""A rebuild that gave no sign of life for so long has died; another may take over."""
 
 _log = logging.getLogger("cartstore.recovery")
 
@@ -63,7 +63,7 @@ class Recovery:
         self._partition = partition
         self._lifetime_ms = lifetime_ms
         self._terms_of = terms_of
-        self._watched: tuple[Gate, int, float] | None = None
+        self._watched: tuple[Gate, float] | None = None
 
     async def gate(self) -> tuple[Gate, bool]:
         """The gate, and whether it admits calls to the engine as it runs now. Raises StoreUnavailable."""
@@ -79,7 +79,7 @@ class Recovery:
         seen, is_open = await self.gate()
         if is_open:
             return False
-        if seen.state == "rebuilding" and await self._is_moving(seen):
+        if seen.state == "rebuilding" and self._is_moving(seen):
             raise StoreRecovering("Another process is rebuilding the partition from PostgreSQL.")
         if seen.state != "rebuilding" and await self._continues_the_record(seen):
             reach("recovery.proved")
@@ -170,12 +170,10 @@ class Recovery:
             lifetime_ms=self._lifetime_ms,
         )
 
-    async def _is_moving(self, seen: Gate) -> bool:
-        """Whether the rebuild that shut this gate is alive: the number of keys changes while it works."""
-        size = int(await self._client.dbsize())
+    def _is_moving(self, seen: Gate) -> bool:
+        """Whether the rebuild that shut this gate is alive, as far as this recoverer has watched it."""
         now = time.monotonic()
-        watched = self._watched
-        if watched is None or watched[0] != seen or watched[1] != size:
-            self._watched = (seen, size, now)
+        if self._watched is None or self._watched[0] != seen:
+            self._watched = (seen, now)
             return True
-        return now - watched[2] < REBUILD_SILENCE_SECONDS
+        return now - self._watched[1] < REBUILD_SILENCE_SECONDS

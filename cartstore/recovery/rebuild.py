@@ -29,6 +29,7 @@ from cartstore.redis.store import RedisEngine
 AT_ONCE: Final = 64
 """Script calls under way together."""
 
+BEAT_SECONDS: Final = 0.5
 PAGE_CARTS: Final = 1_000
 CLEARED_AT_ONCE: Final = 500
 
@@ -67,6 +68,21 @@ class Rebuild:
     async def run(self, cursor: Position, nonce: str, *, fenced_ms: int) -> None:
         """Clear the partition and put everything back. `fenced_ms`: how long the engine has been silent;
         payment windows are extended by it. Raises StoreRecovering when another rebuild took over."""
+        beating = asyncio.create_task(self._beat())
+        try:
+            await self._put_back(cursor, nonce, fenced_ms)
+        finally:
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
+
+    async def _beat(self) -> None:
+        """Show others that this rebuild is alive. When the beat stops, so that it looks dead, it only means
+        that another takes over; this one then ends at its next call."""
+        while True:
+            await self._call("rebuild_beat", ())
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def _put_back(self, cursor: Position, nonce: str, fenced_ms: int) -> None:
         await self._clear()
         reach("rebuild.cleared")
         await self._put_stock_back()

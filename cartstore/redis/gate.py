@@ -25,6 +25,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     change: int = 0
     lifetime_ms: int = 0
     fenced_at_ms: int = 0
+    beat: int = 0
+    """Grows while somebody rebuilds the partition."""
 
     @property
     def exists(self) -> bool:
@@ -49,6 +51,7 @@ async def read_gate(client: Redis, keys: Keys) -> Gate:
         change=int(fields.get("change", 0)),
         lifetime_ms=int(fields.get("lifetime_ms", 0)),
         fenced_at_ms=int(fields.get("fenced_at", 0)),
+        beat=int(fields.get("beat", 0)),
     )
 
 

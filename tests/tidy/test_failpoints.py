@@ -17,7 +17,7 @@ STEPS = {
     "store.py": {"begin_checkout": "checkout", "apply_verdict": "settle"},
     "archive/drain.py": {"drain": "drain"},
     "recovery/snapshots.py": {"take_snapshots": "snapshot"},
-    "recovery/rebuild.py": {"run": "rebuild"},
+    "recovery/rebuild.py": {"_put_back": "rebuild"},
     "recovery/gate.py": {"_reopen": "recovery", "_rebuild": "rebuild"},
     "recovery/reconcile.py": {"run": "reconcile"},
 }
