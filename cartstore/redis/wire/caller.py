@@ -209,8 +209,10 @@ class WireCaller:
         if self._connection is not None:
             return StoreUnavailable("Too many calls wait for the engine; the change was not applied.")
         if isinstance(self._away_error, ResponseError):
-            code = str(self._away_error).split(" ")[0]
-            refusal = StoreUnavailable(f"The engine refuses the connection ({code}).")
+            text = str(self._away_error)
+            # The rest of a refusal of credentials may name a user, and messages travel far.
+            reason = text if text.startswith("ERR ") else text.split(" ")[0]
+            refusal = StoreUnavailable(f"The engine refuses the connection ({reason}).")
         else:
             refusal = StoreUnavailable("The engine cannot be reached; the change was not applied.")
         refusal.__cause__ = self._away_error

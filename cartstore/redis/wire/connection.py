@@ -29,6 +29,7 @@ BATCH_BYTES: Final = 64 * 1024
 WRITE_BUFFER_BYTES: Final = 64 * 1024
 """Unsent bytes at which the transport asks for a pause."""
 
+_CLOSED: Final = "The engine closed the connection."
 _NOTHING: Final = object()
 _packed: Final[Callable[[tuple[str | int, ...]], bytes]] = cast(Any, hiredis.pack_command)
 _ASK_IDENTITY: Final = _packed(("INFO", "server")) + _packed(("INFO", "replication"))
@@ -166,6 +167,8 @@ class Connection(asyncio.Protocol):
 
         Raises ResponseError when the engine refuses us, StoreUnavailable when the connection is lost.
         """
+        if self._transport.is_closing():
+            raise StoreUnavailable(_CLOSED)
         loop = asyncio.get_running_loop()
         asked: list[asyncio.Future[Reply]] = [loop.create_future() for _ in commands]
         identity: asyncio.Future[Reply] = loop.create_future()
@@ -183,7 +186,7 @@ class Connection(asyncio.Protocol):
                 raise reply
         if self._has_ended:
             # The engine answered and closed before this turn of the loop came.
-            raise StoreUnavailable("The engine closed the connection.")
+            raise StoreUnavailable(_CLOSED)
         self._is_open = True
 
     def _question(self, future: asyncio.Future[Reply]) -> Call:
@@ -338,7 +341,7 @@ class Connection(asyncio.Protocol):
         self._owner.on_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end(exc or ConnectionResetError("The engine closed the connection."))
+        self._end(exc or ConnectionResetError(_CLOSED))
         if not self.closed.done():
             self.closed.set_result(None)
 
