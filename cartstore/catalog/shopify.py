@@ -23,7 +23,7 @@ from cartstore.catalog.parsed import (
 from cartstore.catalog.rules import check_product
 from cartstore.catalog.text import generated_sku, id_of, one_line, text_of_html
 from cartstore.errors import InvalidField
-from cartstore.limits import IMAGES_MAX, VARIANTS_MAX
+from cartstore.limits import IMAGES_MAX, TEXT_LENGTH_MAX, VARIANTS_MAX
 from cartstore.model import Product, StockPolicy, Variant
 
 COLUMNS: Final = (
@@ -172,6 +172,8 @@ class _Group:
         if number in self._option_names:
             if not value:
                 raise InvalidField(f"Option{number} Value is blank ({self._option_names[number]}).")
+            if len(value) > TEXT_LENGTH_MAX:
+                raise InvalidField(f"Option{number} Value has more than {TEXT_LENGTH_MAX} characters.")
             return value
         if value and value != "Default Title":
             raise InvalidField(f"Option{number} Value is given, but the product has no Option{number} Name.")

@@ -229,6 +229,23 @@ def test_parse_leaves_out_an_image_without_an_address() -> None:
     assert "left out" in rejection.reason
 
 
+def test_parse_rejects_a_row_with_more_cells_than_the_header() -> None:
+    text = ",".join(HEADER) + "\n" + ",".join(MUG.get(column, "") for column in HEADER) + ",surplus\n"
+
+    (rejection,) = parse_catalog(text.encode(), currency="EUR", today=TODAY)
+
+    assert isinstance(rejection, Rejection)
+    assert "cells" in rejection.reason
+
+
+def test_parse_leaves_out_images_beyond_the_most() -> None:
+    urls = ", ".join(f"https://example.com/{n}.png" for n in range(limits.IMAGES_MAX + 1))
+    (parsed,), (rejection,) = parse({**MUG, "Images": urls})
+
+    assert len(parsed.product.images) == limits.IMAGES_MAX
+    assert "at most 250" in rejection.reason
+
+
 # --- variable products ---------------------------------------------------------------------------
 
 
