@@ -170,14 +170,16 @@ async def _ack_mode(settings: Settings, client: Redis) -> AckMode:
 @asynccontextmanager
 async def _own_drain(archive: Archive, outbox: RedisOutbox) -> AsyncIterator[Callable[[], None]]:
     """A doorbell that is answered here, in the background; once more before the context ends."""
-    rung = asyncio.Event()
+    rung, closing = asyncio.Event(), asyncio.Event()
 
     async def answer() -> None:
         with suppress(StoreError):
             await drain(archive, outbox)
 
     async def answer_each() -> None:
-        while True:
+        # A driver may swallow the cancellation when its answer comes in the same instant, so that alone
+        # would leave a task that waits for a ring for ever.
+        while not closing.is_set():
             await rung.wait()
             rung.clear()
             await answer()
@@ -186,6 +188,7 @@ async def _own_drain(archive: Archive, outbox: RedisOutbox) -> AsyncIterator[Cal
     try:
         yield rung.set
     finally:
+        closing.set()
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
