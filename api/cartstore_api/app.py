@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
-from litestar import Litestar
+from litestar import Litestar, Response, Router
 from litestar.config.cors import CORSConfig
+from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Tag
 
@@ -17,7 +19,7 @@ from cartstore.store import CartStore
 from cartstore_api import operations, problems
 from cartstore_api.callers import Callers
 from cartstore_api.controllers import admin, cart, catalog, orders, service
-from cartstore_api.docs import DocsPage
+from cartstore_api.docs import DocsPage, Document
 from cartstore_api.doorbell import Doorbell
 from cartstore_api.edge import Edge
 from cartstore_api.services import Services
@@ -83,8 +85,11 @@ def create_app(
             description=_DESCRIPTION,
             components=operations.components(callers.cookie_name),
             tags=[Tag(name=name, description=text) for name, text in _TAGS.items()],
-            render_plugins=[DocsPage()],
+            render_plugins=[DocsPage(), Document()],
             use_handler_docstrings=True,
+            openapi_router=Router(
+                "/schema", route_handlers=[], include_in_schema=False, after_request=_problem_when_absent
+            ),
         ),
         logging_config=None,
     )
@@ -105,6 +110,13 @@ def _with_doorbell(data_dir: Path | None) -> OpenStore:
                 yield store
 
     return opened
+
+
+def _problem_when_absent(response: Response[Any]) -> Response[Any]:
+    """Litestar answers unknown paths beside the documentation with a page of its own."""
+    if response.status_code == 404:
+        raise NotFoundException
+    return response
 
 
 def _cors(settings: Settings) -> CORSConfig | None:

@@ -6,9 +6,11 @@ they are described here, once, and every operation refers to them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from litestar.openapi.spec import Components, Operation, Reference, SecurityScheme
+from litestar.openapi.spec import Components, OpenAPIHeader, Operation, Reference, SecurityScheme
 from litestar.openapi.spec import Parameter as HeaderParameter
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.openapi.spec.schema import Schema
@@ -74,12 +76,35 @@ def components(cookie_name: str) -> Components:
     )
 
 
-def _refer(operation: Operation, *keys: str) -> None:
+_ANSWER_HEADERS = {
+    "X-Request-Id": "The id of the request, for whoever looks into it.",
+    "Cart-Token": "A guest's token, when a fresh one was issued; a cookie comes with it.",
+    "Idempotent-Replayed": "`true` when the answer repeats the first one of this Idempotency-Key.",
+    "ETag": "The version of the cart and a digest of what may change without it.",
+}
+
+
+def _refer(operation: Operation, *keys: str, answers: Sequence[str] = ()) -> None:
+    """Add the request headers of these keys, and these headers of successful answers."""
     operation.parameters = [
         *(operation.parameters or ()),
         *(Reference(ref=f"#/components/parameters/{key}") for key in (*keys, "RequestId")),
     ]
+    described: dict[str, Any] = dict(operation.responses or {})
+    for status, answer in list(described.items()):
+        if status == "400" and "application/json" in (answer.content or {}):
+            # Litestar's own idea of a validation error; ours is a problem with status 422.
+            del described[status]
+        elif status.startswith("2"):
+            answer.description = "Done." if status == "200" else "Done, and something new exists."
+            answer.headers = {
+                name: OpenAPIHeader(description=_ANSWER_HEADERS[name], schema=Schema(type=OpenAPIType.STRING))
+                for name in (*answers, "X-Request-Id")
+            }
+    operation.responses = described
 
+
+_CHANGED = ("Cart-Token", "Idempotent-Replayed")
 
 _ANYONE: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"cartToken": []}, {"cartCookie": []}]
 
@@ -99,7 +124,7 @@ class CachedCartRead(Operation):
 
     def __post_init__(self) -> None:
         self.security = _ANYONE
-        _refer(self, "CartToken", "IfNoneMatch")
+        _refer(self, "CartToken", "IfNoneMatch", answers=("ETag",))
 
 
 @dataclass
@@ -108,7 +133,7 @@ class CartMutation(Operation):
 
     def __post_init__(self) -> None:
         self.security = _ANYONE
-        _refer(self, "CartToken", "IdempotencyKey", "IfMatch", "Prefer")
+        _refer(self, "CartToken", "IdempotencyKey", "IfMatch", "Prefer", answers=_CHANGED)
 
 
 @dataclass
@@ -117,7 +142,7 @@ class CheckoutMutation(Operation):
 
     def __post_init__(self) -> None:
         self.security = _ANYONE
-        _refer(self, "CartToken", "IdempotencyKey", "IfMatch")
+        _refer(self, "CartToken", "IdempotencyKey", "IfMatch", answers=_CHANGED)
 
 
 @dataclass

@@ -14,6 +14,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -112,6 +113,10 @@ class Api:
             (by or self.ana).post(f"/v1/payments/{payment_id}/simulate", json={"outcome": outcome})
         )
 
+    async def archive(self) -> None:
+        """Carry everything that happened into the record."""
+        await self.store.drain_outbox()
+
     async def fixed(
         self, problem: Any, *, by: httpx.AsyncClient | None = None, **headers: str
     ) -> httpx.Response:
@@ -134,6 +139,10 @@ def settings(redis_url: str, database: Database, database_url: str) -> Settings:
     # The tests' server is tuned for speed in a way that a store refuses; nothing here outlives a crash.
     database.execute(f'ALTER DATABASE "{database_name_of(database_url)}" SET synchronous_commit = on')
     return Settings(redis_url=redis_url, database_url=database_url, jwt_secret=SECRET, checkout_ack="engine")
+
+
+def nobody_hears() -> None:
+    """No worker runs beside these tests: events wait for `Api.archive`, so that nothing happens by itself."""
 
 
 MakeApi = Callable[..., Awaitable[Api]]
@@ -169,7 +178,7 @@ async def make_api(settings: Settings) -> AsyncIterator[MakeApi]:
 
         async def make(**changes: Any) -> Api:
             chosen = msgspec.structs.replace(settings, **changes)
-            app = create_app(chosen, open_store=open_store)
+            app = create_app(chosen, open_store=partial(open_store, doorbell=nobody_hears))
             await stack.enter_async_context(serving(app))
             return Api(app, chosen, stack)
 

@@ -383,6 +383,8 @@ class AdminController(Controller):
 
 def _product_of(product_id: str, data: schemas.PutProduct, currency: str) -> model.Product:
     """The product that a body describes; absent and null members have their defaults. Raises InvalidField."""
+    if not model.ID_PATTERN.match(product_id):
+        raise InvalidField("A product id is 1 to 128 of A-Z a-z 0-9 . _ ~ -", field="id")
     currency = data.currency or currency
     return model.Product(
         id=product_id,

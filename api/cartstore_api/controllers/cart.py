@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from litestar import Controller, Request, Response, delete, get, patch, post, put
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, JSONBody
 
 from cartstore import model
@@ -19,6 +20,9 @@ from cartstore_api.problems import ProblemError, responses
 from cartstore_api.services import Services, answer, services_of
 
 AnyRequest = Request[Any, Any, Any]
+
+
+_UNCHANGED = ResponseSpec(None, description="The ETag of `If-None-Match` is still the current one.")
 
 
 class GuestController(Controller):
@@ -52,7 +56,7 @@ class CartController(Controller):
         operation_class=CachedCartRead,
         operation_id="ReadCart",
         summary="Read the cart",
-        responses=responses(401, 503),
+        responses={**responses(401, 503), 304: _UNCHANGED},
     )
     async def read(self, request: AnyRequest) -> Response[schemas.Cart]:
         """The cart with exact availability of every line; an absent cart reads as an empty one.
