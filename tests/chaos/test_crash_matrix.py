@@ -9,31 +9,19 @@ were.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-
 import pytest
 import redis.asyncio as redis
 
-import cartstore
 from cartstore import Product, Variant
-from cartstore.errors import StoreError
 from cartstore.failpoints import FAILPOINTS
 from cartstore.recovery import gate
 from cartstore.recovery.reconcile import Reconciler, table
 from cartstore.store import CartStore
 
-from .actors import ANN, BEN, act_until_death, check_out, settings_of
+from .actors import ANN, BEN, act_until_death, check_out
+from .shop import opened, until_open
 
 UNITS = 10
-
-
-@asynccontextmanager
-async def opened(redis_url: str, database_url: str) -> AsyncIterator[CartStore]:
-    settings = settings_of(redis_url, database_url)
-    async with cartstore.open_store(settings, doorbell=lambda: None) as store:
-        yield store
 
 
 async def stock_the_shop(store: CartStore) -> None:
@@ -90,15 +78,6 @@ async def test_nothing_is_lost_or_doubled_when_a_process_dies(
         assert not proof.repaired, table(proof)
         assert result.payment.status == "paid"
         await assert_that_the_books_balance(store)
-
-
-async def until_open(store: CartStore) -> None:
-    """What every worker does each second: try to recover until the gate is open."""
-    async with asyncio.timeout(60):
-        while not (await store.readiness())["checks"]["gate"]["ok"]:
-            with suppress(StoreError):
-                await store.recover()
-            await asyncio.sleep(0.1)
 
 
 async def assert_that_the_books_balance(store: CartStore) -> None:

@@ -8,7 +8,8 @@ local function call_begin(gate_key, identity, now_override, nonce)
   local gate = redis.call('HMGET', gate_key, 'state', 'identity', 'epoch', 'lifetime_ms')
   local now = clock_ms(now_override)
   if gate[2] ~= identity then
-    if gate[1] == 'open' then
+    -- The token of a rebuild that was taken over says nothing of the engine.
+    if gate[1] == 'open' and string.sub(identity, 1, 8) ~= 'rebuild:' then
       redis.call('HSET', gate_key, 'state', 'fenced', 'fenced_at', string.format('%.0f', now))
     end
     return nil

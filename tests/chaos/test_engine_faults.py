@@ -1,0 +1,358 @@
+"""Goal: whatever happens to the engine, no unit is sold twice, no acknowledged order is lost, and writes are
+accepted again without a hand on anything.
+
+Method: each test has an engine of its own, does to it what machines do to engines, and then lets a store
+recover as every worker does each second. The record's orders must be there, units must add up in both stores,
+and nothing may have drifted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import redis.asyncio as redis
+
+from cartstore import Owner
+from cartstore.embedded import Engine
+from cartstore.errors import OutcomeUnknown, StoreError, StoreFull, StoreRecovering
+from cartstore.recovery import gate as recovery_gate
+from cartstore.recovery import rebuild
+from cartstore.recovery.reconcile import Reconciler
+from cartstore.redis.gate import read_gate
+from cartstore.redis.keys import Keys
+from cartstore.store import CartStore
+
+from .shop import assert_sound, buy, check_out, opened, stock_up, until_open
+
+ANN, BEN, CLEO = Owner("user", "ann"), Owner("user", "ben"), Owner("guest", "cleo")
+PASSWORD = "of the attacks"
+
+
+@pytest.fixture
+def own_engine(server_folder: Path, request: pytest.FixtureRequest) -> Iterator[Engine]:
+    engine = Engine(server_folder / f"own-{abs(hash(request.node.nodeid))}", password=PASSWORD)
+    engine.start()
+    yield engine
+    engine.kill()
+
+
+@pytest.fixture
+async def store(own_engine: Engine, database_url: str) -> AsyncIterator[CartStore]:
+    async with opened(own_engine.url(), database_url) as store:
+        await stock_up(store)
+        yield store
+
+
+@pytest.fixture
+async def client(own_engine: Engine) -> AsyncIterator[redis.Redis]:
+    async with redis.Redis.from_url(own_engine.url(), decode_responses=True) as client:
+        yield client
+
+
+def restart(engine: Engine) -> None:
+    engine.kill()
+    engine.start()
+
+
+async def fill(store: CartStore) -> str:
+    """Ann has bought one unit and holds two; ben is paying for three. Archived; ben's payment id."""
+    await buy(store, ANN)
+    await store.add_line(ANN, "b", 2)
+    pending = (await check_out(store, BEN, "c", 3)).payment.payment_id
+    await store.drain_outbox()
+    await store.snapshot_carts()
+    return pending
+
+
+async def assert_filled(store: CartStore, pending: str) -> None:
+    assert [line.held for line in (await store.read_cart(ANN)).lines] == [2]
+    assert (await store.read_payment(pending, BEN)).payment.status == "pending"
+    assert [await sold(store, sku) for sku in "abc"] == [1, 0, 0]
+    assert (await store.apply_verdict(pending, "succeeded")).payment.status == "paid"
+    await assert_sound(store)
+
+
+async def sold(store: CartStore, sku: str) -> int:
+    return (await store.read_stock(sku)).sold
+
+
+async def test_nothing_is_missing_when_the_engine_is_killed_and_restarted(
+    store: CartStore, own_engine: Engine
+) -> None:
+    pending = await fill(store)
+    await store.add_line(CLEO, "a", 1)
+    before = (await store.read_cart(CLEO)).summary.version
+
+    restart(own_engine)
+
+    await until_open(store)
+    assert (await store.read_cart(CLEO)).summary.version == before
+    await assert_filled(store, pending)
+
+
+async def test_writes_are_fenced_by_the_next_call_when_the_engine_is_another(
+    store: CartStore, own_engine: Engine, client: redis.Redis
+) -> None:
+    restart(own_engine)
+    # The first calls may still meet the connection that broke.
+    raised: StoreError | None = None
+    while not isinstance(raised, StoreRecovering):
+        with pytest.raises(StoreError) as caught:
+            await store.add_line(ANN, "a")
+        raised = caught.value
+
+    with pytest.raises(StoreRecovering):
+        await store.add_line(ANN, "a")
+
+    assert (await read_gate(client, Keys(store.partition))).state == "fenced"
+    assert (await store.readiness())["checks"]["gate"] == {"ok": False, "detail": "fenced"}
+
+
+async def test_shop_is_rebuilt_when_the_engine_is_emptied(store: CartStore, client: redis.Redis) -> None:
+    pending = await fill(store)
+    version = (await store.read_cart(ANN)).summary.version
+
+    await client.flushall()
+    await client.script_flush()
+
+    with pytest.raises(StoreRecovering):
+        await store.add_line(ANN, "a")
+    await until_open(store)
+    assert (await store.read_cart(ANN)).summary.version > version + 900_000
+    await assert_filled(store, pending)
+
+
+async def test_shop_is_rebuilt_when_the_log_lost_its_tail(store: CartStore, own_engine: Engine) -> None:
+    pending = await fill(store)
+    log = next((Path(own_engine.log).parent / "appendonlydir").glob("*.incr.aof"))
+    size = log.stat().st_size
+    later = await buy(store, CLEO)
+    await store.drain_outbox()
+
+    own_engine.kill()
+    os.truncate(log, size)
+    own_engine.start()
+
+    await until_open(store)
+    assert (await store.read_payment(later, CLEO)).payment.status == "paid"
+    assert await sold(store, "a") == 2
+    assert (await store.apply_verdict(pending, "succeeded")).payment.status == "paid"
+    await assert_sound(store)
+
+
+async def test_other_history_is_found_out_when_it_issued_the_same_numbers(
+    store: CartStore, own_engine: Engine, client: redis.Redis
+) -> None:
+    """The engine lost its tail, and a hand opened the gate: the new events have the old ones' positions."""
+    await fill(store)
+    log = next((Path(own_engine.log).parent / "appendonlydir").glob("*.incr.aof"))
+    size = log.stat().st_size
+    later = await buy(store, CLEO)
+    await store.drain_outbox()
+    own_engine.kill()
+    os.truncate(log, size)
+    own_engine.start()
+    info = {**await client.info("server"), **await client.info("replication")}
+    await client.hset(
+        "{main:0}:gate",
+        mapping={"state": "open", "identity": f"{info['run_id']}:{info['master_replid']}"},
+    )
+    await until_open(store)
+    await buy(store, BEN, "b")
+    await buy(store, BEN, "b")
+
+    with pytest.raises(StoreRecovering):
+        await store.drain_outbox()
+
+    await until_open(store)
+    assert (await store.read_payment(later, CLEO)).payment.status == "paid"
+    await assert_sound(store)
+
+
+async def test_late_trim_removes_nothing_when_the_history_is_another(
+    store: CartStore, client: redis.Redis
+) -> None:
+    await fill(store)
+    applied, _ = await store.archive.cursor()
+    await client.flushall()
+    await until_open(store)
+    await buy(store, CLEO)
+    length = await client.xlen("{main:0}:outbox")
+    await client.xdel("{main:0}:outbox", str(applied))
+
+    with pytest.raises(StoreRecovering):
+        await store._outbox.trim(applied)
+
+    assert await client.xlen("{main:0}:outbox") == length - 1
+
+
+async def test_only_one_rebuild_counts_when_the_other_slept(
+    store: CartStore,
+    own_engine: Engine,
+    database_url: str,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pending = await fill(store)
+    await client.flushall()
+    monkeypatch.setattr(recovery_gate, "REBUILD_SILENCE_SECONDS", 0.0)
+    asleep, wake = asyncio.Event(), asyncio.Event()
+    hold_again = rebuild.Rebuild._hold_again
+
+    async def sleep_before_the_holds(self: rebuild.Rebuild, held: list[tuple[int, str, str]]) -> None:
+        if not asleep.is_set():
+            asleep.set()
+            await wake.wait()
+        await hold_again(self, held)
+
+    monkeypatch.setattr(rebuild.Rebuild, "_hold_again", sleep_before_the_holds)
+    sleeper = asyncio.create_task(store.recover())
+    await asleep.wait()
+    async with opened(own_engine.url(), database_url) as other:
+        await until_open(other)
+        await buy(other, CLEO)
+        wake.set()
+
+        with pytest.raises(StoreRecovering):
+            await sleeper
+
+        assert await sold(other, "a") == 2
+        assert (await other.apply_verdict(pending, "succeeded")).payment.status == "paid"
+        await assert_sound(other)
+
+
+async def test_orders_are_there_when_a_replica_is_promoted_that_missed_the_last_writes(
+    store: CartStore, own_engine: Engine, database_url: str, server_folder: Path
+) -> None:
+    pending = await fill(store)
+    replica = Engine(
+        server_folder / "replica",
+        password=PASSWORD,
+        config=[f"replicaof 127.0.0.1 {own_engine.port}", f"masterauth {PASSWORD!r}".replace("'", '"')],
+    )
+    replica.start()
+    try:
+        async with redis.Redis.from_url(replica.url(), decode_responses=True) as promoted:
+            async with asyncio.timeout(20):
+                while (await promoted.info("replication"))["master_link_status"] != "up":  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            # An engine that gets its first replica gives itself a new replication id: recovered from as well.
+            await until_open(store)
+            await promoted.execute_command("REPLICAOF", "NO", "ONE")
+            missed = await buy(store, CLEO)
+            await store.drain_outbox()
+
+            async with opened(replica.url(), database_url) as after:
+                await until_open(after)
+                assert (await after.read_payment(missed, CLEO)).payment.status == "paid"
+                assert await sold(after, "a") == 2
+                assert (await after.apply_verdict(pending, "succeeded")).payment.status == "paid"
+                await assert_sound(after)
+
+                # The old primary still has its gate open for itself; its drain must find out.
+                await buy(store, BEN, "b")
+                with pytest.raises(StoreRecovering):
+                    await store.drain_outbox()
+    finally:
+        replica.kill()
+
+
+async def test_call_is_unknown_and_repeatable_when_the_engine_stands_still(
+    store: CartStore, own_engine: Engine
+) -> None:
+    await store.add_line(ANN, "a", 2)
+    assert own_engine.pid is not None
+    os.kill(own_engine.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(StoreError) as caught:
+            await store.begin_checkout(ANN, idempotency_key="k", gateway="simulated", payment_method="card")
+    finally:
+        os.kill(own_engine.pid, signal.SIGCONT)
+
+    assert isinstance(caught.value, OutcomeUnknown)
+    await until_open(store)
+    checkout = await store.begin_checkout(
+        ANN, idempotency_key="k", gateway="simulated", payment_method="card"
+    )
+    assert (await store.apply_verdict(checkout.payment.payment_id, "succeeded")).payment.status == "paid"
+    assert await sold(store, "a") == 2
+    await assert_sound(store)
+
+
+async def test_payments_and_releases_work_when_memory_is_full(store: CartStore, client: redis.Redis) -> None:
+    await store.add_line(ANN, "a", 2)
+    paying = (await check_out(store, BEN, "b", 3)).payment.payment_id
+    giving_up = (await check_out(store, CLEO, "c", 3)).orders[0].order_id
+
+    await client.config_set("maxmemory", 1)
+
+    with pytest.raises(StoreFull):
+        await store.add_line(Owner("user", "dan"), "a")
+    assert (await store.apply_verdict(paying, "succeeded")).payment.status == "paid"
+    assert (await store.cancel_order(giving_up, CLEO)).payment.status == "cancelled"
+    await store.remove_line(ANN, "a")
+    assert await store.drain_outbox() > 0
+    await client.config_set("maxmemory", 0)
+    assert (await store.read_cart(CLEO)).summary.total_items == 3
+    await assert_sound(store)
+
+
+async def test_calls_go_on_when_the_scripts_are_flushed_under_load(
+    store: CartStore, client: redis.Redis
+) -> None:
+    async def shop(number: int) -> None:
+        for _ in range(3):
+            await buy(store, Owner("user", f"u{number}"), "abc"[number % 3])
+
+    async def flush() -> None:
+        for _ in range(20):
+            await client.script_flush()
+            await asyncio.sleep(0.005)
+
+    await asyncio.gather(flush(), *(shop(number) for number in range(20)))
+
+    assert sum([await sold(store, sku) for sku in "abc"]) == 60
+    await assert_sound(store)
+
+
+async def test_windows_are_longer_when_the_engine_was_away(
+    store: CartStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pending = await fill(store)
+    before = (await store.read_payment(pending, BEN)).payment.expires_at_ms
+    await asyncio.sleep(0.3)
+    await client.flushall()
+
+    await until_open(store)
+
+    assert (await store.read_payment(pending, BEN)).payment.expires_at_ms >= before + 300
+
+
+async def test_nothing_is_repaired_away_when_buyers_race_with_reconcile(store: CartStore) -> None:
+    """A scan that passed a cart before it took a hold must not repair that hold away."""
+    reconciler = Reconciler(store, confirm_seconds=0.01)
+
+    async def shop(number: int) -> None:
+        owner = Owner("user", f"u{number}")
+        for _ in range(4):
+            await store.add_line(owner, "a", 1)
+            await buy(store, owner, "b")
+            await store.clear_cart(owner)
+
+    async def reconcile() -> list[object]:
+        found: list[object] = []
+        for _ in range(10):
+            report = await reconciler.run()
+            found += [*report.repaired, *report.drift]
+            await store.drain_outbox()
+        return found
+
+    found, *_ = await asyncio.gather(reconcile(), *(shop(number) for number in range(20)))
+
+    assert found == []
+    await assert_sound(store)
