@@ -79,22 +79,27 @@ async def _run_until_told(settings: Settings, options: Options) -> None:
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, told.set)
-    work = asyncio.create_task(_Up(settings, options).run())
+    work = asyncio.create_task(_Up(settings, options, told).run())
     waiting = asyncio.create_task(told.wait())
     await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     # Also in the middle of a start: on its way out the task stops what it has started so far.
     work.cancel()
-    with suppress(asyncio.CancelledError):
+    with suppress(asyncio.CancelledError, _Told):
         await work
+
+
+class _Told(Exception):
+    """We were told to stop, and the cancellation that said so was lost on its way."""
 
 
 class _Up:
     """One run of `up`."""
 
-    def __init__(self, settings: Settings, options: Options) -> None:
+    def __init__(self, settings: Settings, options: Options, told: asyncio.Event) -> None:
         self._settings = settings
         self._options = options
+        self._told = told
         self._errors = terminal.complaints()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -109,19 +114,29 @@ class _Up:
             folder.empty_metrics_folder()
             settings, parts = await stack.enter_async_context(running_parts(self._settings, folder))
             await asyncio.to_thread(check_engine, settings.redis_url)
+            self._go_on()
             await migrate(settings.database_url)
+            self._go_on()
             stack.callback(folder.forget_services)
             announce(folder, settings)
             for part in parts:
                 await stack.enter_async_context(self._kept(folder, pid_file_name(part), [part]))
             sku = await self._import(settings)
+            self._go_on()
             await stack.enter_async_context(self._worker(folder, settings))
             await stack.enter_async_context(self._api(folder, settings, listener))
             await self._until_ready(folder, listener)
+            self._go_on()
             address = _address_of(listener)
             announce(folder, settings, address)
             self._tell(folder, settings, address, sku)
             await self._failed
+
+    def _go_on(self) -> None:
+        """Raise when told to stop. Cancellation alone is not enough: it ends one `await`, and a library that
+        was just cancelling a task of its own takes ours for the answer to that."""
+        if self._told.is_set():
+            raise _Told
 
     # --- catalogs ------------------------------------------------------------------------------
 
@@ -233,6 +248,7 @@ class _Up:
         now = asyncio.get_running_loop().time
         complain_at = now() + READY_COMPLAINT_SECONDS
         while (answer := await _ask_ready(listener)) is not None:
+            self._go_on()
             if now() > complain_at:
                 self._errors.print(f"Still not ready, see {folder.path / 'log'}: {answer}")
                 complain_at = now() + READY_COMPLAINT_SECONDS

@@ -17,7 +17,9 @@ from pathlib import Path
 
 from cartstore.errors import StoreUnavailable
 
-_PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG = 1
+"""prctl option: the signal that a process gets when the thread that spawned it ends."""
+
 _LOG_TAIL_BYTES = 2_000
 POLL_SECONDS = 0.01
 """Pause between two looks at a child that is starting or stopping."""
@@ -97,7 +99,7 @@ class Process:
             if become is not None:
                 become()
             # After the change of user, which would clear it.
-            prctl(_PR_SET_PDEATHSIG, stop_signal)
+            prctl(PR_SET_PDEATHSIG, stop_signal)
             # Our death between fork and prctl would have sent no signal.
             if os.getppid() != parent:
                 os._exit(1)
