@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cartstore.embedded import Database
 from cartstore.model import Event, Position
 
 NOW_MS = 1_750_000_000_000
-
-
-def allow_commits(database: Database, database_url: str) -> str:
-    """The test server gives up durability, which the record refuses; this database of it does not."""
-    name = database_url.partition("?")[0].rpartition("/")[2]
-    database.execute(f"ALTER DATABASE {name} SET synchronous_commit = on")
-    return database_url
 
 
 class Story:

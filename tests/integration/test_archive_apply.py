@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from archive_shop import NOW_MS, Story, allow_commits, line, order_id, payment_id, sale
+from archive_shop import NOW_MS, Story, line, order_id, payment_id, sale
 
 from cartstore.archive import Archive
 from cartstore.archive.repository import StockTotals
@@ -18,8 +18,8 @@ from cartstore.model import Event, Order, OrderLine, Payment, Position
 
 
 @pytest.fixture
-async def archive(database: Database, database_url: str) -> AsyncIterator[Archive]:
-    archive = await Archive.open(allow_commits(database, database_url))
+async def archive(database_url: str) -> AsyncIterator[Archive]:
+    archive = await Archive.open(database_url)
     yield archive
     await archive.close()
 

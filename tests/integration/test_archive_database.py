@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from archive_shop import Story, allow_commits
+from archive_shop import Story
 from sqlalchemy import text
 
 from cartstore.archive import Archive, migrate
@@ -27,8 +27,8 @@ from cartstore.model import Position
 
 
 @pytest.fixture
-def url(database: Database, database_url: str) -> str:
-    return allow_commits(database, database_url)
+def url(database_url: str) -> str:
+    return database_url
 
 
 @pytest.fixture

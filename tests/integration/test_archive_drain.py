@@ -8,19 +8,18 @@ from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 import pytest
-from archive_shop import Story, allow_commits, sale
+from archive_shop import Story, sale
 
 from cartstore.archive import Archive
 from cartstore.archive.drain import drain
 from cartstore.archive.repository import StockTotals
-from cartstore.embedded import Database
 from cartstore.errors import ContractError, OutcomeUnknown, StoreRecovering
 from cartstore.model import Event, Position
 
 
 @pytest.fixture
-async def archive(database: Database, database_url: str) -> AsyncIterator[Archive]:
-    archive = await Archive.open(allow_commits(database, database_url))
+async def archive(database_url: str) -> AsyncIterator[Archive]:
+    archive = await Archive.open(database_url)
     yield archive
     await archive.close()
 

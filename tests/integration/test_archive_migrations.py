@@ -8,7 +8,6 @@ import logging
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from archive_shop import allow_commits
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -16,7 +15,6 @@ from cartstore.archive import Archive, migrate
 from cartstore.archive.database import connector
 from cartstore.archive.schema import BASE
 from cartstore.archive.tables import metadata
-from cartstore.embedded import Database
 from cartstore.errors import ConfigurationError
 from cartstore.model import Position
 
@@ -30,8 +28,8 @@ TABLES = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public' AND tablena
 
 
 @pytest.fixture
-def url(database: Database, database_url: str) -> str:
-    return allow_commits(database, database_url)
+def url(database_url: str) -> str:
+    return database_url
 
 
 async def ask(url: str, sql: str, **parameters: str) -> list[str]:

@@ -6,18 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from archive_shop import NOW_MS, Story, allow_commits, order_id, payment_id, sale
+from archive_shop import NOW_MS, Story, order_id, payment_id, sale
 
 from cartstore.archive import Archive
 from cartstore.archive.repository import LedgerRow, StockTotals
-from cartstore.embedded import Database
 from cartstore.errors import InvalidField
 from cartstore.model import Position, StockLevel, StockResult
 
 
 @pytest.fixture
-async def archive(database: Database, database_url: str) -> AsyncIterator[Archive]:
-    archive = await Archive.open(allow_commits(database, database_url))
+async def archive(database_url: str) -> AsyncIterator[Archive]:
+    archive = await Archive.open(database_url)
     yield archive
     await archive.close()
 

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from archive_shop import Story, allow_commits
+from archive_shop import Story
 
 from cartstore.archive import Archive
 from cartstore.catalog.importing import IMPORT_REFERENCE, ImportReport, import_catalog
 from cartstore.catalog.repository import CatalogRepository
-from cartstore.embedded import Database
 from cartstore.errors import InvalidField, LimitExceeded, StoreUnavailable
 from cartstore.model import Product, SkuFields, Variant
 
@@ -57,8 +56,8 @@ class Engine:
 
 
 @pytest.fixture
-async def archive(database: Database, database_url: str) -> AsyncIterator[Archive]:
-    archive = await Archive.open(allow_commits(database, database_url))
+async def archive(database_url: str) -> AsyncIterator[Archive]:
+    archive = await Archive.open(database_url)
     yield archive
     await archive.close()
 

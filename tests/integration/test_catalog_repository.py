@@ -8,18 +8,17 @@ from typing import Any
 
 import msgspec
 import pytest
-from archive_shop import Story, allow_commits
+from archive_shop import Story
 
 from cartstore.archive import Archive
 from cartstore.catalog.repository import CatalogRepository
-from cartstore.embedded import Database
 from cartstore.errors import InvalidField, ProductNotFound
 from cartstore.model import Product, PurchaseLimit, SkuFields, Variant
 
 
 @pytest.fixture
-async def archive(database: Database, database_url: str) -> AsyncIterator[Archive]:
-    archive = await Archive.open(allow_commits(database, database_url))
+async def archive(database_url: str) -> AsyncIterator[Archive]:
+    archive = await Archive.open(database_url)
     yield archive
     await archive.close()
 
