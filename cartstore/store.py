@@ -20,7 +20,7 @@ from cartstore.archive.acknowledgement import Acknowledgement
 from cartstore.archive.drain import Outbox, drain
 from cartstore.archive.repository import Archive
 from cartstore.catalog.cache import RevisionCache
-from cartstore.catalog.importing import ImportReport, import_catalog
+from cartstore.catalog.importing import IMPORT_REFERENCE, ImportReport, import_catalog
 from cartstore.catalog.money import to_minor
 from cartstore.catalog.repository import CatalogRepository
 from cartstore.engine import CartEngine
@@ -77,9 +77,6 @@ from cartstore.recovery.gate import Recovery
 from cartstore.recovery.rebuild import Progress, no_progress
 from cartstore.recovery.snapshots import DumpingEngine, take_snapshots
 from cartstore.settings import Settings
-
-IMPORT_REFERENCE = "import"
-"""The stock reference of a variant's first import: a later import finds it and changes no stock."""
 
 DRAIN_LAG_EVENTS_MAX = 10_000
 """With more events waiting for the record than this, the store says that it is not ready."""

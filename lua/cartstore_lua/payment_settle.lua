@@ -180,7 +180,8 @@ if not was_pending then
   payment_revive(call, payment)
 end
 for _, order in ipairs(payment.list) do
-  redis.call('HSET', call.prefix .. 'order:' .. order.id, 'status', outcome, 'reason', '')
+  local reason = outcome == 'paid' and '' or order.reason
+  redis.call('HSET', call.prefix .. 'order:' .. order.id, 'status', outcome, 'reason', reason)
 end
 local body = { payment_id = payment_id, outcome = outcome, sales = #told > 0 and told or nil }
 local position = outbox_append(call, 'payment_settled', body, payment_id, cart_version)

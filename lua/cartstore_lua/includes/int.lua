@@ -1,4 +1,5 @@
--- An integer as text: tostring turns large numbers exponential.
+-- An integer as text: tostring turns large numbers exponential. Adding 0 makes 0 of -0, whose text no engine
+-- takes for an integer.
 local function int(number)
-  return string.format('%.0f', number)
+  return string.format('%.0f', number + 0)
 end
