@@ -12,6 +12,7 @@ from litestar.config.cors import CORSConfig
 from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Tag
+from litestar.routes import HTTPRoute
 
 from cartstore import open_store
 from cartstore.settings import Settings
@@ -93,8 +94,17 @@ def create_app(
         ),
         logging_config=None,
     )
-    app.asgi_handler = Edge(app.asgi_handler)
+    app.asgi_handler = Edge(app.asgi_handler, _methods_of(app))
     return app
+
+
+def _methods_of(app: Litestar) -> dict[str, set[str]]:
+    """The methods that each path takes, over all routes of it."""
+    methods: dict[str, set[str]] = {}
+    for route in app.routes:
+        if isinstance(route, HTTPRoute):
+            methods.setdefault(route.path_format, set()).update(route.methods)
+    return methods
 
 
 def _with_doorbell(data_dir: Path | None) -> OpenStore:

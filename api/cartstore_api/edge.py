@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from litestar.types import ASGIApp, Receive, Send
@@ -24,8 +25,13 @@ UNMATCHED = "unmatched"
 class Edge:
     """Wraps the application's ASGI handler."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, methods: Mapping[str, Iterable[str]]) -> None:
+        """`methods` are those of each route template."""
         self._app = app
+        self._allow = {
+            template: ", ".join(sorted({*taken, "OPTIONS", *(["HEAD"] if "GET" in taken else [])})).encode()
+            for template, taken in methods.items()
+        }
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -44,7 +50,7 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [*_with_head(message.get("headers", ())), *context.headers]
+                headers = [*self._with_allow(inner, message.get("headers", ())), *context.headers]
                 headers.append((b"x-request-id", context.request_id.encode("ascii")))
                 message = {**message, "headers": headers}
             elif is_head and message["type"] == "http.response.body":
@@ -71,17 +77,16 @@ class Edge:
                 },
             )
 
-
-def _with_head(headers: Any) -> Any:
-    """HEAD is taken wherever GET is; only this layer knows that, so it completes `Allow`."""
-    for name, value in headers:
-        if name.lower() == b"allow":
-            methods = sorted({*value.decode("ascii").split(", "), *(["HEAD"] if b"GET" in value else [])})
-            return [
-                (b"allow", ", ".join(methods).encode()) if pair[0].lower() == b"allow" else pair
-                for pair in headers
-            ]
-    return headers
+    def _with_allow(self, scope: Any, headers: Any) -> Any:
+        """Complete `Allow`: Litestar names the methods of one handler, and does not know of HEAD."""
+        for number, (name, value) in enumerate(headers):
+            if name.lower() == b"allow":
+                allow = self._allow.get(scope.get("path_template", ""))
+                if allow is None:
+                    taken = {*value.decode("ascii").split(", "), *(["HEAD"] if b"GET" in value else [])}
+                    allow = ", ".join(sorted(taken)).encode()
+                return [*headers[:number], (b"allow", allow), *headers[number + 1 :]]
+        return headers
 
 
 def _template_of(scope: Any) -> str:

@@ -63,7 +63,7 @@ async def test_tokens_are_refused_when_they_are_not_ours(api: Any) -> None:
         "long sub": token_of("a" * 129),
         "control in sub": token_of("a\x00b"),
         "scope no text": token_of("ana", scope=["admin"]),
-        "infinite expiry": token_of("ana", exp=1e308),
+        "expiry no number": token_of("ana", exp="soon"),
         "noise": "a.b.c",
         "nested": f"{base64.urlsafe_b64encode(b'[' * 3000).decode().rstrip('=')}.e30.x",
         "endless": "a" * 5000,
@@ -74,7 +74,7 @@ async def test_tokens_are_refused_when_they_are_not_ours(api: Any) -> None:
         for method, path in (("GET", "/v1/cart"), ("DELETE", "/v1/cart"), ("GET", "/v1/admin/stats")):
             response = await api.anyone.request(method, path, headers={"Authorization": f"Bearer {token}"})
 
-            assert (response.status_code, response.json()["code"]) == (401, "UNAUTHENTICATED"), name
+            assert (response.status_code, response.json().get("code")) == (401, "UNAUTHENTICATED"), name
             assert response.headers["WWW-Authenticate"] == "Bearer"
             assert "set-cookie" not in response.headers
 

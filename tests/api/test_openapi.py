@@ -1,0 +1,193 @@
+"""The OpenAPI document: complete, and true of what the application does."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import jsonschema_rs
+import pytest
+import schemathesis
+from cartstore_api.app import create_app
+from conftest import bearer, nobody_hears, serving
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from litestar import Litestar
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
+
+from cartstore import open_store
+from cartstore.settings import Settings
+
+EXAMPLES_PER_OPERATION = 8
+METHODS = {"get", "put", "post", "patch", "delete"}
+
+
+class _Server:
+    """An application on a loop of its own: Hypothesis calls it from tests that are not coroutines."""
+
+    def __init__(self, app: Litestar) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._lifespan = serving(app)
+        self.run(self._lifespan.__aenter__())
+        self._client = httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://shop.test")
+
+    def run(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+    def request(self, method: str, url: str, **named: Any) -> httpx.Response:
+        answer: httpx.Response = self.run(self._client.request(method, url, **named))
+        return answer
+
+    def close(self) -> None:
+        self.run(self._client.aclose())
+        self.run(self._lifespan.__aexit__(None, None, None))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+@pytest.fixture
+def server(settings: Settings) -> Iterator[_Server]:
+    app = create_app(settings, open_store=lambda chosen: open_store(chosen, doorbell=nobody_hears))
+    server = _Server(app)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def document(server: _Server) -> Any:
+    return server.request("GET", "/schema/openapi.json").json()
+
+
+def _operations(document: Any) -> Iterator[tuple[str, str, Any]]:
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            if method in METHODS:
+                yield method, path, operation
+
+
+def test_document_describes_everything(document: Any) -> None:
+    operations = list(_operations(document))
+
+    assert len(operations) >= 38
+    assert len({operation["operationId"] for _, _, operation in operations}) == len(operations)
+    named = {tag["name"] for tag in document["tags"]}
+    for method, path, operation in operations:
+        where = f"{method} {path}"
+        assert operation["summary"], where
+        assert len(operation["description"]) > 20, where
+        assert set(operation["tags"]) <= named, where
+        for status, answer in operation["responses"].items():
+            assert answer["description"], (where, status)
+            if int(status) >= 400 and path != "/health/ready":
+                assert list(answer["content"]) == ["application/problem+json"], (where, status)
+        for parameter in operation["parameters"]:
+            described = parameter
+            if "$ref" in parameter:
+                described = document["components"]["parameters"][parameter["$ref"].rpartition("/")[2]]
+            assert described["name"], where
+    for name, schema in document["components"]["schemas"].items():
+        assert schema["description"], name
+
+
+def test_document_names_headers_and_security_of_mutations(document: Any) -> None:
+    for method, path, operation in _operations(document):
+        references = {parameter.get("$ref", "").rpartition("/")[2] for parameter in operation["parameters"]}
+        if path.startswith("/v1/cart") and method != "get":
+            assert {"CartToken", "IdempotencyKey", "IfMatch", "Prefer"} <= references, path
+        if path.startswith("/v1/admin"):
+            assert operation["security"] == [{"bearer": []}], path
+
+
+def test_routes_are_all_in_the_document(server: _Server, document: Any) -> None:
+    app = create_app(Settings(jwt_secret="x" * 40))
+
+    served = {
+        (method.lower(), route.path_format)
+        for route in app.routes
+        for method in getattr(route, "methods", ())
+        if method != "OPTIONS" and not route.path_format.startswith("/schema") and route.path_format != "/"
+    }
+
+    assert served == {(method, path) for method, path, _ in _operations(document)}
+
+
+def test_bodies_may_be_absent_where_the_document_says_so(server: _Server, document: Any) -> None:
+    optional = [
+        path
+        for method, path, operation in _operations(document)
+        if operation.get("requestBody", {}).get("required") is False
+    ]
+
+    assert sorted(optional) == ["/v1/cart/changes/accept", "/v1/cart/validate"]
+    for path in optional:
+        for content in (b"", b"null", b"{}"):
+            answer = server.request("POST", path, content=content, headers=bearer("ana"))
+            assert answer.status_code == 200, (path, content)
+
+
+def test_document_is_valid_openapi(document: Any) -> None:
+    schema = schemathesis.openapi.from_dict(document)
+
+    schema.validate()
+    jsonschema_rs.validator_for(
+        document["components"]["schemas"]["Problem"] | {"components": document["components"]}
+    )
+    assert document["openapi"].startswith("3.1")
+
+
+def test_answers_are_those_of_the_document_when_requests_are_generated(
+    server: _Server, document: Any
+) -> None:
+    product = {"title": "Mug", "variants": [{"sku": "MUG", "price": "9.99"}]}
+    admin = bearer("root", "admin")
+    server.request("PUT", "/v1/admin/products/mug", json=product, headers=admin)
+    stocked = {"on_hand": 1_000, "reason": "r", "reference": "first"}
+    assert server.request("PUT", "/v1/admin/stock/MUG", json=stocked, headers=admin).status_code == 200
+    schema = schemathesis.openapi.from_dict(document)
+    checks = [not_a_server_error, status_code_conformance, response_schema_conformance]
+    statuses: dict[str, set[int]] = {}
+
+    for found in schema.get_all_operations():
+        operation = found.ok()
+
+        @hypothesis_settings(
+            max_examples=EXAMPLES_PER_OPERATION,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            phases=[Phase.explicit, Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(
+            case=st.one_of(
+                operation.as_strategy(generation_mode=schemathesis.GenerationMode.POSITIVE),
+                operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE),
+            )
+        )
+        def ask(case: schemathesis.Case) -> None:
+            named = case.as_transport_kwargs(base_url="http://shop.test")
+            named.pop("cookies", None)
+            headers = {**dict(named.pop("headers", None) or {}), **admin}
+            sent = {
+                name: named[name]
+                for name in ("json", "content", "data", "params")
+                if named.get(name) is not None
+            }
+            if isinstance(sent.get("data"), bytes | str):
+                sent["content"] = sent.pop("data")
+            answer = server.request(named["method"], named["url"], headers=headers, **sent)
+            statuses.setdefault(case.operation.label, set()).add(answer.status_code)
+            case.validate_response(answer, checks=checks)
+
+        ask()
+
+    assert len(statuses) >= 38
+    assert sum(any(status < 300 for status in seen) for seen in statuses.values()) > 15

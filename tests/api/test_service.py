@@ -1,0 +1,330 @@
+"""Health, metrics, logs, the edge, the documentation, the doorbell, and the program itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from cartstore_api import doorbell as doorbell_module
+from cartstore_api import metrics
+from cartstore_api.__main__ import main
+from cartstore_api.context import request_id_of
+from cartstore_api.doorbell import ID_PREFIX, JOB, Doorbell
+from cartstore_api.logging import JsonFormatter, configure_logging
+from prometheus_client import REGISTRY
+from redis import Redis
+from rq import Queue
+from rq.serializers import JSONSerializer
+
+from cartstore.embedded.parts import child_environment, queue_url_beside
+from cartstore.settings import Settings
+
+
+async def test_health_is_live_and_ready_when_all_parts_answer(api: Any) -> None:
+    live = await api.anyone.get("/health/live")
+    ready = await api.anyone.get("/health/ready")
+
+    assert (live.status_code, live.json()) == (200, {"status": "ok"})
+    assert (ready.status_code, ready.json()["ready"]) == (200, True)
+    assert {"engine", "gate", "database", "drain"} <= set(ready.json()["checks"])
+
+
+async def test_health_is_not_ready_when_a_part_is_away(api: Any, monkeypatch: Any) -> None:
+    async def away() -> dict[str, Any]:
+        return {"ready": False, "checks": {"database": {"ok": False, "detail": "no answer"}}}
+
+    monkeypatch.setattr(api.store, "readiness", away)
+    ready = await api.anyone.get("/health/ready")
+    exposed = await api.anyone.get("/metrics")
+
+    assert ready.status_code == 503
+    assert ready.json()["checks"] == {"database": {"ok": False, "detail": "no answer"}}
+    assert 'cartstore_check_ok{check="database"} 0.0' in exposed.text
+    assert (await api.anyone.get("/health/live")).status_code == 200
+
+
+async def test_metrics_count_requests_by_template_when_ids_differ(api: Any) -> None:
+    def count(route: str) -> float:
+        labels = {"method": "GET", "route": route, "status": "4xx"}
+        return REGISTRY.get_sample_value("cartstore_http_requests_total", labels) or 0.0
+
+    before = count("/v1/products/{product_id}"), count("unmatched")
+    for number in range(3):
+        await api.anyone.get(f"/v1/products/none-{number}")
+        await api.anyone.get(f"/none/{number}")
+    await api.anyone.request("BREW", "/v1/cart")
+    exposed = await api.anyone.get("/metrics")
+
+    assert (count("/v1/products/{product_id}"), count("unmatched")) == (before[0] + 3, before[1] + 3)
+    assert exposed.headers["Content-Type"].startswith("text/plain")
+    assert 'cartstore_problems_total{code="PRODUCT_NOT_FOUND"}' in exposed.text
+    assert "none-1" not in exposed.text
+    assert "BREW" not in exposed.text
+
+
+def test_metrics_are_of_all_processes_when_a_folder_is_shared(tmp_path: Path) -> None:
+    program = (
+        "from cartstore_api import metrics\n"
+        "metrics.observe('GET', '/v1/cart', 200, 0.01, None)\n"
+        "print(metrics.render({'engine': {'ok': True}}).decode())\n"
+    )
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+
+    for _ in range(2):
+        run = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
+
+    assert 'cartstore_http_requests_total{method="GET",route="/v1/cart",status="2xx"} 2.0' in run.stdout
+    assert 'cartstore_check_ok{check="engine"} 1.0' in run.stdout
+
+
+async def test_logs_tell_the_request_without_secrets_when_it_is_answered(api: Any, caplog: Any) -> None:
+    await api.sell()
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="cartstore.access"):
+        await api.ana.post(
+            "/v1/cart/items?ticket=hush",
+            json={"sku": "MUG", "properties": {"note": "hush"}},
+            headers={"X-Request-Id": "me-1", "Cookie": "cart=hush", "X-Cart-Token": "hush"},
+        )
+        await api.ana.get("/v1/orders/hush")
+
+    lines = [json.loads(JsonFormatter().format(record)) for record in caplog.records]
+    assert [
+        (line["request_id"], line["method"], line["route"], line["status"], line["code"])
+        for line in lines[:1]
+    ] == [("me-1", "POST", "/v1/cart/items", 201, None)]
+    assert (lines[1]["route"], lines[1]["code"]) == ("/v1/orders/{order_id}", "ORDER_NOT_FOUND")
+    assert all(line["ms"] >= 0 and line["level"] == "info" for line in lines)
+    assert "hush" not in json.dumps(lines)
+
+
+async def test_logs_have_no_error_when_the_store_refuses(api: Any, caplog: Any) -> None:
+    await api.ana.get("/v1/orders/none")
+
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_log_line_is_json_when_the_text_is_odd() -> None:
+    try:
+        raise ValueError("a\ud800b")
+    except ValueError:
+        record = logging.LogRecord("x", logging.ERROR, "f", 1, "said %s", ("\ud800\n",), sys.exc_info())
+    record.fields = {"text": "\udcff", "number": 1}
+
+    line = JsonFormatter().format(record)
+
+    assert "\n" not in line
+    assert json.loads(line)["message"] == "said ?\n"
+    assert "ValueError" in json.loads(line)["traceback"]
+    assert json.loads(line)["number"] == 1
+
+
+def test_logging_goes_to_stderr_when_it_is_configured(capsys: Any) -> None:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        configure_logging()
+        logging.getLogger("x").info("hello")
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+    assert json.loads(capsys.readouterr().err)["message"] == "hello"
+
+
+@pytest.mark.parametrize(
+    ("sent", "is_kept"),
+    [("abc-1.~_", True), ("a" * 128, True), ("a" * 129, False), ("a b", False), ("", False), ("a\n", False)],
+)
+def test_request_id_is_kept_when_it_is_sane(sent: str, is_kept: bool) -> None:
+    made = request_id_of([(b"x-request-id", sent.encode())])
+
+    assert (made == sent) is is_kept
+    assert re.fullmatch(r"[A-Za-z0-9._~-]{1,128}", made)
+
+
+async def test_head_gives_the_headers_when_get_would_give_a_body(api: Any) -> None:
+    got = await api.ana.get("/v1/cart")
+    head = await api.ana.head("/v1/cart")
+    missing = await api.ana.head("/v1/products/none")
+
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["ETag"] == got.headers["ETag"]
+    assert (missing.status_code, missing.content) == (404, b"")
+    assert (await api.ana.head("/v1/cart/items")).status_code == 405
+
+
+async def test_options_names_the_methods_when_the_path_exists(api: Any) -> None:
+    response = await api.anyone.options("/v1/cart")
+    refused = await api.anyone.put("/v1/cart")
+
+    assert response.status_code == 204
+    assert response.headers["Allow"] == refused.headers["Allow"] == "DELETE, GET, HEAD, OPTIONS"
+    assert (await api.anyone.options("/v1/guest")).headers["Allow"] == "OPTIONS, POST"
+    assert (await api.anyone.options("/v1/none")).status_code == 404
+
+
+async def test_root_leads_to_a_page_that_needs_no_network(api: Any) -> None:
+    root = await api.anyone.get("/")
+    page = await api.anyone.get("/schema")
+    missing = await api.anyone.get("/schema/none")
+
+    assert (root.status_code, root.headers["Location"]) == (307, "/schema")
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert re.findall(r"(?:https?:)?//(?!www\.w3\.org)[\w.-]+\.[a-z]+", page.text) == []
+    assert (missing.status_code, missing.json()["code"]) == (404, "NOT_FOUND")
+
+
+# --- doorbell --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def queue(redis_url: str) -> Iterator[Queue]:
+    with Redis.from_url(queue_url_beside(redis_url)) as connection:
+        yield Queue("cartstore-main", connection=connection, serializer=JSONSerializer)
+
+
+def _until(condition: Any) -> None:
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it never came about")
+
+
+def _rings(outcome: str) -> float:
+    return REGISTRY.get_sample_value("cartstore_doorbell_rings_total", {"outcome": outcome}) or 0.0
+
+
+def test_doorbell_queues_one_job_when_it_rings_often(redis_url: str, queue: Queue) -> None:
+    before = _rings("waiting")
+
+    with Doorbell(Settings(redis_url=redis_url)) as ring:
+        for _ in range(50):
+            ring()
+        _until(lambda: len(queue) == 1)
+        ring()
+        _until(lambda: _rings("waiting") > before)
+
+    (job,) = queue.jobs
+    assert (job.func_name, job.args, job.result_ttl) == (JOB, [0], 0)
+    assert job.id.startswith(ID_PREFIX)
+
+
+def test_doorbell_queues_again_when_the_job_was_taken_or_is_gone(redis_url: str, queue: Queue) -> None:
+    with Doorbell(Settings(redis_url=redis_url, queue_url=queue_url_beside(redis_url))) as ring:
+        ring()
+        _until(lambda: len(queue) == 1)
+        queue.jobs[0].delete(remove_from_queue=False)
+        ring()
+        _until(lambda: len(queue.job_ids) == 2)
+        queue.empty()
+        ring()
+        _until(lambda: len(queue) == 1)
+
+
+def test_doorbell_is_counted_and_goes_on_when_the_queue_is_away(
+    redis_url: str, queue: Queue, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(doorbell_module, "PAUSE_AFTER_FAILURE_SECONDS", 0.01)
+    before = _rings("failed")
+
+    with Doorbell(Settings(redis_url=redis_url)) as ring:
+        working = ring._queue.enqueue_call
+
+        def broken(*arguments: Any, **named: Any) -> None:
+            raise OSError("away")
+
+        monkeypatch.setattr(ring._queue, "enqueue_call", broken)
+        ring()
+        _until(lambda: _rings("failed") > before)
+        monkeypatch.setattr(ring._queue, "enqueue_call", working)
+        ring()
+        _until(lambda: len(queue) == 1)
+
+
+# --- the program -----------------------------------------------------------------------------------
+
+
+def test_main_refuses_when_the_settings_do_not_allow_to_serve(monkeypatch: Any, capsys: Any) -> None:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    for name in list(os.environ):
+        if name.startswith("CARTSTORE_"):
+            monkeypatch.delenv(name)
+    try:
+        assert main([]) == 2
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+    assert "CARTSTORE_JWT_SECRET" in capsys.readouterr().err
+
+
+async def _answers(url: str) -> bool:
+    async with httpx.AsyncClient() as client:
+        for _ in range(600):
+            try:
+                return (await client.get(url + "/health/ready")).status_code == 200
+            except httpx.TransportError:
+                await asyncio.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("way", ["fd", "port"])
+async def test_program_serves_and_ends_cleanly_when_it_is_told_to(settings: Settings, way: str) -> None:
+    settings = msgspec.structs.replace(settings, queue_url=queue_url_beside(settings.redis_url))
+    environment = {**child_environment(settings), "PYTHONPATH": os.pathsep.join(sys.path)}
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        passed = [listener.fileno()] if way == "fd" else []
+        if way == "port":
+            listener.close()
+        where = ["--fd", str(passed[0])] if passed else ["--host", "127.0.0.1", "--port", str(port)]
+        program = subprocess.Popen(  # noqa: ASYNC220
+            [sys.executable, "-m", "cartstore_api", *where],
+            env=environment,
+            pass_fds=passed,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    try:
+        assert await _answers(f"http://127.0.0.1:{port}")
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            for path in ("/v1/products/%ff%00", "/v1/cart"):
+                response = await client.get(path)
+                assert response.status_code in (200, 404)
+                assert "server" not in response.headers
+            added = await client.post("/v1/cart/items", json={"sku": "NONE"})
+            assert added.status_code == 404
+    finally:
+        program.send_signal(signal.SIGTERM)
+        _, logged = await asyncio.to_thread(program.communicate, timeout=30)
+
+    assert program.returncode == 0, logged
+    lines = [json.loads(line) for line in logged.splitlines()]
+    assert {"/health/ready", "/v1/cart"} <= {line.get("route") for line in lines}
+
+
+def test_metrics_take_any_method_when_it_is_unknown() -> None:
+    metrics.observe("BREW", "/x", 418, 0.0, None)
+
+    labels = {"method": "other", "route": "/x", "status": "4xx"}
+    assert REGISTRY.get_sample_value("cartstore_http_requests_total", labels) == 1.0
