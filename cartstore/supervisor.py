@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -264,7 +265,10 @@ class _Up:
             ("Engine", without_secret(settings.redis_url)),
             ("Database", without_secret(settings.database_url)),
             ("Logs", str(folder.path / "log")),
-            ("A token", shlex.join(["cartstore", "token", "--user", "ID", "--data-dir", str(folder.path)])),
+            (
+                "A token",
+                shlex.join([_command(), "token", "--user", "ID", "--data-dir", str(self._options.data_dir)]),
+            ),
         ):
             table.add_row(name, value)
         out.print(table)
@@ -362,6 +366,14 @@ async def _ask_ready(listener: socket.socket) -> str | None:
         return f"no answer ({type(error).__name__})"
     status, _, rest = answer.partition("\r\n")
     return None if " 200 " in f"{status} " else f"{status} {rest.partition(chr(13) + chr(10) * 2)[2]}".strip()
+
+
+def _command() -> str:
+    """How the command line is called from here: by its name, or from the virtual environment it is in."""
+    if shutil.which("cartstore"):
+        return "cartstore"
+    own = Path(sys.executable).with_name("cartstore")
+    return os.path.relpath(own) if own.is_relative_to(Path.cwd()) else str(own)
 
 
 def _obituary(process: Process) -> str:

@@ -227,8 +227,8 @@ def test_migrate_changes_nothing_when_all_is_there(up: Up) -> None:
 # --- what is refused ---------------------------------------------------------------------------------
 
 
-def test_second_up_is_refused_on_the_same_data_dir(up: Up) -> None:
-    status, text = run("up", "--port", "0", "--data-dir", str(up.data_dir))
+def test_second_up_is_refused_for_its_data_dir_when_the_port_is_taken_too(up: Up) -> None:
+    status, text = run("up", "--port", up.url.rpartition(":")[2], "--data-dir", str(up.data_dir))
 
     assert status == 2
     assert text.count("\n") == 1
