@@ -22,6 +22,7 @@ help:
 	@echo "make run     set up and serve on port $(PORT), data in $(DATA_DIR)"
 	@echo "make test    every check and every test"
 	@echo "make check   the static checks only"
+	@echo "make bench   the benchmarks, each beside its baseline (needs wrk); make bench-full: all of them"
 	@echo "make setup   the virtual environment only, with everything that run, check and test need"
 	@echo "make format  put the code into its standard form"
 	@echo "make lock    bring the locked dependencies up to date (needs uv)"
@@ -78,6 +79,14 @@ for name in script_names():
 endef
 export COMPOSE_LUA
 LUACHECK := luacheck --quiet --std lua51 --read-globals redis KEYS ARGV cjson --no-max-line-length
+
+.PHONY: bench
+bench: $(DEV)
+	$(BIN)/python -m benchmarks.run
+
+.PHONY: bench-full
+bench-full: $(DEV)
+	$(BIN)/python -m benchmarks.run --full
 
 .PHONY: format
 format: $(DEV)

@@ -1,0 +1,1 @@
+"""What cartstore is compared with: the least that could answer the same request."""

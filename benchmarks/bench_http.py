@@ -1,0 +1,278 @@
+"""The service over HTTP beside a bare ASGI app: throughput in closed loop, latency in open loop."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from benchmarks import pipeline, requests, wrk
+from benchmarks.connections import best_kind
+from benchmarks.measure import Figure, Pair, Result, Sample, interleaved, p99, pairs_of, rate
+from benchmarks.options import Options
+from benchmarks.seeding import carts_of, fill, identity_of, open_shop
+from benchmarks.servers import CPUS, Served, Servers, api, bare, servers
+from benchmarks.workload import CARTS, Operation, adds, mixed, sku_name
+
+CALLS = 20_000
+MIXED_CALLS = 60_000
+CONNECTIONS = 32
+SHARES = (0.25, 0.75)
+"""Of the maximal rate, beside the half that has a target."""
+
+_BARE = "the bare ASGI app on the same server, one call of reserve.lua over the same kind of connection"
+
+USER = Figure(
+    key="http_add_user",
+    title="http: adds per second, signed in, one API process / bare ASGI app",
+    baseline=_BARE,
+    unit="adds/s",
+    at_least=0.70,
+)
+GUEST = Figure(
+    key="http_add_guest",
+    title="http: adds per second, as guest, one API process / bare ASGI app",
+    baseline=_BARE,
+    unit="adds/s",
+    at_least=0.70,
+)
+READ = Figure(
+    key="http_read",
+    title="http: GET /v1/cart with 3 lines / the bare app returning the same bytes after the same call",
+    baseline="the bare app, cart_read, the same bytes",
+    unit="reads/s",
+    at_least=0.60,
+)
+HALF = Figure(
+    key="http_p99_half",
+    title="http: p99 of adds at half of the maximal rate / the bare app's at the same rate",
+    baseline="the bare app at the same rate, open loop",
+    unit="ms",
+    at_most=2.0,
+)
+OTHERS = tuple(
+    Figure(
+        key=f"http_p99_{share * 100:.0f}",
+        title=f"http: p99 of adds at {share:.0%} of the maximal rate / the bare app's at the same rate",
+        baseline="the bare app at the same rate, open loop",
+        unit="ms",
+    )
+    for share in SHARES
+)
+MIX = Figure(
+    key="http_mix",
+    title="http: the mix (50% add, 20% set or remove, 25% read, 5% checkout) / bare ASGI app",
+    baseline="the bare app: reads as reads, everything else one reservation",
+    unit="requests/s",
+)
+REFUSED = Figure(
+    key="http_refused_adds",
+    title='refusals ("sold out") / adds, per second: http',
+    baseline="adds by the same buyers",
+    unit="requests/s",
+    at_least=1.0,
+)
+TWO = Figure(
+    key="http_two_processes",
+    title="two API processes / one, adds per second",
+    baseline="one API process",
+    unit="adds/s",
+)
+FSYNC = Figure(
+    key="http_fsync",
+    title="http: adds per second, appendfsync always / everysec",
+    baseline="the same with everysec",
+    unit="adds/s",
+)
+MEMORY = Figure(
+    key="http_memory",
+    title="resident memory of one API process / bare ASGI app, after the load",
+    baseline="the bare app's process",
+    unit="MB",
+)
+FIGURES = (USER, GUEST, READ, HALF, *OTHERS, MIX, REFUSED, TWO, FSYNC, MEMORY)
+
+
+def run(options: Options) -> Iterator[Result]:
+    if not options.wants(*FIGURES):
+        return
+    wrk.check()
+    with servers() as found, ExitStack() as stack:
+        open_shop(found)
+        pack = pipeline.Packer(identity_of(found))
+        # Carts of three lines before the first request: every add finds the cart as the last one does.
+        assert fill(found, carts_of(pack, CARTS)) == 0
+        _stock_of_bare(found)
+        service = stack.enter_context(api(found, checkout_ack="engine"))
+        who = requests.users(CARTS)
+        body = requests.read_once(service, who[0])
+        plain = stack.enter_context(bare(found, best_kind(), canned=body))
+        yield from Http(found, service, plain, who, options).figures(len(body))
+
+
+def _stock_of_bare(found: Servers) -> None:
+    from benchmarks.baselines.bare import STOCK
+
+    with found.client.pipeline(transaction=False) as many:
+        for number in range(1_000):
+            many.hset(f"{pipeline.PREFIX}bare:stock:{sku_name(number)}", "on_hand", STOCK)
+        many.execute()
+
+
+class Http:
+    """The two programs, and the files of requests to them."""
+
+    def __init__(
+        self,
+        found: Servers,
+        service: Served,
+        plain: Served,
+        who: Sequence[requests.Headers],
+        options: Options,
+    ) -> None:
+        self._found, self._service, self._plain, self._options = found, service, plain, options
+        self._who = who
+        self._adds = adds(CALLS)
+        self._to_bare = self._file("bare-adds", requests.to_bare(plain, who, self._adds))
+        self._to_service = self._file("adds", requests.to_service(service, who, self._adds))
+
+    def _file(self, name: str, found: Sequence[bytes]) -> Path:
+        return wrk.write_requests(self._found.folder / name, found)
+
+    def _warm(self, name: str, served: Served, who: Sequence[requests.Headers]) -> None:
+        file = self._file(name, requests.reads_of_all(served, who))
+        wrk.warm(served.url, file, len(who), connections=CONNECTIONS)
+
+    def _closed(
+        self, served: Served, file: Path, *, seconds: float | None = None, refused: bool = False
+    ) -> Sample:
+        sample = wrk.run(served.url, file, seconds=seconds or self._options.seconds, connections=CONNECTIONS)
+        wanted = sample.count if refused else 0
+        if sample.failed != wanted:
+            raise RuntimeError(f"{sample.failed} of {sample.count} requests were refused, not {wanted}")
+        return sample
+
+    def _open(self, served: Served, file: Path, asked: float) -> Sample:
+        sample = wrk.run(
+            served.url, file, seconds=max(2.0, self._options.seconds), connections=CONNECTIONS, rate=asked
+        )
+        if sample.failed:
+            raise RuntimeError(f"{sample.failed} of {sample.count} requests were refused")
+        return sample
+
+    def figures(self, body_bytes: int) -> Iterator[Result]:
+        options = self._options
+        self._warm("each", self._service, self._who)
+        self._closed(self._plain, self._to_bare, seconds=1)
+        note = f"{CONNECTIONS} connections, over {best_kind()}"
+        sides = self._sides()
+        samples = interleaved(
+            {name: side for name, (side, figures) in sides.items() if options.wants(*figures)},
+            options.repetitions,
+        )
+        for figure, ours, theirs in (
+            (USER, "adds", "bare adds"),
+            (GUEST, "guest adds", "bare adds"),
+            (READ, "reads", "bare reads"),
+            (MIX, "mix", "bare mix"),
+            (REFUSED, "refused", "adds"),
+            (FSYNC, "synced", "adds"),
+        ):
+            if options.wants(figure) and ours in samples:
+                its_note = f"{note}, {body_bytes} bytes" if figure is READ else note
+                pairs = pairs_of(samples[ours], samples[theirs], rate)
+                yield Result(figure=figure, pairs=pairs, note=its_note)
+        if options.wants(MEMORY):
+            megabytes = [served.memory() / 1e6 for served in (self._service, self._plain)]
+            yield Result(figure=MEMORY, pairs=[Pair(*megabytes)], note="VmRSS")
+        if options.wants(HALF, *OTHERS):
+            yield from self._latencies()
+        if options.wants(TWO):
+            yield from self._two()
+
+    def _sides(self) -> dict[str, tuple[Callable[[], Sample], Sequence[Figure]]]:
+        """What is measured in turn, and for which figures."""
+        found: dict[str, tuple[Callable[[], Sample], Sequence[Figure]]] = {}
+        service, plain, options = self._service, self._plain, self._options
+        found["adds"] = (
+            partial(self._closed, service, self._to_service),
+            (USER, REFUSED, FSYNC, HALF, *OTHERS),
+        )
+        found["bare adds"] = (partial(self._closed, plain, self._to_bare), (USER, GUEST))
+        if options.wants(GUEST):
+            guests = requests.guests(service, CARTS)
+            file = self._file("guest-adds", requests.to_service(service, guests, self._adds))
+            self._warm("each-guest", service, guests)
+            found["guest adds"] = (partial(self._closed, service, file), (GUEST,))
+        if options.wants(READ):
+            reads = [Operation("read", number) for number in range(CARTS)]
+            ours = self._file("reads", requests.to_service(service, self._who, reads))
+            theirs = self._file("bare-reads", requests.to_bare(plain, self._who, reads))
+            found["reads"] = (partial(self._closed, service, ours), (READ,))
+            found["bare reads"] = (partial(self._closed, plain, theirs), (READ,))
+        if options.wants(MIX):
+            work = mixed(MIXED_CALLS)
+            ours = self._file("mix", requests.to_service(service, self._who, work))
+            theirs = self._file("bare-mix", requests.to_bare(plain, self._who, work))
+            found["mix"] = (partial(self._mixed, service, ours), (MIX,))
+            found["bare mix"] = (partial(self._closed, plain, theirs), (MIX,))
+        if options.wants(REFUSED):
+            gone = [Operation("add", op.cart, 1, 10**9) for op in self._adds]
+            file = self._file("refused", requests.to_service(service, self._who, gone))
+            found["refused"] = (partial(self._closed, service, file, refused=True), (REFUSED,))
+        if options.wants(FSYNC):
+            found["synced"] = (self._synced, (FSYNC,))
+        return found
+
+    def _mixed(self, served: Served, file: Path) -> Sample:
+        """Some changes meet a line that the round before has taken away; those refusals are told."""
+        sample = wrk.run(served.url, file, seconds=self._options.seconds, connections=CONNECTIONS)
+        if sample.failed > 0.05 * sample.count:
+            raise RuntimeError(f"{sample.failed} of {sample.count} requests of the mix were refused")
+        return sample
+
+    def _synced(self) -> Sample:
+        self._found.fsync("always")
+        try:
+            return self._closed(self._service, self._to_service)
+        finally:
+            self._found.fsync("everysec")
+
+    def _latencies(self) -> Iterator[Result]:
+        ours, theirs = (
+            statistics.median(self._closed(served, file).rate for _ in range(3))
+            for served, file in ((self._service, self._to_service), (self._plain, self._to_bare))
+        )
+        for figure, share in ((HALF, 0.5), *zip(OTHERS, SHARES, strict=True)):
+            if not self._options.wants(figure):
+                continue
+            asked = share * ours
+            samples = interleaved(
+                {
+                    "service": partial(self._open, self._service, self._to_service, asked),
+                    "bare": partial(self._open, self._plain, self._to_bare, asked),
+                },
+                self._options.repetitions if figure is HALF else 2,
+            )
+            note = f"{asked:,.0f}/s; the maximal rates are {ours:,.0f} and {theirs:,.0f}"
+            yield Result(figure=figure, pairs=pairs_of(samples["service"], samples["bare"], p99), note=note)
+
+    def _two(self) -> Iterator[Result]:
+        """Neither is pinned here: with two CPUs the second process shares them with engine and load."""
+        everywhere = set(CPUS)
+        with (
+            api(self._found, cpus=everywhere, checkout_ack="engine") as one,
+            api(self._found, processes=2, cpus=everywhere, checkout_ack="engine") as two,
+        ):
+            sides = {}
+            for name, served in (("one", one), ("two", two)):
+                file = self._file(name, requests.to_service(served, self._who, self._adds))
+                # Twice for two: which process answers is chance.
+                for _ in served.processes:
+                    self._warm(f"each-{name}", served, self._who)
+                sides[name] = partial(self._closed, served, file)
+            samples = interleaved(sides, max(3, self._options.repetitions // 2))
+        pairs = pairs_of(samples["two"], samples["one"], rate)
+        yield Result(figure=TWO, pairs=pairs, note=f"{len(CPUS)} CPUs for everything, nothing pinned")
