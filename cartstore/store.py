@@ -580,7 +580,8 @@ class CartStore:
         skus = [variant.sku for product in products for variant in product.variants]
         try:
             levels = await self.engine.read_stock(skus) if skus else []
-        except StoreUnavailable:
+        except StoreError:
+            # An engine that hangs is as much away as one that refuses.
             return {}
         return {level.sku: level for level in levels if level is not None}
 

@@ -184,6 +184,8 @@ def shortfall_of(entry: dict[str, Any]) -> Shortfall:
 def answer(request: Request[Any, Any, Any], exc: Exception) -> Response[Problem]:
     """The one exception handler of the application."""
     error = translate(exc)
+    if error.code == "OUTCOME_UNKNOWN" and request.scope["method"] == "GET":
+        error = ProblemError("STORE_UNAVAILABLE", "The store gave no answer in time; nothing was changed.")
     kind = KINDS[error.code]
     context = context_of(request.scope)
     context.code = error.code
@@ -233,13 +235,18 @@ def translate(exc: Exception) -> ProblemError:
 _INTERNAL = "This is a defect of the service. Whether the change was applied is unknown."
 
 
+def body_required() -> ProblemError:
+    """What a route answers that needs a body and got none."""
+    return ProblemError("MALFORMED_JSON", "A JSON body is required.")
+
+
 def _translate_http(exc: HTTPException) -> ProblemError:
     if isinstance(exc, ValidationException):
         return _translate_validation(exc)
     if isinstance(exc, NotFoundException):
         return ProblemError("NOT_FOUND", "There is nothing at this path.")
     if isinstance(exc, MethodNotAllowedException):
-        allow = (exc.headers or {}).get("allow", "")
+        allow = ", ".join(sorted((exc.headers or {}).get("allow", "").split(", ")))
         return ProblemError(
             "METHOD_NOT_ALLOWED", f"This path takes {allow}.", headers={"Allow": allow} if allow else None
         )
@@ -260,7 +267,7 @@ def _translate_validation(exc: ValidationException) -> ProblemError:
     first: dict[str, Any] = entries[0] if entries else {}
     field = str(first["key"]) if "key" in first else None
     if field == "data":
-        return ProblemError("MALFORMED_JSON", "A JSON body is required.")
+        return body_required()
     reason = str(first.get("message") or exc.detail)
     return ProblemError("VALIDATION_FAILED", f"{field}: {reason}" if field else reason, field=field)
 
