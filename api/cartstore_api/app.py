@@ -23,6 +23,7 @@ from cartstore_api.controllers import admin, cart, catalog, orders, service
 from cartstore_api.docs import DocsPage, Document
 from cartstore_api.doorbell import Doorbell
 from cartstore_api.edge import Edge
+from cartstore_api.lane import Lane
 from cartstore_api.services import Services
 
 VERSION = "1"
@@ -53,9 +54,15 @@ OpenStore = Callable[[Settings], AbstractAsyncContextManager[CartStore]]
 
 
 def create_app(
-    settings: Settings, *, data_dir: Path | None = None, open_store: OpenStore | None = None
+    settings: Settings,
+    *,
+    data_dir: Path | None = None,
+    open_store: OpenStore | None = None,
+    has_lane: bool = True,
 ) -> Litestar:
     """The application of these settings; its store is opened when it starts and closed when it ends.
+
+    `has_lane`: hot requests take the short way; the answers are the same.
 
     Raises ConfigurationError when the settings do not allow to serve.
     """
@@ -94,7 +101,8 @@ def create_app(
         ),
         logging_config=None,
     )
-    app.asgi_handler = Edge(app.asgi_handler, _methods_of(app))
+    handler = Lane(app, app.asgi_handler) if has_lane else app.asgi_handler
+    app.asgi_handler = Edge(handler, _methods_of(app))
     return app
 
 
