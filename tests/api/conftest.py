@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import jwt
@@ -26,7 +25,6 @@ from cartstore_api.app import create_app
 from litestar import Litestar
 
 from cartstore import open_store
-from cartstore.embedded import Database
 from cartstore.settings import Settings
 from cartstore.store import CartStore
 
@@ -130,14 +128,8 @@ class Api:
         return response.json()
 
 
-def database_name_of(url: str) -> str:
-    return urlsplit(url).path.lstrip("/")
-
-
 @pytest.fixture
-def settings(redis_url: str, database: Database, database_url: str) -> Settings:
-    # The tests' server is tuned for speed in a way that a store refuses; nothing here outlives a crash.
-    database.execute(f'ALTER DATABASE "{database_name_of(database_url)}" SET synchronous_commit = on')
+def settings(redis_url: str, database_url: str) -> Settings:
     return Settings(redis_url=redis_url, database_url=database_url, jwt_secret=SECRET, checkout_ack="engine")
 
 

@@ -12,7 +12,7 @@ import jsonschema_rs
 import pytest
 import schemathesis
 from cartstore_api.app import create_app
-from conftest import bearer, nobody_hears, serving
+from conftest import ADDRESS, bearer, nobody_hears, serving
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -143,14 +143,79 @@ def test_document_is_valid_openapi(document: Any) -> None:
     assert document["openapi"].startswith("3.1")
 
 
+def _shop(server: _Server, caller: dict[str, str]) -> dict[str, str]:
+    """A product, stock, an order and a line of this caller's; what each kind of path names of them."""
+
+    def done(method: str, path: str, **named: Any) -> Any:
+        answer = server.request(
+            method, path, headers={**caller, "Idempotency-Key": f"{named}"[:200]}, **named
+        )
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    product = {"title": "Mug", "variants": [{"sku": "MUG", "price": "9.99"}]}
+    done("PUT", "/v1/admin/products/mug", json=product)
+    done("PUT", "/v1/admin/stock/MUG", json={"on_hand": 1_000, "reason": "r", "reference": "first"})
+    done("PUT", "/v1/cart/items", json={"items": [{"sku": "MUG", "quantity": 1}]})
+    body = {"gateway": "simulated", "payment_method": "card", "shipping_address": ADDRESS}
+    checkout = done("POST", "/v1/checkout", json=body)
+    done("POST", "/v1/cart/items", json={"sku": "MUG"})
+    return {
+        "sku": "MUG",
+        "product_id": "mug",
+        "line_id": "MUG",
+        "order_id": checkout["orders"][0]["order_id"],
+        "payment_id": checkout["payment"]["id"],
+        "gateway_name": "simulated",
+        "cart_id": "u.root",
+    }
+
+
+def test_answers_are_those_of_the_document_when_something_is_bought(server: _Server, document: Any) -> None:
+    caller = bearer("root", "admin")
+    schema = schemathesis.openapi.from_dict(document)
+    known = _shop(server, caller)
+    server.request("POST", "/v1/cart/items", json={"sku": "MUG", "properties": {"a": [1]}}, headers=caller)
+    product = {"title": "Mug!", "images": ["/m.jpg"], "variants": [{"sku": "MUG", "price": "12"}]}
+    server.request("PUT", "/v1/admin/products/mug", json=product, headers=caller)
+    calls: list[tuple[str, str, Any, int]] = [
+        ("GET", "/v1/cart", None, 200),
+        ("GET", "/v1/cart/summary", None, 200),
+        ("POST", "/v1/cart/validate", {}, 200),
+        ("POST", "/v1/cart/holds/extend", None, 200),
+        ("POST", "/v1/cart/items", {"sku": "MUG", "quantity": 3}, 201),
+        ("POST", "/v1/cart/items", {"sku": "MUG", "quantity": 5_000}, 422),
+        ("PATCH", "/v1/cart/items/{line_id}", {"quantity": 2}, 200),
+        ("PUT", "/v1/cart/items", {"items": [{"sku": "MUG", "quantity": 2}]}, 200),
+        ("PUT", "/v1/cart/items", {"items": [{"sku": "X", "quantity": 2}]}, 404),
+        ("POST", "/v1/cart/changes/accept", None, 200),
+        ("GET", "/v1/orders", None, 200),
+        ("GET", "/v1/orders/{order_id}", None, 200),
+        ("GET", "/v1/payments/{payment_id}", None, 200),
+        ("POST", "/v1/payments/{payment_id}/simulate", {"outcome": "fail"}, 200),
+        ("POST", "/v1/payments/{payment_id}/confirm", {"outcome": "succeed"}, 200),
+        ("POST", "/v1/orders/{order_id}/cancel", None, 409),
+        ("GET", "/v1/products", None, 200),
+        ("GET", "/v1/products/{product_id}", None, 200),
+        ("GET", "/v1/stock/{sku}", None, 200),
+        ("GET", "/v1/admin/carts/{cart_id}", None, 200),
+        ("DELETE", "/v1/cart/items/{line_id}", None, 200),
+        ("DELETE", "/v1/cart", None, 200),
+        ("POST", "/v1/guest", None, 201),
+    ]
+
+    for method, template, body, status in calls:
+        answer = server.request(method, template.format(**known), json=body, headers=caller)
+
+        assert answer.status_code == status, (method, template, answer.text)
+        schema[template][method].validate_response(answer)
+
+
 def test_answers_are_those_of_the_document_when_requests_are_generated(
     server: _Server, document: Any
 ) -> None:
-    product = {"title": "Mug", "variants": [{"sku": "MUG", "price": "9.99"}]}
     admin = bearer("root", "admin")
-    server.request("PUT", "/v1/admin/products/mug", json=product, headers=admin)
-    stocked = {"on_hand": 1_000, "reason": "r", "reference": "first"}
-    assert server.request("PUT", "/v1/admin/stock/MUG", json=stocked, headers=admin).status_code == 200
+    known = _shop(server, admin)
     schema = schemathesis.openapi.from_dict(document)
     checks = [not_a_server_error, status_code_conformance, response_schema_conformance]
     statuses: dict[str, set[int]] = {}
@@ -170,9 +235,13 @@ def test_answers_are_those_of_the_document_when_requests_are_generated(
             case=st.one_of(
                 operation.as_strategy(generation_mode=schemathesis.GenerationMode.POSITIVE),
                 operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE),
-            )
+            ),
+            is_known=st.booleans(),
         )
-        def ask(case: schemathesis.Case) -> None:
+        def ask(case: schemathesis.Case, is_known: bool) -> None:
+            for name in case.path_parameters or {}:
+                if is_known:
+                    case.path_parameters[name] = known[name]
             named = case.as_transport_kwargs(base_url="http://shop.test")
             named.pop("cookies", None)
             headers = {**dict(named.pop("headers", None) or {}), **admin}
