@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -128,7 +129,8 @@ async def _opened(recovery: Recovery, on_progress: Progress) -> None:
 def _gateways(settings: Settings) -> dict[str, Gateway]:
     if settings.is_production:
         return {}
-    gateway = SimulatedGateway(webhook_secret=settings.jwt_secret)
+    # Without a secret nobody can know one: webhooks are then refused, as they should be.
+    gateway = SimulatedGateway(webhook_secret=settings.jwt_secret or secrets.token_hex(16))
     return {gateway.name: gateway}
 
 

@@ -6,6 +6,6 @@ a data dir, `resolve` only finds those that run.
 
 from cartstore.embedded.database import Database
 from cartstore.embedded.engine import Engine
-from cartstore.embedded.parts import embedded_parts, guest_secret, queue_url_beside, resolve
+from cartstore.embedded.parts import embedded_parts, queue_url_beside, resolve
 
-__all__ = ["Database", "Engine", "embedded_parts", "guest_secret", "queue_url_beside", "resolve"]
+__all__ = ["Database", "Engine", "embedded_parts", "queue_url_beside", "resolve"]

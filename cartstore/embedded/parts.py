@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
@@ -180,11 +178,6 @@ def queue_url_beside(redis_url: str) -> str:
     # Not urlunsplit, which takes the slashes from a unix URL.
     url = f"{parts.scheme}://{parts.netloc}{path}"
     return f"{url}?{urlencode(query, quote_via=quote)}" if query else url
-
-
-def guest_secret(jwt_secret: str) -> bytes:
-    """The key that signs guest tokens. Derived, so that one secret is all that a deployment keeps."""
-    return hmac.digest(jwt_secret.encode(), b"cartstore guest token", hashlib.sha256)
 
 
 async def _lock_or_services(folder: DataDir, stack: ExitStack) -> Services | None:

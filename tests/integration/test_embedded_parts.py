@@ -14,7 +14,7 @@ import pytest
 import redis.asyncio
 
 from cartstore.datadir import DataDir
-from cartstore.embedded import Engine, embedded_parts, guest_secret, parts, queue_url_beside, resolve
+from cartstore.embedded import Engine, embedded_parts, parts, queue_url_beside, resolve
 from cartstore.errors import ConfigurationError, StoreUnavailable
 from cartstore.settings import Settings
 
@@ -216,9 +216,3 @@ def test_resolve_needs_no_data_dir_when_all_is_set(data_dir: Path) -> None:
 )
 def test_queue_url_is_database_1_of_the_same_server(url: str, beside: str) -> None:
     assert queue_url_beside(url) == beside
-
-
-def test_guest_secret_derives_from_the_token_secret_and_is_not_it() -> None:
-    assert guest_secret("a" * 32) == guest_secret("a" * 32)
-    assert guest_secret("a" * 32) != guest_secret("b" * 32)
-    assert len(guest_secret("a" * 32)) == 32
