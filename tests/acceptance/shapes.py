@@ -402,6 +402,8 @@ def check_problem(at: str, path: str, status: int, headers: Mapping[str, str], t
     assert told["title"], (at, told)
     if told["code"] == "VERSION_CONFLICT":
         assert "cart" in told, (at, told)
+    if told["code"] in ("VALIDATION_FAILED", "INVALID_QUANTITY"):
+        assert "field" in told or "shortfalls" in told, (at, told)
     if told["code"] in FIXED and path.startswith(("/v1/cart", "/v1/checkout")):
         assert "fix" in told, (at, told)
     if status in (429, 503):
