@@ -22,6 +22,8 @@ from benchmarks.servers import CPU_APP, Servers, pinned, servers
 from benchmarks.workload import CARTS, SEED, SKUS, adds, lines_of_carts, sku_name
 
 CALLS = 20_000
+MILLION_CARTS = 1_000_000
+CROWD = 100_000
 SOLD_OUT = "SKU-none"
 
 RESERVE = Figure(
@@ -143,7 +145,7 @@ def _million(options: Options) -> Iterator[Result]:
     """Two engines side by side: filling and emptying one between repetitions would take all day."""
     with servers(database=False) as large, servers(database=False) as small, pinned(CPU_APP):
         sides = {}
-        for name, found, carts in (("large", large, 1_000_000), ("small", small, 1_000)):
+        for name, found, carts in (("large", large, MILLION_CARTS), ("small", small, 1_000)):
             open_engine(found)
             packer = pipeline.Packer(identity_of(found))
             assert fill(found, carts_of(packer, carts)) == 0
@@ -170,12 +172,12 @@ def _holders(options: Options) -> Iterator[Result]:
         open_engine(found)
         packer = pipeline.Packer(identity_of(found))
         crowded, quiet = sku_name(0), [sku_name(number) for number in range(1, 1_000)]
-        holders = packed_adds(packer, [(cart, crowded) for cart in range(100_000)])
+        holders = packed_adds(packer, [(cart, crowded) for cart in range(CROWD)])
         assert fill(found, iter(holders)) == 0
         # The quiet side: as many buyers as the crowded side asks for, ten to a SKU.
-        few = [(200_000 + cart, quiet[cart // 10]) for cart in range(9_990)]
+        few = [(2 * CROWD + cart, quiet[cart // 10]) for cart in range(9_990)]
         chance = random.Random(SEED)
-        crowd = [(chance.randrange(100_000), crowded) for _ in range(CALLS)]
+        crowd = [(chance.randrange(CROWD), crowded) for _ in range(CALLS)]
         some = [few[chance.randrange(len(few))] for _ in range(CALLS)]
         sides = {
             "crowd": partial(pipeline.run, found, packed_adds(packer, crowd), seconds=options.seconds),

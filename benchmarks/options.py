@@ -12,7 +12,7 @@ from benchmarks.measure import Figure
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """`only`: keys of figures or names of benchmarks; empty for all of the set."""
 
-    seconds: float = 1.5
+    seconds: float = 1.0
     """Of one measurement."""
     repetitions: int = 5
     full: bool = False

@@ -206,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", action="append", default=[], metavar="NAME", help="keys, or beginnings of them"
     )
-    parser.add_argument("--seconds", type=float, default=1.5, help="of one measurement; default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of one measurement; default: %(default)s")
     parser.add_argument("--repetitions", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--full", action="store_true", help="with a million carts and 100,000 holders")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/<date>-<commit>.json")
