@@ -216,6 +216,9 @@ class TappedEndpoint:
         self.protocol: Any = None
         """Of the last connection: `pause_writing()` and `resume_writing()` may be called on it."""
 
+        self.after_data: Callable[[bytes], None] = lambda data: None
+        """Called in the same turn of the loop in which replies arrived, after they were read."""
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._endpoint, name)
 
@@ -225,7 +228,13 @@ class TappedEndpoint:
     async def open(self, protocol: Callable[[], Any]) -> Any:
         def tapped() -> Any:
             self.protocol = inner = protocol()
-            inner_made = inner.connection_made
+            inner_made, inner_received = inner.connection_made, inner.data_received
+
+            def received(data: bytes) -> None:
+                inner_received(data)
+                self.after_data(data)
+
+            inner.data_received = received
             inner.connection_made = lambda transport: inner_made(_TappedTransport(transport, self.writes))
             return inner
 

@@ -25,7 +25,14 @@ def path(server_folder: Path, request: pytest.FixtureRequest) -> Path:
 
 
 def tapped(endpoint: TappedEndpoint, **options: Any) -> WireCaller:
-    return WireCaller(endpoint.locate, call_timeout_seconds=30, connect_timeout_seconds=30, **options)
+    """No questions for the identity in between, whose replies would set things going as well."""
+    return WireCaller(
+        endpoint.locate,
+        call_timeout_seconds=30,
+        connect_timeout_seconds=30,
+        identity_seconds=1_000,
+        **options,
+    )
 
 
 async def ask(caller: WireCaller, payload: str | int) -> Any:
@@ -119,7 +126,8 @@ async def test_call_raises_what_an_error_means(path: Path, sent: bytes, expected
 async def test_call_raises_contract_error_when_an_error_is_inside_of_a_reply(
     path: Path, piece_bytes: int
 ) -> None:
-    nested = b"*3\r\n$2\r\nOK\r\n*1\r\n-ERR within\r\n:1\r\n"
+    # As the whole reply this one would mean that nothing was applied; inside of one it means no such thing.
+    nested = b"*3\r\n$2\r\nOK\r\n*1\r\n-OOM within\r\n:1\r\n"
     async with (
         running(path, answers=[nested], piece_bytes=piece_bytes) as engine,
         WireCaller.open(engine.url) as caller,
@@ -127,7 +135,7 @@ async def test_call_raises_contract_error_when_an_error_is_inside_of_a_reply(
         first, second = await asyncio.gather(ask(caller, 1), ask(caller, 2), return_exceptions=True)
 
         assert isinstance(first, ContractError)
-        assert "ERR within" in str(first)
+        assert "OOM within" in str(first)
         assert second == ["OK", IDENTITY, "2"]
 
 
@@ -169,12 +177,15 @@ async def test_unknown_script_is_brought_once_when_many_calls_miss_it(path: Path
 async def test_unknown_script_is_brought_with_the_call_when_it_is_forgotten_again(path: Path) -> None:
     miss = b"-NOSCRIPT No matching script.\r\n"
     async with (
-        # Both calls miss; the first brings the text; the second misses again all the same.
-        running(path, answers=[miss, miss, b":1\r\n", miss]) as engine,
+        # All miss; the first brings the text; the others miss again all the same.
+        running(path, answers=[miss, miss, miss, b":1\r\n", miss, miss]) as engine,
         WireCaller.open(engine.url) as caller,
     ):
-        assert await asyncio.gather(ask(caller, "a"), ask(caller, "b")) == [1, ["OK", IDENTITY, "b"]]
-        assert [call[0] for call in engine.calls] == [b"EVALSHA"] * 2 + [b"EVAL", b"EVALSHA", b"EVAL"]
+        replies = await asyncio.gather(*(ask(caller, name) for name in "abc"))
+
+        assert replies == [1, ["OK", IDENTITY, "b"], ["OK", IDENTITY, "c"]]
+        verbs = [call[0] for call in engine.calls]
+        assert verbs == [b"EVALSHA"] * 3 + [b"EVAL", b"EVALSHA", b"EVALSHA", b"EVAL", b"EVAL"]
 
 
 @on_both_loops

@@ -276,6 +276,24 @@ async def test_connecting_is_tried_again_when_the_greeting_is_cut_off(path: Path
 
 
 @on_both_loops
+async def test_connecting_is_tried_again_when_the_connection_ends_with_the_greeting(path: Path) -> None:
+    async with running(path) as engine:
+        endpoint = TappedEndpoint(engine.url)
+
+        def end_first(data: bytes) -> None:
+            # The reply to the name is the last one; nobody has been woken by it yet.
+            if data.endswith(b"+OK\r\n") and engine.accepted == 1:
+                endpoint.protocol.abort(ConnectionResetError())
+
+        endpoint.after_data = end_first
+        async with WireCaller(
+            endpoint.locate, call_timeout_seconds=30, connect_timeout_seconds=30, identity_seconds=1_000
+        ) as caller:
+            assert await ask(caller, 1) == ["OK", IDENTITY, "1"]
+            assert engine.accepted == 2
+
+
+@on_both_loops
 @pytest.mark.parametrize(
     ("url_end", "refused", "answer", "says"),
     [
