@@ -63,7 +63,11 @@ class Remedies:
                 target = await self._target(problem, owner, line_id, quantity, is_add=is_add)
                 if target is not None:
                     problem.fix = _set_line(line_id, target, properties, is_there=not is_add)
-            elif problem.code == "PRODUCT_INACTIVE" and not is_add:
+            elif problem.code == "PRODUCT_INACTIVE" and is_add:
+                # Whether the line is in the cart is not known; what else is on sale is an answer either way.
+                problem.suggested_action = "browse_products"
+                problem.fix = schemas.Fix(method="GET", path="/v1/products")
+            elif problem.code == "PRODUCT_INACTIVE":
                 problem.fix = _set_line(line_id, 0, None, is_there=True)
         except CartStoreError:
             return problem
