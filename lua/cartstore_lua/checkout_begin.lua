@@ -183,7 +183,6 @@ for _, line in ipairs(lines) do
     stock.held_change = stock.held_change + line.held
     if cart.is_guest then
       stock.guest_held = stock.guest_held + line.held
-      stock.guest_change = stock.guest_change + line.held
     end
     cart.waiting = cart.waiting + line.held
   end

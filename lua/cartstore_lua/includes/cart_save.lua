@@ -22,14 +22,13 @@ local function cart_save(call, cart, bump)
   end
   for sku, stock in pairs(call.skus or {}) do
     if stock.held_change ~= 0 then
-      local sku_key = call.prefix .. 'sku:' .. sku
-      redis.call('HINCRBY', sku_key, 'held', int(stock.held_change))
-      redis.call('HINCRBY', sku_key, 'rev', 1)
-      if stock.guest_change ~= 0 then
-        redis.call('HINCRBY', sku_key, 'guest_held', int(stock.guest_change))
-      end
+      -- Whole values in one command: sku_load read them in this very script.
+      stock.rev = stock.rev + 1
+      redis.call(
+        'HSET', call.prefix .. 'sku:' .. sku, 'held', int(stock.held), 'rev', int(stock.rev), 'guest_held',
+        int(stock.guest_held)
+      )
       stock.held_change = 0
-      stock.guest_change = 0
     end
   end
   if bump then
@@ -58,7 +57,10 @@ local function cart_save(call, cart, bump)
   for member, hold in pairs(cart.zadd) do
     local expires = int(hold[2].expires)
     redis.call('ZADD', call.prefix .. 'holds:' .. hold[1], expires, member)
-    redis.call('ZADD', call.prefix .. 'holding', 'LT', expires, hold[1])
+    -- An extended hold can only be later than what `holding` has for its SKU.
+    if hold[3] then
+      redis.call('ZADD', call.prefix .. 'holding', 'LT', expires, hold[1])
+    end
   end
   -- A cart that a counter depends on has no TTL; the last release sets one.
   if cart.held + cart.waiting > 0 then

@@ -1,5 +1,5 @@
--- Change the units that a line holds, in memory: the cart's and the SKU's counters move together, and the
--- index entry is noted. `expires` and `first` are kept by the caller.
+-- Change the units that a line holds, in memory: the cart's and the SKU's counters move together. A line that
+-- holds nothing any more leaves the index; `expires` and `first` of one that does are the caller's.
 local function hold_set(call, cart, stock, line_id, line, held)
   local change = held - line.held
   line.held = held
@@ -8,16 +8,12 @@ local function hold_set(call, cart, stock, line_id, line, held)
   stock.held_change = stock.held_change + change
   if cart.is_guest then
     stock.guest_held = stock.guest_held + change
-    stock.guest_change = stock.guest_change + change
   end
-  local member = 'c\31' .. cart.id .. '\31' .. line_id
   if held == 0 then
+    local member = 'c\31' .. cart.id .. '\31' .. line_id
     line.expires = 0
     line.first = 0
     cart.zadd[member] = nil
     cart.zrem[member] = call.prefix .. 'holds:' .. stock.sku
-  else
-    cart.zrem[member] = nil
-    cart.zadd[member] = { stock.sku, line }
   end
 end

@@ -11,7 +11,7 @@ local function holds_extend(call, cart, terms, only)
       if expires > line.expires then
         line.expires = expires
         cart.changed[line_id] = true
-        cart.zadd['c\31' .. cart.id .. '\31' .. line_id] = { line_sku(line_id), line }
+        cart.zadd['c\31' .. cart.id .. '\31' .. line_id] = { line_sku(line_id), line, false }
       end
     end
   end

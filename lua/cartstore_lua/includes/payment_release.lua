@@ -34,6 +34,7 @@ local function payment_release(call, payment_id, reason)
     local known = call.skus and call.skus[sku]
     if known then
       known.held = known.held - units
+      known.rev = known.rev + 1
       if is_guest then
         known.guest_held = known.guest_held - units
       end

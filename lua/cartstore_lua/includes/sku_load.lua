@@ -7,7 +7,7 @@ local function sku_load(call, sku)
   if known then
     return known
   end
-  local read = redis.call('HMGET', call.prefix .. 'sku:' .. sku, 'fields', 'on_hand', 'held', 'guest_held')
+  local read = redis.call('HMGET', call.prefix .. 'sku:' .. sku, 'fields', 'on_hand', 'held', 'guest_held', 'rev')
   if not read[1] then
     return nil
   end
@@ -28,8 +28,8 @@ local function sku_load(call, sku)
     on_hand = tonumber(read[2]),
     held = tonumber(read[3]),
     guest_held = tonumber(read[4]),
+    rev = tonumber(read[5]),
     held_change = 0,
-    guest_change = 0,
   }
   call.skus[sku] = known
   return known
