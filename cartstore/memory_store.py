@@ -200,6 +200,11 @@ class _Payment:
     def is_pending(self) -> bool:
         return self.payment.status == "pending"
 
+    def is_over(self, now: int) -> bool:
+        """Whether the window is over. A clock that was set back opens it again; the holds are due then all
+        the same (`MemoryEngine._is_due`), and end the payment as soon as somebody needs a unit."""
+        return self.payment.expires_at_ms <= now
+
     def lines(self) -> Iterable[OrderLine]:
         for order in self.orders:
             yield from order.lines
@@ -748,9 +753,7 @@ class MemoryEngine:
             line.held
             for record in self._payments.values()
             for line in record.lines()
-            if record.payment.cart_id == cart_id
-            and record.is_pending
-            and not self._is_due(record.payment.expires_at_ms, now)
+            if record.payment.cart_id == cart_id and record.is_pending and not record.is_over(now)
         )
 
     def _read(self, cart_id: str, now: int) -> Cart:
@@ -877,7 +880,7 @@ class MemoryEngine:
         for line in lines:
             fields = self._skus[line.sku].fields
             missing = line.quantity - line.held if fields.policy == "deny" else 0
-            holdable = self._holdable(line.sku, cart_id, terms) - promised[line.sku]
+            holdable = max(0, self._holdable(line.sku, cart_id, terms) - promised[line.sku])
             problem: dict[str, Any]
             if not fields.is_active:
                 problem = {"code": ProductInactive.code}
@@ -891,11 +894,13 @@ class MemoryEngine:
                     "old_price_minor": line.unit_price_minor,
                     "new_price_minor": fields.price_minor,
                 }
-            elif missing > holdable:
-                problem = {"code": InsufficientStock.code, "available_quantity": line.held + holdable}
             else:
+                # A line that is short claims what is there: if the buyer lowers each named line to what is
+                # available for it, the next try succeeds.
                 promised[line.sku] += missing
-                continue
+                if missing <= holdable:
+                    continue
+                problem = {"code": InsufficientStock.code, "available_quantity": line.held + holdable}
             shortfalls.append(
                 _shortfall(line_id=line.line_id, sku=line.sku, requested_quantity=line.quantity, **problem)
             )
@@ -1047,10 +1052,9 @@ class MemoryEngine:
         record = self._payment(payment_id)
         if record.payment.status in ("paid", "refund_due", "refunded"):
             raise OrderState(f"The order is {record.payment.status}.")
-        is_over = self._is_due(record.payment.expires_at_ms, now)
-        if not record.is_pending or (reason == "expired" and not is_over):
+        if not record.is_pending or (reason == "expired" and not record.is_over(now)):
             return self._outcome(record, now, changed=False)
-        self._release(record, "expired" if is_over else reason, now)
+        self._release(record, "expired" if record.is_over(now) else reason, now)
         return self._outcome(record, now, changed=True)
 
     async def close_refund(self, order_id: str) -> PaymentResult:
@@ -1124,11 +1128,7 @@ class MemoryEngine:
     async def release_due_payments(self, limit: int) -> int:
         """Release up to `limit` payments whose window is over, the oldest window first."""
         now = self._now_ms()
-        due = [
-            record
-            for record in self._payments.values()
-            if record.is_pending and self._is_due(record.payment.expires_at_ms, now)
-        ]
+        due = [record for record in self._payments.values() if record.is_pending and record.is_over(now)]
         due.sort(key=_by_expiry)
         for record in due[:limit]:
             self._release(record, "expired", now)
@@ -1176,7 +1176,7 @@ class MemoryEngine:
                 released.add(sku)
 
     def _release_if_due(self, record: _Payment, now: int) -> None:
-        if record.is_pending and self._is_due(record.payment.expires_at_ms, now):
+        if record.is_pending and record.is_over(now):
             self._release(record, "expired", now)
 
     def _release(self, record: _Payment, reason: ReleaseReason, now: int) -> None:

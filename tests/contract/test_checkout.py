@@ -374,6 +374,25 @@ async def test_checkout_shares_what_is_free_when_two_lines_have_one_sku(shop: Sh
     ]
 
 
+async def test_checkout_succeeds_when_each_named_line_is_lowered_to_what_is_available(shop: Shop) -> None:
+    engraved = line_id_of("mug", '{"text":"Ann"}')
+    await shop.sell("mug", 9)
+    await shop.add(ANN, "mug", 4)
+    await shop.add(ANN, "mug", 1, properties='{"text":"Ann"}')
+    shop.advance(TERMS.hold_ttl_ms)
+    await shop.set_stock("mug", 2)
+
+    with pytest.raises(InsufficientStock) as caught:
+        await shop.checkout(ANN)
+    available = {one["line_id"]: one["available_quantity"] for one in caught.value.shortfalls or []}
+    for line_id, quantity in available.items():
+        await shop.set(ANN, line_id, quantity)
+    checkout = await shop.checkout(ANN)
+
+    assert available == {"mug": 2, engraved: 0}
+    assert checkout.orders[0].total_minor == 2_000
+
+
 async def test_checkout_respects_the_guests_share_when_units_are_not_held_yet(shop: Shop) -> None:
     await shop.sell("tee", 10)
     half = terms(guest_share_ppm=500_000)
