@@ -171,6 +171,36 @@ async def test_head_gives_the_headers_when_get_would_give_a_body(api: Any) -> No
     assert (await api.ana.head("/v1/cart/items")).status_code == 405
 
 
+async def test_head_sends_no_byte_of_a_body_when_get_would(api: Any) -> None:
+    sent: list[Any] = []
+    scope = {
+        "type": "http",
+        "method": "HEAD",
+        "path": "/health/live",
+        "raw_path": b"/health/live",
+        "query_string": b"",
+        "headers": [(b"host", b"shop.test")],
+        "scheme": "http",
+        "server": ("shop.test", 80),
+        "client": ("1.2.3.4", 5),
+        "http_version": "1.1",
+        "root_path": "",
+        "asgi": {"version": "3.0"},
+    }
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await api.app(scope, receive, send)
+
+    assert sent[0]["status"] == 200
+    assert b"".join(message.get("body", b"") for message in sent[1:]) == b""
+    assert scope["method"] == "HEAD", "the server looks at it to know that no body follows"
+
+
 async def test_options_names_the_methods_when_the_path_exists(api: Any) -> None:
     response = await api.anyone.options("/v1/cart")
     refused = await api.anyone.put("/v1/cart")
