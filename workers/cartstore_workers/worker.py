@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
@@ -94,11 +93,6 @@ class DoorbellWorker(SimpleWorker):
 
     def unsubscribe(self) -> None:
         """See subscribe."""
-
-    def register_death(self) -> None:
-        # Redis may be the very reason why this worker ends.
-        with suppress(redis.RedisError):
-            super().register_death()  # type: ignore[no-untyped-call]
 
     def _install_signal_handlers(self) -> None:
         super()._install_signal_handlers()  # type: ignore[no-untyped-call]
