@@ -16,6 +16,14 @@ SUCCESSES = frozenset({"OK", "REPLAYED", "UNCHANGED", "REFUSED", "RACED", "LAYOU
 AGAIN = "AGAIN"
 """More holds are due than one call may release; the caller calls again."""
 
+DUE = "DUE"
+"""Holds of a SKU are due; the caller has them released and calls again."""
+
+OWNER_DUE = "OWNER_DUE"
+"""The owner holds all that is allowed, unless some of it is due; the caller has that released."""
+
+RETRIED = frozenset({AGAIN, DUE, OWNER_DUE})
+
 _LIMIT_TEXTS = {
     "max_quantity_per_line": "A line can have at most {} units.",
     "max_lines_per_cart": "A cart can have at most {} lines.",

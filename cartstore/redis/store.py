@@ -50,7 +50,7 @@ from cartstore.model import (
 )
 from cartstore.redis.caller import ScriptCaller
 from cartstore.redis.keys import Keys
-from cartstore.redis.outcomes import AGAIN, SUCCESSES, combined, refusal
+from cartstore.redis.outcomes import AGAIN, DUE, OWNER_DUE, SUCCESSES, combined, refusal
 from cartstore.redis.replies import (
     STOCK_FIELDS,
     order_fields,
@@ -115,10 +115,22 @@ class RedisEngine:
             tag = reply[0]
             if tag in SUCCESSES:
                 return reply
-            if tag != AGAIN:
+            if tag == DUE:
+                await self._release(reply[1])
+            elif tag == OWNER_DUE:
+                if not await self._release_owner(keys[1]):
+                    raise refusal(("LIMIT_EXCEEDED", *reply[1:]))
+            elif tag != AGAIN:
                 raise refusal(reply)
         # The truth was not reached in time; "sold out" would be a guess.
         raise StoreUnavailable("Too many holds fall due at once; the change was not applied.")
+
+    async def _release(self, sku: str) -> None:
+        keys = (self.keys.gate, self.keys.sku(sku))
+        await self.call(script("hold_release"), keys, self._releases_per_call)
+
+    async def _release_owner(self, cart_key: str) -> int:
+        return int((await self.call(script("hold_release_owner"), (self.keys.gate, cart_key)))[1])
 
     # --- catalog and stock ---------------------------------------------------------------------
 
@@ -269,7 +281,6 @@ class RedisEngine:
             quantity,
             quantity,
             properties_json or "",
-            self._releases_per_call,
         )
 
     async def set_quantity(
@@ -283,7 +294,6 @@ class RedisEngine:
             line_id,
             quantity,
             quantity,
-            self._releases_per_call,
         )
 
     async def remove_line(self, cart_id: str, line_id: str, *, terms: CartTerms, guard: Guard) -> LineResult:

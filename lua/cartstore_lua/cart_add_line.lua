@@ -16,18 +16,17 @@
   ARGV[8]  line_id
   ARGV[9]  quantity               integer, 1..QUANTITY_MAX, added to what the line has
   ARGV[10] properties             canonical JSON, '' for none
-  ARGV[11] release limit          due holds released at most
   Returns  {'OK', created, now, version, lines, units, subtotal, currency, <line>}
            {'REPLAYED', ...the first OK reply} | {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version}
            {'PRODUCT_NOT_FOUND'} | {'PRODUCT_INACTIVE'} | {'CURRENCY_MISMATCH', cart, sku}
            {'INVALID_QUANTITY', rules} | {'LIMIT_EXCEEDED', name, limit} | {'INSUFFICIENT_STOCK', available, quantity}
-           {'AGAIN'} | {'FENCED'}
+           {'OWNER_DUE', name, limit} | {'DUE', sku} | {'FENCED'}
   Faults   CARTBADARG
   Cost     O(lines of the cart + log holds of the SKU)
 ]]
 --- @include mutation_begin
 --- @include version_differs
---- @include hold_release_sku
+--- @include sku_has_due
 --- @include sku_load
 --- @include cart_load
 --- @include line_check
@@ -42,15 +41,14 @@ local call, cart_id, terms = mutation_begin(KEYS, ARGV)
 if not call then
   return cart_id
 end
-local line_id, quantity, properties, limit = ARGV[8], tonumber(ARGV[9]), ARGV[10], tonumber(ARGV[11])
-if not quantity or not limit then
-  return redis.error_reply('CARTBADARG quantity or release limit')
+local line_id, quantity, properties = ARGV[8], tonumber(ARGV[9]), ARGV[10]
+if not quantity then
+  return redis.error_reply('CARTBADARG quantity')
 end
 local sku = string.sub(KEYS[3], #call.prefix + 5)
 
-local _, more_due = hold_release_sku(call, sku, limit)
-if more_due then
-  return { 'AGAIN' }
+if sku_has_due(call, sku) then
+  return { 'DUE', sku }
 end
 local cart = cart_load(call, cart_id)
 if version_differs(cart, ARGV[5]) then
@@ -70,7 +68,10 @@ local line = cart.lines[line_id]
 local created = not line
 line = line or { quantity = 0, held = 0, price = 0 }
 local wanted = line.quantity + quantity
-local problem = line_check(call, cart, stock, line, wanted, stock.price, terms)
+local problem = line_check(cart, stock, line, wanted, stock.price, terms)
+if problem and problem[2] == 'max_held_per_owner' then
+  return { 'OWNER_DUE', problem[2], problem[3] }
+end
 if problem then
   return problem
 end

@@ -25,6 +25,7 @@
 --- @include mutation_begin
 --- @include version_differs
 --- @include hold_release_sku
+--- @include owner_release_due
 --- @include sku_load
 --- @include line_sku
 --- @include cart_load
@@ -83,7 +84,7 @@ local function item_problem(line_id, quantity, may_be_new)
     return { 'CURRENCY_MISMATCH' }
   end
   line = line or { quantity = 0, held = 0, price = 0 }
-  return line_check(call, cart, stock, line, quantity, line.quantity > 0 and line.price or stock.price, terms)
+  return line_check(cart, stock, line, quantity, line.quantity > 0 and line.price or stock.price, terms)
 end
 
 local outcomes, refused, wrote = {}, {}, false
@@ -93,7 +94,7 @@ for index = 10, #ARGV, 4 do
     return redis.error_reply('CARTBADARG quantity')
   end
   local problem = item_problem(line_id, quantity, ARGV[index + 2] == 'new')
-  if problem and problem[1] == 'AGAIN' then
+  if problem and problem[2] == 'max_held_per_owner' and owner_release_due(call, cart) > 0 then
     return { 'AGAIN' }
   end
   local outcome = { line_id, problem and problem[1] or 'OK', '' }

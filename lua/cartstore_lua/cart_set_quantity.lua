@@ -14,18 +14,18 @@
   ARGV[7]  fingerprint            of the request
   ARGV[8]  line_id
   ARGV[9]  quantity               integer, 0..QUANTITY_MAX
-  ARGV[10] release limit          due holds released at most
   Returns  {'OK', created, now, version, lines, units, subtotal, currency, <line, unless removed>}
            {'REPLAYED', ...the first OK reply} | {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version}
            {'ITEM_NOT_FOUND'} | {'PRODUCT_NOT_FOUND'} | {'PRODUCT_INACTIVE'} | {'CURRENCY_MISMATCH', cart, sku}
            {'INVALID_QUANTITY', rules}
-           {'LIMIT_EXCEEDED', name, limit} | {'INSUFFICIENT_STOCK', available, quantity} | {'AGAIN'} | {'FENCED'}
+           {'LIMIT_EXCEEDED', name, limit} | {'INSUFFICIENT_STOCK', available, quantity} | {'OWNER_DUE', name, limit}
+           {'DUE', sku} | {'FENCED'}
   Faults   CARTBADARG
   Cost     O(lines of the cart + log holds of the SKU)
 ]]
 --- @include mutation_begin
 --- @include version_differs
---- @include hold_release_sku
+--- @include sku_has_due
 --- @include sku_load
 --- @include cart_load
 --- @include line_check
@@ -41,17 +41,14 @@ local call, cart_id, terms = mutation_begin(KEYS, ARGV)
 if not call then
   return cart_id
 end
-local line_id, quantity, limit = ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10])
-if not quantity or not limit then
-  return redis.error_reply('CARTBADARG quantity or release limit')
+local line_id, quantity = ARGV[8], tonumber(ARGV[9])
+if not quantity then
+  return redis.error_reply('CARTBADARG quantity')
 end
 local sku = string.sub(KEYS[3], #call.prefix + 5)
 
-if quantity > 0 then
-  local _, more_due = hold_release_sku(call, sku, limit)
-  if more_due then
-    return { 'AGAIN' }
-  end
+if quantity > 0 and sku_has_due(call, sku) then
+  return { 'DUE', sku }
 end
 local cart = cart_load(call, cart_id)
 if version_differs(cart, ARGV[5]) then
@@ -72,7 +69,10 @@ if quantity > 0 then
   if stock.currency ~= cart.currency then
     return { 'CURRENCY_MISMATCH', cart.currency, stock.currency }
   end
-  local problem = line_check(call, cart, stock, line, quantity, line.price, terms)
+  local problem = line_check(cart, stock, line, quantity, line.price, terms)
+  if problem and problem[2] == 'max_held_per_owner' then
+    return { 'OWNER_DUE', problem[2], problem[3] }
+  end
   if problem then
     return problem
   end

@@ -11,7 +11,7 @@ from cartstore.errors import ContractError
 from cartstore.model import Partition
 from cartstore.redis import scripts
 from cartstore.redis.keys import Keys
-from cartstore.redis.outcomes import AGAIN, CODES_TO_ERRORS, REFUSALS, SUCCESSES
+from cartstore.redis.outcomes import CODES_TO_ERRORS, REFUSALS, RETRIED, SUCCESSES
 from cartstore.redis.scripts import compose, script_names
 
 FOLDER = files("cartstore_lua")
@@ -76,13 +76,13 @@ def test_script_header_names_every_tag_when_the_code_returns_it(name: str) -> No
     assert returned <= named | codes_of(header), (
         f"{name} returns {returned - named}, which its header does not name"
     )
-    assert named <= set(REFUSALS) | SUCCESSES | {AGAIN}, f"nobody reads {named - set(REFUSALS) - SUCCESSES}"
+    assert named <= set(REFUSALS) | SUCCESSES | RETRIED, f"nobody reads {named - set(REFUSALS) - SUCCESSES}"
 
 
 def test_outcomes_are_all_returned_when_all_headers_are_read() -> None:
     named = set().union(*(tags_of(split(name)[0]) for name in script_names()))
 
-    assert set(REFUSALS) | SUCCESSES | {AGAIN} == named
+    assert set(REFUSALS) | SUCCESSES | RETRIED == named
     codes = set().union(*(codes_of(split(name)[0]) for name in script_names()))
     assert codes - {"OK"} == set(CODES_TO_ERRORS)
 

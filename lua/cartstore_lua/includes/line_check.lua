@@ -1,9 +1,9 @@
---- @include owner_release_due
+--- @include int
 
 -- Whether a line may have this quantity: quantity rules, limits, stock, in that order.
 -- line: as in the cart, or a fresh one with quantity 0 and held 0. price: what the line will be seen at.
 -- Returns nil, or the refusal to give.
-local function line_check(call, cart, stock, line, quantity, price, terms)
+local function line_check(cart, stock, line, quantity, price, terms)
   if quantity < stock.min or (stock.max > 0 and quantity > stock.max) or quantity % stock.multiple ~= 0 then
     return { 'INVALID_QUANTITY', stock.min .. ' ' .. stock.max .. ' ' .. stock.multiple }
   end
@@ -25,11 +25,8 @@ local function line_check(call, cart, stock, line, quantity, price, terms)
   local takes = terms.reservations and stock.hold_policy == 'on_add'
   local missing = quantity - line.held
   if takes and missing > 0 and cart.held + cart.waiting + missing > terms.held_max then
-    -- Units that lapsed do not count; giving them back first makes the next round exact.
-    if owner_release_due(call, cart) > 0 then
-      return { 'AGAIN' }
-    end
-    return { 'LIMIT_EXCEEDED', 'max_held_per_owner', terms.held_max }
+    -- Units of the owner that are due do not count; who calls this has them released and asks again.
+    return { 'LIMIT_EXCEEDED', 'max_held_per_owner', int(terms.held_max) }
   end
   local free = stock.on_hand - stock.held
   if takes and cart.is_guest then
