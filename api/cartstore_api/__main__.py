@@ -15,8 +15,8 @@ from cartstore.settings import load_settings
 from cartstore_api.app import create_app
 from cartstore_api.logging import configure_logging
 
-GRACE_SECONDS = 5
-"""What a request that is under way at the end still gets."""
+GRACE_SECONDS = 4
+"""What a request that is under way at the end still gets; less than the patience of who stops us."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,15 +6,19 @@ request's context. Refuses to look at bodies.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from litestar import Request
 from litestar.types import ASGIApp, Receive, Send
 
-from cartstore_api import metrics
+from cartstore.errors import OutcomeUnknown
+from cartstore_api import metrics, problems
 from cartstore_api.context import SCOPE_KEY, RequestContext, request_id_of
+from cartstore_api.lane import send_whole
 
 access_logger = logging.getLogger("cartstore.access")
 
@@ -44,12 +48,12 @@ class Edge:
         # A copy: the server looks at its own scope's method to know that a HEAD has no body.
         inner: Any = {**scope, SCOPE_KEY: context, "method": "GET"} if is_head else scope
         inner[SCOPE_KEY] = context
-        status = 500
+        status, has_begun = 500, False
 
         async def answer(message: Any) -> None:
-            nonlocal status
+            nonlocal status, has_begun
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, has_begun = message["status"], True
                 headers = [*self._with_allow(inner, message.get("headers", ())), *context.headers]
                 headers.append((b"x-request-id", context.request_id.encode("ascii")))
                 message = {**message, "headers": headers}
@@ -59,6 +63,11 @@ class Edge:
 
         try:
             await self._app(inner, receive, answer)
+        except asyncio.CancelledError:
+            # The process stops and waits no longer: without an answer of ours the server would give a 500.
+            if has_begun:
+                raise
+            await send_whole(problems.answer(Request(inner), OutcomeUnknown()), answer)
         finally:
             seconds = time.perf_counter() - started
             route = _template_of(inner)

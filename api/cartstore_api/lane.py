@@ -93,7 +93,7 @@ class Lane:
             response = await route.call(None, request, **arguments)
         except Exception as error:
             response = problems.answer(request, error)
-        await _send(response, send)
+        await send_whole(response, send)
 
     def _is_unusual(self, scope: Any, route: _Route) -> bool:
         for name, value in scope["headers"]:
@@ -120,7 +120,8 @@ class Lane:
         return b"".join(parts)
 
 
-async def _send(response: Response[Any], send: Send) -> None:
+async def send_whole(response: Response[Any], send: Send) -> None:
+    """Send an answer whose content is one of the contract's shapes, past Litestar."""
     body = b"" if response.content is None else _encode(response.content)
     headers: list[tuple[bytes, bytes]] = []
     if body:
