@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -120,8 +121,8 @@ async def test_nothing_acknowledged_is_lost_when_every_part_is_killed(own_shop: 
                 )
                 await _until_ready(admin)
                 await _progress(buyers)
-            shop.stop(signal.SIGKILL)
-            shop.start()
+            await asyncio.to_thread(shop.stop, signal.SIGKILL)
+            await asyncio.to_thread(shop.start)
             await _progress(buyers)
 
         await _assert_story(shop, admin, buyers, callers)
@@ -188,6 +189,28 @@ async def _assert_story(shop: Shop, admin: Caller, buyers: list[Buyer], callers:
     assert {row["order_id"]: row["status"] for row in rows} == told
     drift = (await admin.call("POST", "/v1/admin/reconcile")).body
     assert (drift["drift"], drift["repaired"]) == ([], [])
+
+
+async def test_a_request_that_is_cut_off_by_a_stop_is_told_that_its_outcome_is_unknown(shop: Shop) -> None:
+    """A body that does not come keeps a process from its end no longer than its patience; then it says so."""
+    # Entered and left in a thread, because its end takes as long as the patience lasts.
+    beside = shop.api_beside()
+    url = await asyncio.to_thread(beside.__enter__)
+    try:
+        address = urlsplit(url)
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(b"POST /v1/cart/items HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+        await asyncio.sleep(0.2)
+        waiting = asyncio.create_task(reader.read())
+    finally:
+        await asyncio.to_thread(beside.__exit__, None, None, None)
+    answer = await waiting
+    writer.close()
+    await writer.wait_closed()
+
+    assert answer.startswith(b"HTTP/1.1 504 "), answer
+    assert b"application/problem+json" in answer, answer
+    assert b"OUTCOME_UNKNOWN" in answer, answer
 
 
 async def test_data_survive_when_the_shop_is_stopped_and_started() -> None:
