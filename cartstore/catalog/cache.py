@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
@@ -14,6 +16,12 @@ if TYPE_CHECKING:
 
 ENTRIES_MAX: Final = 10_000
 
+LOAD_SECONDS_MAX: Final = 1.0
+"""What a cart waits for the names of its lines."""
+
+AWAY_SECONDS: Final = 2.0
+"""After a failure the database is not asked again for so long."""
+
 
 class RevisionCache:
     """The most recently used revisions, at most ENTRIES_MAX."""
@@ -21,6 +29,7 @@ class RevisionCache:
     def __init__(self, catalog: CatalogRepository) -> None:
         self._catalog = catalog
         self._products: OrderedDict[int, Product] = OrderedDict()
+        self._away_until = 0.0
 
     async def get(self, revisions: Iterable[int]) -> dict[int, Product]:
         """The products in these revisions; without those that the database cannot tell right now."""
@@ -32,10 +41,13 @@ class RevisionCache:
                 self._products.move_to_end(revision)
                 found[revision] = product
         missing = wanted - found.keys()
-        if missing:
+        if missing and time.monotonic() >= self._away_until:
             try:
-                loaded = await self._catalog.by_revisions(missing)
-            except StoreUnavailable:
+                async with asyncio.timeout(LOAD_SECONDS_MAX):
+                    loaded = await self._catalog.by_revisions(missing)
+            except (StoreUnavailable, TimeoutError):
+                # Carts go on without names; not every call meanwhile is to wait for a database that hangs.
+                self._away_until = time.monotonic() + AWAY_SECONDS
                 return found
             found.update(loaded)
             self._products.update(loaded)
