@@ -82,7 +82,8 @@ LINE = {
     "line_id": ID,
     "variation_key": ID,
     "sku": ID,
-    "product_id": ID,
+    # The contract knows no null here; it is what is told while the catalog cannot be asked.
+    "product_id": _maybe(ID),
     "name": str,
     "options": _map(str),
     "properties": _map(_anything),
