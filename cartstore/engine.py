@@ -205,8 +205,8 @@ class CartEngine(Protocol):
         old_price_minor, new_price_minor}): PRODUCT_INACTIVE, else INVALID_QUANTITY by the SKU's rules,
         else PRICE_CHANGED when the current price is higher than the seen one, else INSUFFICIENT_STOCK when
         the line cannot be held whole; one code: that error, several: CheckoutRefused. A line is sold at
-        min(seen, current). Then TotalChanged. `deny` lines are held whatever their hold policy. Limits on
-        what an owner may hold do not apply here, the guest share does for units not yet held.
+        min(seen, current). `deny` lines are held whatever their hold policy; units not yet held count against
+        terms.held_max (LimitExceeded) and the guest share. Then TotalChanged.
         Lines leave the cart. Cart version: next change number.
         checkout_type: full_cart when no line is left, else single_item for one line, else partial.
         """

@@ -822,6 +822,11 @@ class MemoryEngine:
         lines = _chosen(cart, request.line_ids)
         self._check_checkout(cart_id, cart, lines, terms)
         order_lines = [(self._skus[line.sku].fields.seller, self._order_line(line, now)) for line in lines]
+        missing = sum(
+            max(0, bought.held - line.held) for (_, bought), line in zip(order_lines, lines, strict=True)
+        )
+        if missing and self._held_by_owner(cart_id, now) + missing > terms.held_max:
+            raise LimitExceeded
         amount_minor = sum(line.quantity * line.unit_price_minor for _, line in order_lines)
         if request.expected_total_minor is not None and request.expected_total_minor != amount_minor:
             raise TotalChanged(f"The total is {amount_minor}, not {request.expected_total_minor}.")

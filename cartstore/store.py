@@ -34,6 +34,7 @@ from cartstore.errors import (
     OptionNotAvailable,
     OptionRequired,
     OrderNotFound,
+    OutcomeUnknown,
     PaymentExpired,
     PaymentNotFound,
     PaymentState,
@@ -75,7 +76,7 @@ from cartstore.model import (
 from cartstore.payments import Gateway, Verdict
 from cartstore.recovery.gate import Recovery
 from cartstore.recovery.rebuild import Progress, no_progress
-from cartstore.recovery.snapshots import DumpingEngine, take_snapshots
+from cartstore.recovery.snapshots import DumpingEngine, sweep_activity, take_snapshots
 from cartstore.settings import Settings
 
 DRAIN_LAG_EVENTS_MAX = 10_000
@@ -187,6 +188,7 @@ class CartStore:
         self._recovery = recovery
         self._acknowledgement = acknowledgement
         self._revisions = RevisionCache(catalog)
+        self._activity_offset = 0
         self._terms = {kind: terms_of(settings, kind) for kind in get_args(OwnerKind)}
 
     # --- cart ----------------------------------------------------------------------------------
@@ -541,12 +543,23 @@ class CartStore:
             )
         # The count comes first: a death between the two leaves an untracked SKU that the repeated call
         # finishes, while the other order would leave a `deny` SKU without stock, a false "sold out".
-        if result.level.policy == "untracked" and not result.replayed:
-            product = await self.catalog.set_policy(sku, "deny")
-            await self.engine.publish_skus(self.catalog.published([product]))
-            result = msgspec.structs.replace(result, level=await self.read_stock(sku))
+        level = await self.read_stock(sku)
+        if level.policy == "untracked" and await self._is_latest_count(result, reference):
+            try:
+                product = await self.catalog.set_policy(sku, "deny")
+                await self.engine.publish_skus(self.catalog.published([product]))
+            except StoreError as error:
+                raise OutcomeUnknown(
+                    "The stock was set, but the SKU is not limited by it yet. Repeat the call."
+                ) from error
+            level = await self.read_stock(sku)
         await self._acknowledgement.wait(result.position)
-        return result
+        return result if result.replayed else msgspec.structs.replace(result, level=level)
+
+    async def _is_latest_count(self, result: StockResult, reference: str) -> bool:
+        """Whether nothing was counted of this SKU since; a repeated call must not undo a later decision."""
+        rows, _ = await self.archive.ledger(result.level.sku, limit=1)
+        return not rows or rows[0].reference == reference or rows[0].seq <= result.position.seq
 
     # --- catalog -------------------------------------------------------------------------------
 
@@ -639,11 +652,14 @@ class CartStore:
 
     async def snapshot_carts(self) -> int:
         """Carry the carts that changed into the record; the number carried. May run beside itself."""
-        return await take_snapshots(
-            cast(DumpingEngine, self.engine),
+        engine = cast(DumpingEngine, self.engine)
+        taken = await take_snapshots(
+            engine,
             self.archive.snapshots,
             abandoned_after_ms=self.settings.abandoned_after_hours * 3_600_000,
         )
+        self._activity_offset = await sweep_activity(engine, self.archive.snapshots, self._activity_offset)
+        return taken
 
     async def recover(self, on_progress: Progress = no_progress) -> bool:
         """Open the gate if the engine was restarted or replaced; whether this call did. May run beside

@@ -155,6 +155,7 @@ def etag_of(cart: model.Cart, products: Products) -> str:
             line.is_available,
             line.available_quantity,
             line.revision in products,
+            line.current_revision in products,
         )
         for line in cart.lines
     ]

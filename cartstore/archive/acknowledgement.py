@@ -62,12 +62,12 @@ class Acknowledgement:
         self._waiting += 1
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                while self._cursor < position:
+                while not await self._has(position):
                     moved = self._moved
                     with suppress(TimeoutError):
                         async with asyncio.timeout(POLL_SECONDS):
                             await moved.wait()
-                    if self._cursor < position and not moved.is_set():
+                    if not moved.is_set():
                         await self._poll()
         except TimeoutError:
             raise OutcomeUnknown(
@@ -76,6 +76,17 @@ class Acknowledgement:
             ) from None
         finally:
             self._waiting -= 1
+
+    async def _has(self, position: Position) -> bool:
+        """Whether the record has the event. A cursor of a later epoch proves nothing: the engine that issued
+        this event may have been lost and rebuilt without it, so the event itself is looked for."""
+        if self._cursor.epoch == position.epoch:
+            return self._cursor >= position
+        if self._cursor.epoch < position.epoch:
+            return False
+        with suppress(StoreError):
+            return await self._archive.has_event(position)
+        return False
 
     def note(self, position: Position) -> None:
         """The record has everything up to here."""

@@ -6,7 +6,8 @@ that the engine decides; an event that contradicts the record is refused with Ev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
@@ -79,6 +80,14 @@ class StockTotals(msgspec.Struct, frozen=True, kw_only=True):
     on_hand: int
     sold: int
     backordered: int
+
+
+class RaisedEpoch(msgspec.Struct, frozen=True, kw_only=True):
+    """A drawn epoch, and position and nonce of the last event that was applied before it."""
+
+    epoch: int
+    cursor: Position
+    nonce: str
 
 
 class Archive:
@@ -177,19 +186,18 @@ class Archive:
             )
             return await _move_cursor(connection, event)
 
-    async def raise_epoch(self, least: int, *, through: Position | None = None) -> int | None:
-        """Draw an epoch that no recoverer has drawn, at least `least`, and refuse every older one's events
-        from now on. None when `through` is given and the cursor is not there: events are missing that an
-        older epoch may still deliver."""
+    @asynccontextmanager
+    async def raising_epoch(self, least: int) -> AsyncIterator[RaisedEpoch]:
+        """Draw an epoch, at least `least`, that no recoverer has drawn, and refuse every older one's events
+        from the end of the context on. The cursor is locked meanwhile, so that it is what the epoch follows; a
+        body that raises gives the epoch back, so that the record never waits for one that no gate has."""
         async with self.database.transaction() as connection:
-            cursor, fence_epoch = await _locked_cursor(connection)
-            if through is not None and cursor != through:
-                return None
-            epoch = max(least, fence_epoch + 1, cursor.epoch + 1)
+            row = (await connection.execute(_CURSOR.with_for_update())).one()
+            epoch = max(least, row.fence_epoch + 1, row.epoch + 1)
             await connection.execute(
                 update(outbox_cursor).where(outbox_cursor.c.partition == PARTITION).values(fence_epoch=epoch)
             )
-            return epoch
+            yield RaisedEpoch(epoch=epoch, cursor=Position(row.epoch, row.seq), nonce=row.nonce)
 
     # --- the outbox's counterpart --------------------------------------------------------------
 
@@ -198,6 +206,12 @@ class Archive:
         async with self.database.reading() as connection:
             row = (await connection.execute(_CURSOR)).one()
         return Position(row.epoch, row.seq), row.nonce
+
+    async def has_event(self, position: Position) -> bool:
+        """Whether the event at exactly this position was applied."""
+        query = select(events.c.seq).where(events.c.epoch == position.epoch, events.c.seq == position.seq)
+        async with self.database.reading() as connection:
+            return (await connection.execute(query)).first() is not None
 
     async def events_after(self, position: Position, limit: int) -> list[Event]:
         """Applied events strictly after a position, oldest first."""
@@ -293,7 +307,7 @@ class Archive:
         query = select(stock_ledger).where(stock_ledger.c.sku == sku)
         if cursor is not None:
             seq, line = _parse_cursor(cursor)
-            if not line.isdigit() or len(line) > _DIGITS_MAX:
+            if not line.isdigit() or len(line) > _DIGITS_MAX or int(line) >= 2**31:
                 raise _foreign_cursor()
             query = query.where(tuple_(*place) < (seq, int(line)))
         query = query.order_by(*(column.desc() for column in place)).limit(limit + 1)

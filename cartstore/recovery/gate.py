@@ -103,38 +103,42 @@ class Recovery:
         reach("recovery.drained")
         cursor, _ = await self._archive.cursor()
         reach("recovery.measured")
-        epoch = await self._archive.raise_epoch(seen.epoch + 1, through=cursor)
-        reach("recovery.epoch_raised")
-        if epoch is None:
-            raise StoreRecovering("Another process is draining the outbox.")
-        opened = await self._open(seen, epoch, cursor, seen.change)
-        reach("recovery.opened")
-        if opened:
-            _log.info("partition %s open in epoch %d", self._partition.tag, epoch)
-        return opened
+        # Versions go on far above what was ever told: mutations are no events, so the engine may have lost
+        # some and still hold the last event.
+        change = max(seen.change, (await self._archive.snapshots.state()).change) + CHANGE_MARGIN
+        reach("recovery.versions_measured")
+        async with self._archive.raising_epoch(seen.epoch + 1) as raised:
+            reach("recovery.epoch_raised")
+            if raised.cursor != cursor:
+                raise StoreRecovering("Another process is draining the outbox.")
+            # Within the transaction: were the epoch drawn and the gate not opened in it, the record would
+            # refuse every event of the gate that another recoverer opened.
+            if not await self._open(seen, raised.epoch, cursor, change if seen.exists else CHANGE_MARGIN):
+                raise StoreRecovering("Another process opened the gate.")
+            reach("recovery.opened")
+        _log.info("partition %s open in epoch %d", self._partition.tag, raised.epoch)
+        return True
 
     async def _rebuild(self, seen: Gate, on_progress: Progress) -> bool:
-        cursor, nonce = await self._archive.cursor()
-        reach("rebuild.found")
-        epoch = await self._archive.raise_epoch(seen.epoch + 1)
-        reach("rebuild.epoch_raised")
-        assert epoch is not None, "only a given cursor can be missed"
         state = await self._archive.snapshots.state()
         reach("rebuild.measured")
-        # No identity of an engine begins so.
-        token = f"rebuild:{epoch}:{secrets.token_hex(8)}"
-        caller = ClientCaller(self._client, identity=token)
-        fenced_at_ms = await begin_rebuild(
-            caller,
-            self._engine.keys,
-            epoch=epoch,
-            seq=cursor.seq,
-            change=max(state.change, seen.change) + CHANGE_MARGIN,
-            lifetime_ms=self._lifetime_ms,
-        )
-        reach("rebuild.shut")
-        if fenced_at_ms is None:
-            raise StoreRecovering("Another process is rebuilding the partition from PostgreSQL.")
+        async with self._archive.raising_epoch(seen.epoch + 1) as raised:
+            reach("rebuild.epoch_raised")
+            # No identity of an engine begins so.
+            token = f"rebuild:{raised.epoch}:{secrets.token_hex(8)}"
+            caller = ClientCaller(self._client, identity=token)
+            fenced_at_ms = await begin_rebuild(
+                caller,
+                self._engine.keys,
+                epoch=raised.epoch,
+                seq=raised.cursor.seq,
+                change=max(state.change, seen.change) + CHANGE_MARGIN,
+                lifetime_ms=self._lifetime_ms,
+            )
+            reach("rebuild.shut")
+            if fenced_at_ms is None:
+                raise StoreRecovering("Another process is rebuilding the partition from PostgreSQL.")
+        epoch, cursor, nonce = raised.epoch, raised.cursor, raised.nonce
         # An engine that came back empty cannot say since when; the last snapshot was the last sign of life.
         silent_since_ms = fenced_at_ms or state.at_ms
         fenced_ms = max(0, int(time.time() * 1_000) - silent_since_ms) if silent_since_ms else 0

@@ -15,6 +15,9 @@ from cartstore.failpoints import reach
 from cartstore.model import CartSnapshot
 
 BATCH_CARTS: Final = 200
+SWEPT_CARTS: Final = 500
+"""Carts of `activity` that one run asks after, whether they are still kept."""
+
 RUN_CARTS_MAX: Final = 20_000
 
 
@@ -33,6 +36,8 @@ class DumpingEngine(Protocol):
     """What the snapshot job asks of the engine."""
 
     async def dump_carts(self, after: int, limit: int) -> CartDump: ...
+
+    async def find_gone_carts(self, offset: int, count: int) -> tuple[int, list[str]]: ...
 
     async def forget_carts(self, cart_ids: list[str]) -> list[str]: ...
 
@@ -68,3 +73,16 @@ async def take_snapshots(
             reach("snapshot.aged")
             break
     return taken
+
+
+async def sweep_activity(engine: DumpingEngine, snapshots: CartSnapshots, offset: int) -> int:
+    """Mark carts as expired that died of their TTL long after their snapshot, and take them out of `activity`,
+    a slice per run. The offset to go on from; 0 after the end. Raises StoreUnavailable, OutcomeUnknown."""
+    looked_at, gone = await engine.find_gone_carts(offset, SWEPT_CARTS)
+    reach("snapshot.looked_back")
+    await snapshots.expire(gone)
+    reach("snapshot.swept")
+    if gone:
+        await engine.forget_carts(gone)
+        reach("snapshot.forgotten")
+    return offset + looked_at - len(gone) if looked_at == SWEPT_CARTS else 0

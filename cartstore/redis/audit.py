@@ -126,6 +126,12 @@ class AuditedRedisEngine(RedisEngine):
         change = int(reply[-2]) if len(reply) > 2 else after
         return CartDump(at_ms=int(reply[1]), carts=carts, gone=gone, change=change)
 
+    async def find_gone_carts(self, offset: int, count: int) -> tuple[int, list[str]]:
+        """How many entries of `activity` the slice has, and which of its carts are not kept any more."""
+        keys = (self.keys.gate, self.keys.activity)
+        reply = await self.call(script("cart_find_gone"), keys, offset, count)
+        return int(reply[1]), list(reply[2:])
+
     async def forget_carts(self, cart_ids: list[str]) -> list[str]:
         """Take carts that are gone out of `activity`; those that it took."""
         reply = await self.call(script("cart_forget"), (self.keys.gate, self.keys.activity), *cart_ids)

@@ -29,6 +29,7 @@ class RedisOutbox:
         self._engine = engine
         self._client = client
         self._keys = engine.keys
+        self._found_in_epoch = 0
 
     async def read(self, after: Position, count: int) -> list[Event]:
         """Up to `count` events strictly after a position, oldest first. Raises StoreUnavailable."""
@@ -36,6 +37,11 @@ class RedisOutbox:
 
     async def find(self, position: Position) -> Event | None:
         """Exactly this entry, if the stream has it. Raises StoreUnavailable."""
+        # Before the look: an absence is only a proof against the gate that it was seen behind.
+        try:
+            self._found_in_epoch = int(await self._client.hget(self._keys.gate, "epoch") or 0)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise translate(error, sent=False) from error
         found = await self._range(str(position), str(position), 1)
         return found[0] if found else None
 
@@ -63,12 +69,13 @@ class RedisOutbox:
             return
 
     async def fence(self, reason: str) -> None:
-        """Stop the partition's writes until it is recovered. Raises StoreUnavailable."""
-        _log.error("partition %s fenced: %s", self._engine.partition.tag, reason)
-        try:
-            await self._client.hset(self._keys.gate, "state", "fenced")
-        except RedisError as error:
-            raise translate(error, sent=False) from error
+        """Stop the partition's writes until it is recovered, unless it was recovered since `find` looked.
+
+        Raises StoreUnavailable; StoreRecovering when it is fenced already.
+        """
+        reply = await self._engine.call(script("gate_fence"), (self._keys.gate,), self._found_in_epoch)
+        if reply[1] == "1":
+            _log.error("partition %s fenced: %s", self._engine.partition.tag, reason)
 
     async def length(self) -> int:
         """Entries in the stream, the last applied one included. Raises StoreUnavailable."""

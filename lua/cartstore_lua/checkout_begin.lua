@@ -34,6 +34,7 @@
 --- @include terms_decode
 --- @include version_differs
 --- @include cart_release_due
+--- @include owner_release_due
 --- @include line_order
 --- @include sku_load
 --- @include line_drop
@@ -150,6 +151,16 @@ end
 if #problems > 0 then
   table.insert(problems, 1, 'REFUSED')
   return problems
+end
+local extra = 0
+for _, line in ipairs(lines) do
+  extra = extra + math.max(0, line.held - cart.lines[line.line_id].held)
+end
+if extra > 0 and cart.held + cart.waiting + extra > terms.held_max then
+  if owner_release_due(call, cart) > 0 then
+    return { 'AGAIN' }
+  end
+  return { 'LIMIT_EXCEEDED', 'max_held_per_owner', int(terms.held_max) }
 end
 if ARGV[9] ~= '' and tonumber(ARGV[9]) ~= total then
   return { 'TOTAL_CHANGED', int(total) }

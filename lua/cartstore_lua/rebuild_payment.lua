@@ -30,6 +30,12 @@ for index = 5, #ARGV do
 end
 hash_set(KEYS[2], cjson.decode(ARGV[4]))
 local payment = payment_load(call, string.sub(KEYS[2], #call.prefix + 9))
+-- Not beyond what a hold may last: a later expiry means that the clock stepped back, and would be due at once.
+local latest = call.now + call.lifetime
+if tonumber(payment.expires) > latest then
+  payment.expires = int(latest)
+  redis.call('HSET', KEYS[2], 'expires', payment.expires)
+end
 local is_guest = string.sub(payment.cart, 1, 2) == 'g.'
 local waiting = 0
 for _, order in ipairs(payment.list) do

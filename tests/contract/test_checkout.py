@@ -14,6 +14,7 @@ from cartstore.errors import (
     InsufficientStock,
     InvalidQuantity,
     ItemNotFound,
+    LimitExceeded,
     PriceChanged,
     ProductInactive,
     TotalChanged,
@@ -177,13 +178,27 @@ async def test_checkout_holds_again_when_the_hold_lapsed(shop: Shop) -> None:
     assert await shop.counters("tee") == (3, 2, 0, 0)
 
 
-async def test_checkout_ignores_what_an_owner_may_hold_when_it_holds_more(shop: Shop) -> None:
+async def test_checkout_ignores_limits_of_carts_when_they_were_lowered(shop: Shop) -> None:
     await shop.sell("tee", 50)
     await shop.add(ANN, "tee", 5, terms=terms(reservations=False))
 
-    checkout = await shop.checkout(ANN, terms=terms(held_max=1, quantity_max=1, items_max=1))
+    checkout = await shop.checkout(ANN, terms=terms(quantity_max=1, items_max=1))
 
     assert checkout.orders[0].lines[0].held == 5
+
+
+async def test_checkout_refuses_when_the_owner_would_hold_too_much(shop: Shop) -> None:
+    await shop.sell("tee", 50)
+    await shop.sell("late", 50, hold_policy="on_checkout")
+    await shop.add(ANN, "tee", 3)
+    await shop.add(ANN, "late", 3)
+
+    with pytest.raises(LimitExceeded):
+        await shop.checkout(ANN, terms=terms(held_max=5))
+    checkout = await shop.checkout(ANN, line_ids=("tee",), terms=terms(held_max=3))
+
+    assert checkout.orders[0].lines[0].held == 3
+    assert await shop.quantities(ANN) == {"late": 3}
 
 
 @pytest.mark.parametrize(("policy", "mode"), [("backorder", "backorder"), ("untracked", "untracked")])

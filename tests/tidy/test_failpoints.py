@@ -16,7 +16,7 @@ PACKAGE = Path(failpoints.__file__).parent
 STEPS = {
     "store.py": {"begin_checkout": "checkout", "apply_verdict": "settle"},
     "archive/drain.py": {"drain": "drain"},
-    "recovery/snapshots.py": {"take_snapshots": "snapshot"},
+    "recovery/snapshots.py": {"take_snapshots": "snapshot", "sweep_activity": "snapshot"},
     "recovery/rebuild.py": {"_put_back": "rebuild"},
     "recovery/gate.py": {"_reopen": "recovery", "_rebuild": "rebuild"},
     "recovery/reconcile.py": {"run": "reconcile"},
