@@ -72,6 +72,11 @@ class FakeEngine:
         return f"unix://{self.path}"
 
     @property
+    def connections(self) -> int:
+        """Those that are open now."""
+        return len(self._writers)
+
+    @property
     def calls(self) -> list[Command]:
         """The script calls among what was received."""
         return [command for command in self.commands if command[0] in (b"EVALSHA", b"EVAL")]
@@ -131,6 +136,7 @@ class FakeEngine:
             self._writers.discard(writer)
             self._tasks.discard(task)
             writer.transport.abort()
+            await self._notify()
 
     async def _notify(self) -> None:
         async with self.received:

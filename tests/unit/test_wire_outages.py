@@ -375,7 +375,8 @@ async def test_aclose_tells_sent_calls_from_waiting_ones(path: Path) -> None:
         with pytest.raises(StoreUnavailable, match="closed"):
             await caller.identity()
         await caller.aclose()
-        assert len(asyncio.all_tasks()) == 1 + len(engine._tasks)
+        assert caller._timer is not None
+        assert caller._timer.cancelled()
 
 
 @on_both_loops
@@ -390,6 +391,7 @@ async def test_aclose_ends_connecting(path: Path, is_silent: bool) -> None:
 
         with pytest.raises(StoreUnavailable, match="closed"):
             await call
+        assert "cartstore connecting" not in [task.get_name() for task in asyncio.all_tasks()]
 
 
 @on_both_loops

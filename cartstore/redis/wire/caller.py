@@ -260,7 +260,9 @@ class WireCaller:
 
     def _connect(self) -> None:
         self._away_tick = self._tick
-        self._connecting = self._loop.create_task(self._keep_trying(), context=self._context)
+        self._connecting = self._loop.create_task(
+            self._keep_trying(), name="cartstore connecting", context=self._context
+        )
 
     async def _keep_trying(self) -> None:
         while True:

@@ -146,7 +146,6 @@ class Connection(asyncio.Protocol):
             self._is_open
             and not self._is_paused
             and not self._is_stalled
-            and not self._is_retired
             and len(self._in_flight) < self._in_flight_max
             and not self._transport.is_closing()
         )
