@@ -189,8 +189,8 @@ class Archive:
     @asynccontextmanager
     async def raising_epoch(self, least: int) -> AsyncIterator[RaisedEpoch]:
         """Draw an epoch, at least `least`, that no recoverer has drawn, and refuse every older one's events
-        from the end of the context on. The cursor is locked meanwhile, so that it is what the epoch follows; a
-        body that raises gives the epoch back, so that the record never waits for one that no gate has."""
+        from the end of the context on. The cursor is locked meanwhile, so that it is what the epoch follows;
+        a body that raises gives the epoch back: the record never waits for one that no gate has."""
         async with self.database.transaction() as connection:
             row = (await connection.execute(_CURSOR.with_for_update())).one()
             epoch = max(least, row.fence_epoch + 1, row.epoch + 1)

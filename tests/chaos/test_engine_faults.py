@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 import redis.asyncio as redis
 
-from cartstore import Owner
+from cartstore import Owner, Product, Variant
 from cartstore.embedded import Engine
-from cartstore.errors import OutcomeUnknown, StoreError, StoreFull, StoreRecovering
+from cartstore.errors import OutcomeUnknown, StoreError, StoreFull, StoreRecovering, StoreUnavailable
 from cartstore.recovery import gate as recovery_gate
 from cartstore.recovery import rebuild
 from cartstore.recovery.reconcile import Reconciler
@@ -356,3 +356,91 @@ async def test_nothing_is_repaired_away_when_buyers_race_with_reconcile(store: C
 
     assert found == []
     await assert_sound(store)
+
+
+async def test_gate_is_one_that_the_record_accepts_when_recoverers_race(
+    store: CartStore, own_engine: Engine, database_url: str, client: redis.Redis
+) -> None:
+    """The gate must not open in an epoch below one that the other recoverer drew."""
+    async with opened(own_engine.url(), database_url) as other:
+        for _ in range(5):
+            await client.hset("{main:0}:gate", "identity", "an engine that is gone")
+            await asyncio.gather(store.recover(), other.recover(), return_exceptions=True)
+            await until_open(store)
+            await buy(store, ANN)
+
+            assert await store.drain_outbox() == 2
+
+    await assert_sound(store)
+
+
+async def test_versions_are_never_told_again_when_the_engine_forgot_mutations(
+    store: CartStore, own_engine: Engine, client: redis.Redis
+) -> None:
+    """Mutations are no events: an engine that lost some of them still holds the last event."""
+    await store.drain_outbox()
+    told = (await store.add_line(ANN, "a")).summary.version
+    await store.snapshot_carts()
+    await client.hincrby("{main:0}:gate", "change", -1)
+    await client.delete("{main:0}:cart:u.ann", "{main:0}:activity")
+    await client.delete("{main:0}:holds:a", "{main:0}:holding")
+    await client.hset("{main:0}:sku:a", "held", 0)
+    restart(own_engine)
+    await until_open(store)
+
+    version = (await store.add_line(BEN, "a")).summary.version
+    await store.snapshot_carts()
+
+    assert version > told
+    assert await store.archive.snapshots.find(BEN.cart_id) is not None
+
+
+async def test_carts_leave_the_index_when_they_died_long_after_their_snapshot(
+    store: CartStore, client: redis.Redis
+) -> None:
+    await store.add_line(CLEO, "a")
+    await store.clear_cart(CLEO)
+    await store.snapshot_carts()
+    await client.delete("{main:0}:cart:g.cleo")
+
+    await store.snapshot_carts()
+
+    snapshot = await store.archive.snapshots.find(CLEO.cart_id)
+    assert snapshot is not None
+    assert snapshot.status == "expired"
+    assert await client.zscore("{main:0}:activity", CLEO.cart_id) is None
+
+
+async def test_stock_is_limited_after_all_when_the_first_try_ended_in_its_middle(
+    store: CartStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variant = Variant(sku="free", price_minor=100, policy="untracked")
+    await store.put_product(Product(id="free", title="Free", currency="USD", variants=(variant,)))
+    set_policy = store.catalog.set_policy
+
+    async def away(*_: object) -> Product:
+        monkeypatch.setattr(store.catalog, "set_policy", set_policy)
+        raise StoreUnavailable
+
+    monkeypatch.setattr(store.catalog, "set_policy", away)
+    with pytest.raises(OutcomeUnknown):
+        await store.set_stock("free", 5, reason="count", reference="c1")
+
+    again = await store.set_stock("free", 5, reason="count", reference="c1")
+
+    assert again.replayed
+    assert (await store.read_stock("free")).policy == "deny"
+
+
+async def test_fence_stays_away_when_the_proof_is_of_an_older_gate(
+    store: CartStore, client: redis.Redis
+) -> None:
+    await fill(store)
+    applied, _ = await store.archive.cursor()
+    assert await store._outbox.find(applied) is not None
+    await client.hset("{main:0}:gate", "identity", "an engine that is gone")
+    await until_open(store)
+
+    await store._outbox.fence("too late")
+
+    assert (await store.readiness())["checks"]["gate"]["ok"]
