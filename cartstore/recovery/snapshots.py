@@ -77,7 +77,10 @@ async def take_snapshots(
 
 async def sweep_activity(engine: DumpingEngine, snapshots: CartSnapshots, offset: int) -> int:
     """Mark carts as expired that died of their TTL long after their snapshot, and take them out of
-    `activity`, a slice per run. The offset to go on from; 0 after the end. Raises StoreUnavailable, OutcomeUnknown."""
+    `activity`, a slice per run.
+
+    Gives the offset to go on from, 0 after the end. Raises StoreUnavailable, OutcomeUnknown.
+    """
     looked_at, gone = await engine.find_gone_carts(offset, SWEPT_CARTS)
     reach("snapshot.looked_back")
     await snapshots.expire(gone)
