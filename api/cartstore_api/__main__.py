@@ -15,6 +15,10 @@ from cartstore.settings import load_settings
 from cartstore_api.app import create_app
 from cartstore_api.logging import configure_logging
 
+KEEP_ALIVE_SECONDS = 75
+"""Longer than clients and proxies keep an idle connection (5 to 60 s as a rule), so that they close it and
+not we: a request sent at the moment when we close would be lost without an answer."""
+
 GRACE_SECONDS = 4
 """What a request that is under way at the end still gets; less than the patience of who stops us."""
 
@@ -40,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             access_log=False,
             log_config=None,
             server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
     )
