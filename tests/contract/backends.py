@@ -5,7 +5,7 @@
     real        the scripts on the real engine, through redis-py: the authority
     wire        the same engine, through the multiplexed connection
 
-`CARTSTORE_TEST_BACKENDS` (comma-separated) narrows the suite to some of them while developing.
+`TEST_BACKENDS` (comma-separated) narrows the suite to some of them while developing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cartstore.redis.wire import WireCaller
 
 from .shop import LIFETIME_MS, PARTITION, Clock, Shop
 
-BACKENDS = tuple(os.environ.get("CARTSTORE_TEST_BACKENDS", "memory,fakeredis,real,wire").split(","))
+BACKENDS = tuple(os.environ.get("TEST_BACKENDS", "memory,fakeredis,real,wire").split(","))
 
 _EVENTS_READ = 10_000
 

@@ -160,3 +160,8 @@ def test_settings_refuse_to_be_changed_when_they_are_read() -> None:
 def test_settings_replaced_are_checked_when_they_contradict() -> None:
     with pytest.raises(ConfigurationError):
         msgspec.structs.replace(Settings(), jwt_secret="short")
+
+
+def test_load_refuses_a_failpoint_when_it_is_production() -> None:
+    with pytest.raises(ConfigurationError, match="CARTSTORE_FAILPOINT"):
+        load_settings({"CARTSTORE_ENV": "production", "CARTSTORE_FAILPOINT": "anywhere"})
