@@ -24,6 +24,7 @@ help:
 	@echo "make check   the static checks only"
 	@echo "make bench   the benchmarks, each beside its baseline (needs wrk); make bench-full: all of them"
 	@echo "make setup   the virtual environment only, with everything that run, check and test need"
+	@echo "make docs    the pages that are made from the code"
 	@echo "make format  put the code into its standard form"
 	@echo "make lock    bring the locked dependencies up to date (needs uv)"
 	@echo "make clean   remove what the other targets made, but no store's data"
@@ -92,6 +93,11 @@ bench-full: $(DEV)
 format: $(DEV)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Pages that are made from the code.
+.PHONY: docs
+docs: $(RUNTIME)
+	$(BIN)/python -c 'from cartstore.settings import settings_page; print(settings_page(), end="")' > docs/settings.md
 
 # The build tools are locked too: an editable install without build isolation takes them from .venv.
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
