@@ -34,6 +34,9 @@ RETURN_SECONDS_MIN: Final = 0.2
 RETURN_SECONDS_MAX: Final = 5.0
 HEALTHY_SECONDS: Final = 30.0
 
+WORKER_TTL_SECONDS: Final = 17
+"""RQ waits 15 seconds less than this for a job before it looks up again."""
+
 MAINTENANCE_SECONDS: Final = 60
 """How often RQ clears up after workers that were killed."""
 
@@ -64,6 +67,7 @@ class DoorbellWorker(SimpleWorker):
             serializer=JSONSerializer,
             maintenance_interval=MAINTENANCE_SECONDS,
             log_job_description=False,
+            worker_ttl=WORKER_TTL_SECONDS,
         )
         self._stopping = stopping
         self._hurry = hurry
@@ -87,6 +91,13 @@ class DoorbellWorker(SimpleWorker):
             self._hurry()
         else:
             raise StopRequested
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
+        # Called before each wait for a job. An exception that a signal handler raises can be lost, in a
+        # destructor for instance; without this look the wait would then go on for ever.
+        if self._stopping.is_set() and pipeline is None and self.get_state() != WorkerStatus.BUSY:
+            raise StopRequested
+        super().heartbeat(timeout, pipeline)
 
     def subscribe(self) -> None:
         """No command channel: its commands are for forking workers, and its thread would outlive outages."""
