@@ -457,6 +457,8 @@ async def test_connection_is_made_anew_when_the_engine_is_no_primary_any_more(
         assert second == ["OK", IDENTITY, "3"]
         assert third == ["OK", "run-2:replication-1", "4"]
         assert engine.accepted == 2
+        # An engine that stays a replica is not asked as fast as a processor can.
+        assert caller._failures == 1
         # The old one ends when its last reply was there.
         await asyncio.wait_for(engine.wait_until(lambda: engine.connections == 1), 30)
 

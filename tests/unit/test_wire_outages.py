@@ -251,13 +251,16 @@ async def test_connecting_is_tried_again_when_the_engine_closes_after_accepting(
 async def test_connecting_is_tried_again_when_the_greeting_is_never_answered(path: Path) -> None:
     async with (
         running(path, is_silent=True) as engine,
-        WireCaller.open(f"{engine.url}?socket_connect_timeout=0.05") as caller,
+        # No other time could run out here.
+        WireCaller.open(f"{engine.url}?socket_connect_timeout=0.05&socket_timeout=1000") as caller,
     ):
         call = asyncio.ensure_future(ask_until_answered(caller, 1))
         await engine.wait_until(lambda: engine.accepted >= 2)
         engine.is_silent = False
 
         assert await call == ["OK", IDENTITY, "1"]
+        # The attempts that failed leave nothing open.
+        await asyncio.wait_for(engine.wait_until(lambda: engine.connections == 1), 30)
 
 
 @on_both_loops
@@ -306,7 +309,10 @@ async def test_connecting_is_tried_again_when_the_connection_ends_with_the_greet
 async def test_calls_are_refused_with_the_reason_when_the_engine_refuses_us(
     path: Path, url_end: str, refused: bytes, answer: bytes, says: str
 ) -> None:
-    async with running(path) as engine, WireCaller.open(engine.url + url_end) as caller:
+    async with (
+        running(path) as engine,
+        WireCaller.open(engine.url + url_end, call_timeout_seconds=1_000, wait_seconds=1_000) as caller,
+    ):
         engine.greeting_answer = lambda command: answer if command[0] == refused else None
         # At once, for those that wait as for those that come later: waiting would not help.
         with pytest.raises(StoreUnavailable, match=says):
@@ -346,13 +352,27 @@ async def test_every_attempt_asks_where_the_engine_is(path: Path) -> None:
 
 
 def test_backoff_doubles_up_to_its_bound() -> None:
-    bounds = [max(_backoff_seconds(failures) for _ in range(300)) for failures in range(1, 9)]
-
-    for failures, longest in enumerate(bounds):
-        bound = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS * 2**failures)
+    for failures in range(1, 9):
+        pauses = [_backoff_seconds(failures) for _ in range(300)]
+        bound = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS * 2 ** (failures - 1))
         # Anything up to the bound, so that many processes do not come back in the same moment.
-        assert bound / 2 < longest <= bound
+        assert 0 <= min(pauses) < bound / 2 < max(pauses) <= bound
     assert _backoff_seconds(10_000) <= BACKOFF_SECONDS_MAX
+
+
+@on_both_loops
+async def test_backoff_starts_anew_when_a_connection_has_stood_for_a_while(path: Path) -> None:
+    async with running(path) as engine, WireCaller.open(engine.url, identity_seconds=0.01) as caller:
+        await ask(caller, 1)
+        engine.cut()
+        await engine.wait_until(lambda: engine.accepted == 2)
+        assert caller._failures == 1
+
+        asked = len(engine.commands)
+        # The greeting's own question, and two that come with time.
+        await engine.wait_until(lambda: engine.commands[asked:].count([b"INFO", b"replication"]) >= 3)
+
+        assert caller._failures == 0
 
 
 # --- the end -----------------------------------------------------------------------------------
@@ -368,6 +388,7 @@ async def test_aclose_tells_sent_calls_from_waiting_ones(path: Path) -> None:
 
         await caller.aclose()
 
+        assert not caller._connections
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [OutcomeUnknown, StoreUnavailable]
         with pytest.raises(StoreUnavailable, match="closed"):
