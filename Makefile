@@ -12,6 +12,9 @@ PORT ?= 8000
 DATA_DIR ?= .cartstore
 WORKERS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# The locks name everything: left to resolve by itself, an older pip takes a newer release for what is needed with an
+# extra (coverage[toml]) and then refuses it for want of a hash.
+PIP_LOCKED := $(PIP) install --no-deps --require-hashes
 
 # What `make run` needs, and what `make test` needs on top of it; each is installed once per lock.
 RUNTIME := .venv/.runtime
@@ -42,13 +45,13 @@ $(BIN)/python:
 
 $(RUNTIME): requirements.lock pyproject.toml | $(BIN)/python
 	@echo "Installing what cartstore runs on ..."
-	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP_LOCKED) -r requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(DEV): requirements-dev.lock $(RUNTIME)
 	@echo "Installing what the checks and tests need ..."
-	@$(PIP) install --require-hashes -r requirements-dev.lock
+	@$(PIP_LOCKED) -r requirements-dev.lock
 	@touch $@
 
 .PHONY: run
