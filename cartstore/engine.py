@@ -19,9 +19,10 @@ Rules that hold for every method
 * A line of a `deny` SKU with hold policy `on_add` is held whole when it is added or set, if
   `terms.reservations`. With `on_checkout`, or without reservations, add and set only check that the
   quantity is available (available + held of the line >= quantity). Other policies are never held.
-* A hold's expiry is min(now + ttl, first_held_at + cap), ttl being the SKU's own or the owner's. A
-  mutation moves the expiry of every line of the cart whose hold has not lapsed (that of its own line
-  included), never backwards. A line whose hold lapsed starts with a new first_held_at when it is held again.
+* A hold's expiry is min(now + ttl, first_held_at + cap), ttl being the SKU's own or the owner's, ttl and cap
+  as they were when the line was last held (add, set, put, hold_lines). A mutation moves the expiry of every
+  line of the cart whose hold has not lapsed (that of its own line included), never backwards. A line whose
+  hold lapsed starts with a new first_held_at when it is held again.
 * Units of the owner that are due, lapsed lines and orders whose window is over, do not count against
   terms.held_max.
 * A released hold changes neither quantity nor version.
@@ -103,8 +104,9 @@ class CartEngine(Protocol):
 
     # --- cart ----------------------------------------------------------------------------------
 
-    async def read_cart(self, cart_id: str) -> Cart:
-        """The cart with exact availability of every line. Never changes a version, never extends."""
+    async def read_cart(self, cart_id: str, *, guest_share_ppm: int = 1_000_000) -> Cart:
+        """The cart with exact availability of every line, for a guest within the guests' share. Never changes
+        a version, never extends."""
         ...
 
     async def read_summary(self, cart_id: str) -> Summary:

@@ -136,15 +136,19 @@ class _Line:
     added_at_ms: int
     updated_at_ms: int
     held: int = 0
-    hold_expires_at_ms: int = 0
     first_held_at_ms: int = 0
+    hold_ttl_ms: int = 0
+    """0: it had lapsed when its cart was extended, and stays lapsed."""
+    hold_latest_ms: int = 0
+    """The cap: no extension goes beyond it."""
+    indexed_ms: int = 0
+    """The expiry that the SKU's index of holds has: as of when the hold was taken, or was last looked at."""
 
     def lower_hold(self, quantity: int) -> None:
         """Keep at most `quantity` units under the hold; a hold of nothing is none."""
         self.held = min(self.held, quantity)
         if self.held == 0:
-            self.hold_expires_at_ms = 0
-            self.first_held_at_ms = 0
+            self.first_held_at_ms = self.hold_latest_ms = self.indexed_ms = 0
 
 
 _Result = TypeVar("_Result", LineResult, CartResult, PutResult)
@@ -160,6 +164,8 @@ class _Cart:
     """By line id, in the order of their ordinals."""
     ordinal: int = 0
     """Of the line added last."""
+    extended_at_ms: int = 0
+    """When its holds were last extended, all together."""
     remembered: dict[str, tuple[str, LineResult | CartResult | PutResult]] = field(default_factory=dict)
     """By idempotency key, oldest first: fingerprint and first result."""
 
@@ -180,6 +186,14 @@ class _Cart:
             subtotal_minor=self.subtotal_minor,
             currency=self.currency,
         )
+
+    def expiry_of(self, line: _Line, now: int) -> int:
+        """When a line's hold ends; 0 without one.
+
+        An extension that is yet to come shows that the clock was set back, and counts for nothing."""
+        if not line.held or not line.hold_ttl_ms or self.extended_at_ms > now:
+            return line.indexed_ms
+        return max(line.indexed_ms, min(self.extended_at_ms + line.hold_ttl_ms, line.hold_latest_ms))
 
     def add(self, line: _Line) -> None:
         self.ordinal += 1
@@ -375,21 +389,21 @@ class MemoryEngine:
     def _free(self, sku: str) -> int:
         return max(0, self._skus[sku].on_hand - self._held(sku))
 
-    def _holdable(self, sku: str, cart_id: str, terms: CartTerms) -> int:
-        """Units that this cart could hold in addition: what is free, for a guest within the guests' share."""
+    def _holdable(self, sku: str, cart_id: str, guest_share_ppm: int) -> int:
+        """Units that this cart could have in addition: what is free, for a guest within the guests' share."""
         free = self._free(sku)
         if not cart_id.startswith(GUEST_PREFIX):
             return free
-        share = self._skus[sku].on_hand * terms.guest_share_ppm // 1_000_000
+        share = self._skus[sku].on_hand * guest_share_ppm // 1_000_000
         return max(0, min(free, share - self._held(sku, guests_only=True)))
 
     # --- cart ----------------------------------------------------------------------------------
 
-    async def read_cart(self, cart_id: str) -> Cart:
-        """The cart with exact availability of every line."""
+    async def read_cart(self, cart_id: str, *, guest_share_ppm: int = 1_000_000) -> Cart:
+        """The cart with exact availability of every line, for a guest within the guests' share."""
         now = self._now_ms()
         self._release_due_of_cart(cart_id, now)
-        return self._read(cart_id, now)
+        return self._read(cart_id, now, guest_share_ppm)
 
     async def read_summary(self, cart_id: str) -> Summary:
         """The running totals; EMPTY_SUMMARY for an absent cart."""
@@ -428,7 +442,12 @@ class MemoryEngine:
         line.unit_price_minor = fields.price_minor
         line.revision = fields.revision
         self._commit(cart_id, cart, now, terms)
-        result = LineResult(line=self._view(line), summary=cart.summary, read_at_ms=now, created=old is None)
+        result = LineResult(
+            line=self._view(cart_id, line, now, terms.guest_share_ppm),
+            summary=cart.summary,
+            read_at_ms=now,
+            created=old is None,
+        )
         return self._remember(cart, guard, result)
 
     async def set_quantity(
@@ -453,7 +472,13 @@ class MemoryEngine:
         self._write_line(cart, line.sku, line.properties_json, quantity, terms, now)
         self._commit(cart_id, cart, now, terms)
         return self._remember(
-            cart, guard, LineResult(line=self._view(line), summary=cart.summary, read_at_ms=now)
+            cart,
+            guard,
+            LineResult(
+                line=self._view(cart_id, line, now, terms.guest_share_ppm),
+                summary=cart.summary,
+                read_at_ms=now,
+            ),
         )
 
     async def remove_line(self, cart_id: str, line_id: str, *, terms: CartTerms, guard: Guard) -> LineResult:
@@ -594,17 +619,17 @@ class MemoryEngine:
         cart = self._cart(cart_id, now)
         for line in _chosen(cart, line_ids):
             if extend and line.held:
-                self._extend(line, terms, now)
+                self._prolong(cart, line, terms, now, extends_cart=False)
             missing = line.quantity - line.held
             if (
                 missing
                 and self._is_held_on_add(line.sku, terms)
                 and self._skus[line.sku].fields.is_active
-                and missing <= self._holdable(line.sku, cart_id, terms)
+                and missing <= self._holdable(line.sku, cart_id, terms.guest_share_ppm)
                 and self._held_by_owner(cart_id, now) + missing <= terms.held_max
             ):
-                self._hold(line, terms, now)
-        return self._read(cart_id, now)
+                self._hold(cart, line, terms, now, extends_cart=False)
+        return self._read(cart_id, now, terms.guest_share_ppm)
 
     # --- parts of a mutation -------------------------------------------------------------------
 
@@ -674,9 +699,8 @@ class MemoryEngine:
 
         if fields.policy != "deny":
             return
-        available = held + (self._holdable(sku, cart_id, terms) if is_reserving else self._free(sku))
-        # With nothing missing there is nothing to ask for, even if the guests' share is overdrawn by now.
-        if quantity > available and (missing or not is_reserving):
+        available = held + self._holdable(sku, cart_id, terms.guest_share_ppm)
+        if quantity > available:
             raise InsufficientStock(
                 line_id=line_id, sku=sku, available_quantity=available, requested_quantity=quantity
             )
@@ -711,7 +735,7 @@ class MemoryEngine:
         line.updated_at_ms = now
         line.lower_hold(quantity)
         if self._is_held_on_add(sku, terms):
-            self._hold(line, terms, now)
+            self._hold(cart, line, terms, now, extends_cart=True)
         return line
 
     def _commit(self, cart_id: str, cart: _Cart, now: int, terms: CartTerms | None = None) -> None:
@@ -723,24 +747,33 @@ class MemoryEngine:
         if terms is None:
             return
         for line in cart.lines.values():
-            if line.held and not self._is_due(line.hold_expires_at_ms, now):
-                self._extend(line, terms, now)
+            if cart.expiry_of(line, now) <= now:
+                line.hold_ttl_ms = 0
+        cart.extended_at_ms = now
 
     def _is_held_on_add(self, sku: str, terms: CartTerms) -> bool:
         fields = self._skus[sku].fields
         return terms.reservations and fields.policy == "deny" and fields.hold_policy == "on_add"
 
-    def _hold(self, line: _Line, terms: CartTerms, now: int) -> None:
+    def _hold(self, cart: _Cart, line: _Line, terms: CartTerms, now: int, *, extends_cart: bool) -> None:
         """Hold the whole line; the caller has seen that the stock is there."""
-        if line.held == 0:
-            line.first_held_at_ms = now
+        self._prolong(cart, line, terms, now, extends_cart=extends_cart)
         line.held = line.quantity
-        self._extend(line, terms, now)
 
-    def _extend(self, line: _Line, terms: CartTerms, now: int) -> None:
-        ttl_ms = self._skus[line.sku].fields.hold_ttl_ms or terms.hold_ttl_ms
-        expires_at_ms = min(now + ttl_ms, line.first_held_at_ms + terms.hold_cap_ms)
-        line.hold_expires_at_ms = max(line.hold_expires_at_ms, expires_at_ms)
+    def _prolong(self, cart: _Cart, line: _Line, terms: CartTerms, now: int, *, extends_cart: bool) -> None:
+        """Let a line's hold begin or go on under the terms of now; never does one end earlier by that.
+
+        `extends_cart`: all holds of the cart are extended next (`_commit`), this one with them.
+        """
+        is_new = line.held == 0
+        before_ms = 0 if is_new else cart.expiry_of(line, now)
+        if is_new:
+            line.first_held_at_ms = now
+        line.hold_ttl_ms = self._skus[line.sku].fields.hold_ttl_ms or terms.hold_ttl_ms
+        line.hold_latest_ms = line.first_held_at_ms + terms.hold_cap_ms
+        reached_ms = min(now + line.hold_ttl_ms, line.hold_latest_ms)
+        if is_new or reached_ms < before_ms or not extends_cart:
+            line.indexed_ms = max(before_ms, reached_ms)
 
     def _held_by_owner(self, cart_id: str, now: int) -> int:
         """Units under unlapsed holds of the cart's lines and of its orders that are being paid."""
@@ -748,7 +781,7 @@ class MemoryEngine:
         return sum(
             line.held
             for line in (cart.lines.values() if cart else ())
-            if not self._is_due(line.hold_expires_at_ms, now)
+            if cart and not self._is_due(cart.expiry_of(line, now), now)
         ) + sum(
             line.held
             for record in self._payments.values()
@@ -756,18 +789,22 @@ class MemoryEngine:
             if record.payment.cart_id == cart_id and record.is_pending and not record.is_over(now)
         )
 
-    def _read(self, cart_id: str, now: int) -> Cart:
+    def _read(self, cart_id: str, now: int, guest_share_ppm: int) -> Cart:
         cart = self._carts.get(cart_id)
         return Cart(
             cart_id=cart_id,
             summary=cart.summary if cart else EMPTY_SUMMARY,
-            lines=tuple(self._view(line) for line in cart.lines.values()) if cart else (),
+            lines=(
+                tuple(self._view(cart_id, line, now, guest_share_ppm) for line in cart.lines.values())
+                if cart
+                else ()
+            ),
             created_at_ms=cart.created_at_ms if cart else None,
             updated_at_ms=cart.updated_at_ms if cart else None,
             read_at_ms=now,
         )
 
-    def _view(self, line: _Line) -> Line:
+    def _view(self, cart_id: str, line: _Line, now: int, guest_share_ppm: int) -> Line:
         fields = self._skus[line.sku].fields
         return Line(
             line_id=line.line_id,
@@ -775,7 +812,7 @@ class MemoryEngine:
             properties_json=line.properties_json,
             quantity=line.quantity,
             held=line.held,
-            hold_expires_at_ms=line.hold_expires_at_ms,
+            hold_expires_at_ms=self._carts[cart_id].expiry_of(line, now),
             first_held_at_ms=line.first_held_at_ms,
             unit_price_minor=line.unit_price_minor,
             revision=line.revision,
@@ -786,7 +823,11 @@ class MemoryEngine:
             current_revision=fields.revision,
             is_active=fields.is_active,
             policy=fields.policy,
-            available_quantity=self._free(line.sku) + line.held if fields.policy == "deny" else None,
+            available_quantity=(
+                self._holdable(line.sku, cart_id, guest_share_ppm) + line.held
+                if fields.policy == "deny"
+                else None
+            ),
         )
 
     # --- checkout and payment ------------------------------------------------------------------
@@ -885,7 +926,7 @@ class MemoryEngine:
         for line in lines:
             fields = self._skus[line.sku].fields
             missing = line.quantity - line.held if fields.policy == "deny" else 0
-            holdable = max(0, self._holdable(line.sku, cart_id, terms) - promised[line.sku])
+            holdable = max(0, self._holdable(line.sku, cart_id, terms.guest_share_ppm) - promised[line.sku])
             problem: dict[str, Any]
             if not fields.is_active:
                 problem = {"code": ProductInactive.code}
@@ -1122,12 +1163,14 @@ class MemoryEngine:
     async def release_due_holds(self, limit: int) -> int:
         """Release up to `limit` due holds, those of the SKU with the earliest one first."""
         now = self._now_ms()
-        released = 0
-        while released < limit:
+        looked = released = 0
+        while looked < limit:
             earliest = [(holds[0][0], sku) for sku in self._skus if (holds := self._due_holds(sku, now))]
             if not earliest:
                 break
-            released += self._release_due(min(earliest)[1], now, limit - released)
+            more_looked, more_released = self._release_due(min(earliest)[1], now, limit - looked)
+            looked += more_looked
+            released += more_released
         return released
 
     async def release_due_payments(self, limit: int) -> int:
@@ -1142,13 +1185,13 @@ class MemoryEngine:
     def _is_due(self, expires_at_ms: int, now: int) -> bool:
         return expires_at_ms <= now or expires_at_ms > now + self.lifetime_ms
 
-    def _due_holds(self, sku: str, now: int) -> list[tuple[int, str, _Line | _Payment]]:
-        """Due holds of a SKU by expiry: of lines, and of orders that are being paid."""
-        holds: list[tuple[int, str, _Line | _Payment]] = [
-            (line.hold_expires_at_ms, f"c {cart_id} {line.line_id}", line)
+    def _due_holds(self, sku: str, now: int) -> list[tuple[int, str, tuple[_Cart, _Line] | _Payment]]:
+        """What is due in a SKU's index, by expiry: holds of lines, and of orders that are being paid."""
+        holds: list[tuple[int, str, tuple[_Cart, _Line] | _Payment]] = [
+            (line.indexed_ms, f"c {cart_id} {line.line_id}", (cart, line))
             for cart_id, cart in self._carts.items()
             for line in cart.lines.values()
-            if line.sku == sku and line.held and self._is_due(line.hold_expires_at_ms, now)
+            if line.sku == sku and line.held and self._is_due(line.indexed_ms, now)
         ]
         holds += [
             (record.payment.expires_at_ms, f"o {record.payment.payment_id}", record)
@@ -1159,15 +1202,26 @@ class MemoryEngine:
         ]
         return sorted(holds, key=lambda hold: hold[:2])
 
-    def _release_due(self, sku: str, now: int, limit: int | None = None) -> int:
-        """Release the due holds of a SKU, an order with all orders of its payment; the number released."""
+    def _release_due(self, sku: str, now: int, limit: int | None = None) -> tuple[int, int]:
+        """Release the due holds of a SKU, an order with all orders of its payment.
+
+        One that was extended since it was put into the index is only moved there.
+        How many were looked at, and how many released."""
         due = self._due_holds(sku, now)[:limit]
+        released = 0
         for _, _, holder in due:
             if isinstance(holder, _Payment):
                 self._release(holder, "expired", now)
+                released += 1
+                continue
+            cart, line = holder
+            expires_at_ms = cart.expiry_of(line, now)
+            if self._is_due(expires_at_ms, now):
+                line.lower_hold(0)
+                released += 1
             else:
-                holder.lower_hold(0)
-        return len(due)
+                line.indexed_ms = expires_at_ms
+        return len(due), released
 
     def _release_due_of_cart(self, cart_id: str, now: int) -> None:
         """Release the due holds of all SKUs of a cart, those of lines that come back meanwhile too."""

@@ -195,7 +195,8 @@ class CartStore:
 
     async def read_cart(self, owner: Owner) -> Cart:
         """The cart with exact availability; an absent one reads as empty. Never writes to the cart."""
-        return await self.engine.read_cart(owner.cart_id)
+        terms = self._terms[owner.kind]
+        return await self.engine.read_cart(owner.cart_id, guest_share_ppm=terms.guest_share_ppm)
 
     async def read_summary(self, owner: Owner) -> Summary:
         """The running totals, at the cost of one hash read."""

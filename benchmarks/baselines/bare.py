@@ -55,7 +55,9 @@ class Bare:
         cart_id = scope["path"].split("/")[2]
         if scope["method"] == "GET":
             await self._caller.call(
-                script("cart_read"), (self._keys.gate, self._keys.cart(cart_id)), ("", "", RELEASES_PER_CALL)
+                script("cart_read"),
+                (self._keys.gate, self._keys.cart(cart_id)),
+                ("", "", RELEASES_PER_CALL, 1_000_000),
             )
             body, status = self._canned, 200
         else:

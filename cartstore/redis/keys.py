@@ -7,7 +7,7 @@ from typing import Final
 
 from cartstore.model import Partition
 
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 """Version of the key layout. A change ships as pre and post steps (docs/operations.md)."""
 
 

@@ -26,8 +26,8 @@ LINE_FIELDS = 16
 STOCK_FIELDS = 6
 
 
-def read_summary(reply: Sequence[str], start: int) -> Summary:
-    """version, lines, units, subtotal, currency from `start` on."""
+def read_summary(reply: Sequence[Any], start: int) -> Summary:
+    """version, lines, units, subtotal, currency from `start` on; a replayed reply has texts for numbers."""
     version, lines, units, subtotal, currency = reply[start : start + 5]
     return Summary(
         version=int(version),
@@ -38,7 +38,7 @@ def read_summary(reply: Sequence[str], start: int) -> Summary:
     )
 
 
-def read_line(reply: Sequence[str], start: int) -> Line:
+def read_line(reply: Sequence[Any], start: int) -> Line:
     """One line as line_append.lua writes it."""
     (
         line_id,
@@ -73,15 +73,15 @@ def read_line(reply: Sequence[str], start: int) -> Line:
         updated_at_ms=int(updated),
         current_price_minor=int(current_price),
         current_revision=int(current_revision),
-        is_active=active == "1",
+        is_active=int(active) == 1,
         policy=cast(StockPolicy, policy),
-        available_quantity=int(available) if available else None,
+        available_quantity=int(available) if available != "" else None,
     )
 
 
-def read_cart(cart_id: str, reply: Sequence[str]) -> Cart:
+def read_cart(cart_id: str, reply: Sequence[Any]) -> Cart:
     """A reply of cart_read."""
-    exists = reply[2] == "1"
+    exists = reply[2] == 1
     return Cart(
         cart_id=cart_id,
         summary=read_summary(reply, 5),
@@ -241,36 +241,43 @@ def order_fields(order: Order) -> list[str]:
 
 
 def read_snapshot(cart_id: str, flat: Any) -> CartSnapshot | None:
-    """A cart as its hash is stored (line_encode.lua); None for an absent one."""
+    """A cart as its hash is stored (cart_encode.lua, line_encode.lua); None for an absent one."""
     fields = _fields(flat)
-    if "v" not in fields:
+    if "a" not in fields:
         return None
-    created = int(fields["t"])
+    created, lifetime, currency = fields["b"].split(" ")
+    version, *_, updated, _ = fields["a"].split(" ")
+    if version == "0":
+        # A rebuild made it to count units of pending orders; nobody has put anything into it.
+        return None
+    created_at_ms = int(created)
     lines = []
     for name, text in fields.items():
         if name.startswith("l:"):
             line_id = name[2:]
-            quantity, held, _, first, _, price, revision, ordinal, added, updated = map(int, text.split(" "))
+            quantity, held, _, _, first, _, price, revision, ordinal, added, changed = map(
+                int, text.split(" ")
+            )
             lines.append(
                 SnapshotLine(
                     line_id=line_id,
                     quantity=quantity,
                     held=held,
-                    first_held_at_ms=created + first if held else 0,
+                    first_held_at_ms=created_at_ms + first if held else 0,
                     unit_price_minor=price,
                     revision=revision,
                     ordinal=ordinal,
-                    added_at_ms=created + added,
-                    updated_at_ms=created + updated,
+                    added_at_ms=created_at_ms + added,
+                    updated_at_ms=created_at_ms + changed,
                     properties_json=fields.get(f"p:{line_id}"),
                 )
             )
     return CartSnapshot(
         cart_id=cart_id,
-        version=int(fields["v"]),
-        currency=fields["c"],
+        version=int(version),
+        currency=currency,
         lines=tuple(sorted(lines, key=lambda line: line.ordinal)),
-        created_at_ms=created,
-        updated_at_ms=int(fields["u"]),
-        lifetime_ms=int(fields["x"]),
+        created_at_ms=created_at_ms,
+        updated_at_ms=created_at_ms + int(updated),
+        lifetime_ms=int(lifetime),
     )

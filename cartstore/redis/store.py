@@ -209,9 +209,11 @@ class RedisEngine:
 
     # --- cart ----------------------------------------------------------------------------------
 
-    async def read_cart(self, cart_id: str) -> Cart:
+    async def read_cart(self, cart_id: str, *, guest_share_ppm: int = 1_000_000) -> Cart:
         keys = (self.keys.gate, self.keys.cart(cart_id))
-        return read_cart(cart_id, await self.call(script("cart_read"), keys, self._releases_per_call))
+        return read_cart(
+            cart_id, await self.call(script("cart_read"), keys, self._releases_per_call, guest_share_ppm)
+        )
 
     async def read_summary(self, cart_id: str) -> Summary:
         keys = (self.keys.gate, self.keys.cart(cart_id))
@@ -258,7 +260,7 @@ class RedisEngine:
             line=read_line(reply, 8) if len(reply) > 8 else None,
             summary=read_summary(reply, 3),
             read_at_ms=int(reply[2]),
-            created=reply[1] == "1",
+            created=int(reply[1]) == 1,
             replayed=replayed,
         )
 
@@ -297,10 +299,10 @@ class RedisEngine:
         )
 
     async def remove_line(self, cart_id: str, line_id: str, *, terms: CartTerms, guard: Guard) -> LineResult:
-        return await self._mutate_line("cart_clear", (self.keys.cart(cart_id),), terms, guard, line_id, 0)
+        return await self.set_quantity(cart_id, line_id, 0, terms=terms, guard=guard)
 
     async def clear_cart(self, cart_id: str, *, terms: CartTerms, guard: Guard) -> CartResult:
-        reply, replayed = await self._mutate("cart_clear", (self.keys.cart(cart_id),), terms, guard, "")
+        reply, replayed = await self._mutate("cart_clear", (self.keys.cart(cart_id),), terms, guard)
         return CartResult(summary=read_summary(reply, 3), replayed=replayed)
 
     async def put_lines(
@@ -329,7 +331,7 @@ class RedisEngine:
                 sku=sku_of(reply[place]),
                 code=reply[place + 1],
                 requested_quantity=wanted.get(reply[place], 0),
-                available_quantity=int(reply[place + 2]) if reply[place + 2] else None,
+                available_quantity=int(reply[place + 2]) if reply[place + 2] != "" else None,
             )
             for place in range(start, len(reply), 3)
         )
@@ -359,7 +361,7 @@ class RedisEngine:
                 self._releases_per_call,
                 *(line_ids or ()),
             )
-        return await self.read_cart(cart_id)
+        return await self.read_cart(cart_id, guest_share_ppm=terms.guest_share_ppm)
 
     async def hold_again(self, cart_id: str, line_id: str, terms: CartTerms) -> bool:
         """Take one line's hold again, as hold_lines does, without reading the cart afterwards."""
@@ -367,7 +369,7 @@ class RedisEngine:
         reply = await self.call(
             script("hold_extend"), keys, _packed(terms), 0, self._releases_per_call, line_id
         )
-        return bool(reply[1] != "0")
+        return bool(reply[1])
 
     # --- checkout and payment ------------------------------------------------------------------
 
@@ -415,7 +417,7 @@ class RedisEngine:
                     "sku": sku_of(line_id),
                     "code": code,
                     "requested_quantity": int(quantity),
-                    "available_quantity": int(available) if available else None,
+                    "available_quantity": int(available) if available != "" else None,
                     "old_price_minor": int(old_price),
                     "new_price_minor": int(new_price),
                 }
@@ -476,12 +478,13 @@ class RedisEngine:
     # --- sweeping ------------------------------------------------------------------------------
 
     async def release_due_holds(self, limit: int) -> int:
-        released = 0
-        while released < limit:
-            step = min(limit - released, self._releases_per_call)
+        looked = released = 0
+        while looked < limit:
+            step = min(limit - looked, self._releases_per_call)
             reply = await self.call(script("hold_release_due"), (self.keys.gate,), step)
-            released += int(reply[1])
-            if reply[2] == "0" or reply[1] == "0":
+            looked += reply[1]
+            released += reply[3]
+            if reply[1] == 0 or reply[2] == 0:
                 break
         return released
 

@@ -36,7 +36,7 @@ end
 
 local cart = cart_load(call, cart_id)
 if version_differs(cart, ARGV[5]) then
-  return { 'VERSION_CONFLICT', int(cart.version) }
+  return { 'VERSION_CONFLICT', cart.version }
 end
 local line_ids = {}
 for index = 8, #ARGV do
@@ -61,7 +61,7 @@ if subtotal > 9000000000000000 then
   return { 'LIMIT_EXCEEDED', 'total', '9000000000000000' }
 end
 
-local reply = { 'OK', '0', int(call.now) }
+local reply = { 'OK', 0, call.now }
 if #line_ids == 0 then
   summary_append(reply, cart)
   return reply
@@ -75,8 +75,8 @@ for _, line_id in ipairs(line_ids) do
   line.updated = call.now
   cart.changed[line_id] = true
 end
-holds_extend(call, cart, terms)
-cart_save(call, cart, true)
+holds_extend(call, cart)
+cart_save(call, cart, call.now)
 summary_append(reply, cart)
 ring_remember(KEYS[2], ARGV[6], ARGV[7], reply)
 return reply

@@ -22,13 +22,13 @@
            {'INVALID_QUANTITY', rules} | {'LIMIT_EXCEEDED', name, limit} | {'INSUFFICIENT_STOCK', available, quantity}
            {'OWNER_DUE', name, limit} | {'DUE', sku} | {'FENCED'}
   Faults   CARTBADARG
-  Cost     O(lines of the cart + log holds of the SKU)
+  Cost     O(log holds of the SKU), unless a hold of the cart may have lapsed: then O(lines of the cart)
 ]]
 --- @include mutation_begin
 --- @include version_differs
 --- @include sku_has_due
 --- @include sku_load
---- @include cart_load
+--- @include cart_load_line
 --- @include line_check
 --- @include line_put
 --- @include holds_extend
@@ -47,14 +47,14 @@ if not quantity then
 end
 local sku = string.sub(KEYS[3], #call.prefix + 5)
 
-if sku_has_due(call, sku) then
+local stock = sku_load(call, sku)
+if stock and sku_has_due(call, stock) then
   return { 'DUE', sku }
 end
-local cart = cart_load(call, cart_id)
+local cart = cart_load_line(call, cart_id, line_id)
 if version_differs(cart, ARGV[5]) then
-  return { 'VERSION_CONFLICT', int(cart.version) }
+  return { 'VERSION_CONFLICT', cart.version }
 end
-local stock = sku_load(call, sku)
 if not stock then
   return { 'PRODUCT_NOT_FOUND' }
 end
@@ -65,7 +65,7 @@ if cart.count > 0 and cart.currency ~= stock.currency then
   return { 'CURRENCY_MISMATCH', cart.currency, stock.currency }
 end
 local line = cart.lines[line_id]
-local created = not line
+local created = line and 0 or 1
 line = line or { quantity = 0, held = 0, price = 0 }
 local wanted = line.quantity + quantity
 local problem = line_check(cart, stock, line, wanted, stock.price, terms)
@@ -78,11 +78,10 @@ end
 
 cart.ttl = terms.cart_ttl
 line_put(call, cart, stock, line_id, wanted, true, properties, terms)
-holds_extend(call, cart, terms)
-cart_save(call, cart, true)
-local reply = { created and '1' or '0', int(call.now) }
+holds_extend(call, cart)
+cart_save(call, cart, call.now)
+local reply = { 'OK', created, call.now }
 summary_append(reply, cart)
-line_append(call, reply, cart, line_id, stock)
-table.insert(reply, 1, 'OK')
+line_append(call, reply, cart, line_id, stock, terms.guest_share_ppm)
 ring_remember(KEYS[2], ARGV[6], ARGV[7], reply)
 return reply

@@ -1,5 +1,5 @@
 --[[
-  cart_clear: remove lines from a cart, all of them or one; their holds go back.
+  cart_clear: remove all lines from a cart; their holds go back.
   Why atomic: a line and its hold disappear together, so no unit stays held for a line that is gone.
 
   KEYS[1]  gate hash              {ns:p}:gate
@@ -11,10 +11,9 @@
   ARGV[5]  if_match               version, '' for none
   ARGV[6]  idempotency key        '' for none
   ARGV[7]  fingerprint            of the request
-  ARGV[8]  line_id                '' for all lines
   Returns  {'OK', created, now, version, lines, units, subtotal, currency}
            {'REPLAYED', ...the first OK reply} | {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version}
-           {'ITEM_NOT_FOUND'} | {'FENCED'}
+           {'FENCED'}
   Faults   CARTBADARG
   Cost     O(lines of the cart)
 ]]
@@ -32,28 +31,20 @@ local call, cart_id, terms = mutation_begin(KEYS, ARGV)
 if not call then
   return cart_id
 end
-local line_id = ARGV[8]
 
 local cart = cart_load(call, cart_id)
 if version_differs(cart, ARGV[5]) then
-  return { 'VERSION_CONFLICT', int(cart.version) }
-end
-if line_id ~= '' and not cart.lines[line_id] then
-  return { 'ITEM_NOT_FOUND' }
+  return { 'VERSION_CONFLICT', cart.version }
 end
 
-local reply = { 'OK', '0', int(call.now) }
+local reply = { 'OK', 0, call.now }
 if cart.count > 0 then
   cart.ttl = terms.cart_ttl
-  if line_id ~= '' then
+  for _, line_id in ipairs(line_order(cart)) do
     line_drop(call, cart, line_id)
-  else
-    for _, each in ipairs(line_order(cart)) do
-      line_drop(call, cart, each)
-    end
   end
-  holds_extend(call, cart, terms)
-  cart_save(call, cart, true)
+  holds_extend(call, cart)
+  cart_save(call, cart, call.now)
   summary_append(reply, cart)
   ring_remember(KEYS[2], ARGV[6], ARGV[7], reply)
 else

@@ -24,7 +24,7 @@
 ]]
 --- @include mutation_begin
 --- @include version_differs
---- @include hold_release_sku
+--- @include hold_release_if_due
 --- @include owner_release_due
 --- @include sku_load
 --- @include line_sku
@@ -51,7 +51,7 @@ for index = 10, #ARGV, 4 do
   local sku = line_sku(ARGV[index])
   if not seen[sku] then
     seen[sku] = true
-    local released, more_due = hold_release_sku(call, sku, math.max(1, limit))
+    local released, more_due = hold_release_if_due(call, sku, math.max(1, limit))
     if more_due then
       return { 'AGAIN' }
     end
@@ -60,7 +60,7 @@ for index = 10, #ARGV, 4 do
 end
 local cart = cart_load(call, cart_id)
 if version_differs(cart, ARGV[5]) then
-  return { 'VERSION_CONFLICT', int(cart.version) }
+  return { 'VERSION_CONFLICT', cart.version }
 end
 
 -- The cart and the SKUs are changed in memory only, entry by entry, so that entries compete for the same
@@ -121,11 +121,11 @@ if mode == 'all' and #refused > 0 then
   return reply
 end
 
-local reply = { 'OK', '0', int(call.now) }
+local reply = { 'OK', 0, call.now }
 if wrote then
   cart.ttl = terms.cart_ttl
-  holds_extend(call, cart, terms)
-  cart_save(call, cart, true)
+  holds_extend(call, cart)
+  cart_save(call, cart, call.now)
 end
 summary_append(reply, cart)
 for _, outcome in ipairs(outcomes) do

@@ -9,6 +9,7 @@
   ARGV[2]  now override           ms, '' in production
   ARGV[3]  nonce                  of this call
   ARGV[4]  release limit          due holds released at most, over all SKUs
+  ARGV[5]  guest share            of a SKU's stock, in parts per million
   Returns  {'OK', now, exists, created_at, updated_at, version, lines, units, subtotal, currency, <line>...}
            {'AGAIN'} | {'FENCED'}
   Faults   CARTBADARG
@@ -18,7 +19,7 @@
 --- @include cart_load
 --- @include line_order
 --- @include line_sku
---- @include hold_release_sku
+--- @include hold_release_if_due
 --- @include sku_load
 --- @include summary_append
 --- @include line_append
@@ -27,9 +28,9 @@ local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
 if not call then
   return { 'FENCED' }
 end
-local limit = tonumber(ARGV[4])
-if not limit then
-  return redis.error_reply('CARTBADARG release limit')
+local limit, guest_share_ppm = tonumber(ARGV[4]), tonumber(ARGV[5])
+if not limit or not guest_share_ppm then
+  return redis.error_reply('CARTBADARG release limit or guest share')
 end
 
 local cart_id = string.sub(KEYS[2], #call.prefix + 6)
@@ -39,7 +40,7 @@ for line_id in pairs(cart.lines) do
   local sku = line_sku(line_id)
   if not seen[sku] then
     seen[sku] = true
-    local released, more_due = hold_release_sku(call, sku, math.max(1, limit))
+    local released, more_due = hold_release_if_due(call, sku, math.max(1, limit))
     if more_due then
       return { 'AGAIN' }
     end
@@ -57,9 +58,9 @@ if not fresh then
   end
 end
 
-local reply = { 'OK', int(call.now), cart.exists and '1' or '0', int(cart.created), int(cart.updated) }
+local reply = { 'OK', call.now, cart.exists and 1 or 0, cart.created, cart.updated }
 summary_append(reply, cart)
 for _, line_id in ipairs(line_order(cart)) do
-  line_append(call, reply, cart, line_id, sku_load(call, line_sku(line_id)))
+  line_append(call, reply, cart, line_id, sku_load(call, line_sku(line_id)), guest_share_ppm)
 end
 return reply

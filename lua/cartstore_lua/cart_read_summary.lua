@@ -11,10 +11,14 @@
   Cost     O(1)
 ]]
 --- @include call_begin
+--- @include cart_decode
+--- @include summary_append
 
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
 if not call then
   return { 'FENCED' }
 end
-local read = redis.call('HMGET', KEYS[2], 'v', 'k', 'n', 's', 'c')
-return { 'OK', read[1] or '0', read[2] or '0', read[3] or '0', read[4] or '0', read[5] or '' }
+local read = redis.call('HMGET', KEYS[2], 'b', 'a')
+local reply = { 'OK' }
+summary_append(reply, cart_decode(call, '', read[1], read[2], nil))
+return reply

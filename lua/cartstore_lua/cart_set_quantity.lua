@@ -21,13 +21,13 @@
            {'LIMIT_EXCEEDED', name, limit} | {'INSUFFICIENT_STOCK', available, quantity} | {'OWNER_DUE', name, limit}
            {'DUE', sku} | {'FENCED'}
   Faults   CARTBADARG
-  Cost     O(lines of the cart + log holds of the SKU)
+  Cost     O(log holds of the SKU), unless a hold of the cart may have lapsed: then O(lines of the cart)
 ]]
 --- @include mutation_begin
 --- @include version_differs
 --- @include sku_has_due
 --- @include sku_load
---- @include cart_load
+--- @include cart_load_line
 --- @include line_check
 --- @include line_put
 --- @include line_drop
@@ -47,18 +47,18 @@ if not quantity then
 end
 local sku = string.sub(KEYS[3], #call.prefix + 5)
 
-if quantity > 0 and sku_has_due(call, sku) then
+local stock = sku_load(call, sku)
+if quantity > 0 and stock and sku_has_due(call, stock) then
   return { 'DUE', sku }
 end
-local cart = cart_load(call, cart_id)
+local cart = cart_load_line(call, cart_id, line_id)
 if version_differs(cart, ARGV[5]) then
-  return { 'VERSION_CONFLICT', int(cart.version) }
+  return { 'VERSION_CONFLICT', cart.version }
 end
 local line = cart.lines[line_id]
 if not line then
   return { 'ITEM_NOT_FOUND' }
 end
-local stock = sku_load(call, sku)
 if quantity > 0 then
   if not stock then
     return { 'PRODUCT_NOT_FOUND' }
@@ -84,13 +84,12 @@ if quantity > 0 then
 else
   line_drop(call, cart, line_id)
 end
-holds_extend(call, cart, terms)
-cart_save(call, cart, true)
-local reply = { '0', int(call.now) }
+holds_extend(call, cart)
+cart_save(call, cart, call.now)
+local reply = { 'OK', 0, call.now }
 summary_append(reply, cart)
 if quantity > 0 then
-  line_append(call, reply, cart, line_id, stock)
+  line_append(call, reply, cart, line_id, stock, terms.guest_share_ppm)
 end
-table.insert(reply, 1, 'OK')
 ring_remember(KEYS[2], ARGV[6], ARGV[7], reply)
 return reply

@@ -37,8 +37,10 @@
 --- @include owner_release_due
 --- @include line_order
 --- @include sku_load
+--- @include sku_free
 --- @include line_drop
 --- @include holds_extend
+--- @include hold_index
 --- @include cart_save
 --- @include hash_set
 --- @include order_line_encode
@@ -76,7 +78,7 @@ if more_due then
   return { 'AGAIN' }
 end
 if version_differs(cart, ARGV[5]) then
-  return { 'VERSION_CONFLICT', int(cart.version) }
+  return { 'VERSION_CONFLICT', cart.version }
 end
 if cart.count == 0 then
   return { 'CART_EMPTY' }
@@ -113,17 +115,10 @@ for _, line_id in ipairs(line_ids) do
   elseif stock.price > line.price then
     code = 'PRICE_CHANGED'
   elseif stock.policy == 'deny' then
-    local free = free_of[stock.sku] or (stock.on_hand - stock.held)
-    local room = free
-    if cart.is_guest then
-      local share = free_of['guest ' .. stock.sku]
-        or (math.floor(stock.on_hand * terms.guest_share_ppm / 1000000) - stock.guest_held)
-      room = math.min(free, share)
-      free_of['guest ' .. stock.sku] = share - math.max(0, line.quantity - line.held)
-    end
+    local free = free_of[stock.sku] or sku_free(stock, cart.is_guest, terms.guest_share_ppm)
     local missing = line.quantity - line.held
-    if missing > math.max(0, room) then
-      code, available = 'INSUFFICIENT_STOCK', int(math.max(0, room) + line.held)
+    if missing > math.max(0, free) then
+      code, available = 'INSUFFICIENT_STOCK', math.max(0, free) + line.held
     end
     free_of[stock.sku] = free - math.max(0, missing)
   end
@@ -198,7 +193,7 @@ for _, line in ipairs(lines) do
     cart.waiting = cart.waiting + line.held
   end
 end
-holds_extend(call, cart, terms)
+holds_extend(call, cart)
 
 local kind = 'partial'
 if cart.count == 0 then
@@ -231,14 +226,13 @@ for index, order in ipairs(orders) do
   hash_set(call.prefix .. 'order:' .. order.id, fields)
   for _, line in ipairs(order.lines) do
     if line.held > 0 then
-      redis.call('ZADD', call.prefix .. 'holds:' .. line.sku, int(expires), 'o\31' .. order.id)
-      redis.call('ZADD', call.prefix .. 'holding', 'LT', int(expires), line.sku)
+      hold_index(call, sku_load(call, line.sku), 'o\31' .. order.id, expires)
     end
   end
   order_ids[index] = order.id
   body.orders[index] = told
 end
-cart_save(call, cart, true)
+cart_save(call, cart, call.now)
 local position = outbox_append(call, 'checkout_begun', body, payment_id, cart.version)
 redis.call(
   'HSET', KEYS[3], 'id', payment_id, 'checkout', ARGV[6], 'type', kind, 'cart', cart_id, 'cart_ttl', int(cart.ttl),

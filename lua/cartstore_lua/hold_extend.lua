@@ -17,14 +17,14 @@
 ]]
 --- @include call_begin
 --- @include terms_decode
---- @include hold_release_sku
+--- @include hold_release_if_due
 --- @include cart_load
 --- @include line_order
 --- @include line_sku
 --- @include sku_load
 --- @include owner_release_due
 --- @include hold_take
---- @include holds_extend
+--- @include sku_free
 --- @include cart_save
 
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
@@ -53,7 +53,7 @@ for _, line_id in ipairs(line_ids) do
   local sku = line_sku(line_id)
   if not released[sku] then
     released[sku] = true
-    local count, more_due = hold_release_sku(call, sku, math.max(1, limit))
+    local count, more_due = hold_release_if_due(call, sku, math.max(1, limit))
     if more_due then
       return { 'AGAIN' }
     end
@@ -65,32 +65,29 @@ cart = cart_load(call, cart_id)
 if cart.held + cart.waiting > 0 and owner_release_due(call, cart) > 0 then
   cart = cart_load(call, cart_id)
 end
-local took, named = 0, {}
+local took = 0
 for _, line_id in ipairs(line_ids) do
-  named[line_id] = true
   local line, stock = cart.lines[line_id], sku_load(call, line_sku(line_id))
   local missing = line.quantity - line.held
   local takes = stock and stock.active and stock.policy == 'deny' and stock.hold_policy == 'on_add'
     and terms.reservations and missing > 0
   if takes then
-    local free = stock.on_hand - stock.held
-    if cart.is_guest then
-      free = math.min(free, math.floor(stock.on_hand * terms.guest_share_ppm / 1000000) - stock.guest_held)
-    end
+    local free = sku_free(stock, cart.is_guest, terms.guest_share_ppm)
     if missing <= free and cart.held + cart.waiting + missing <= terms.held_max then
-      hold_take(call, cart, stock, line_id, line, line.quantity, terms)
+      hold_take(call, cart, stock, line_id, line, line.quantity, terms, false)
       cart.changed[line_id] = true
       took = took + 1
     end
   end
-end
-if extend then
-  holds_extend(call, cart, terms, named)
+  if extend and stock and line.held > 0 and line.expires > call.now then
+    hold_take(call, cart, stock, line_id, line, line.held, terms, false)
+    cart.changed[line_id] = true
+  end
 end
 if next(cart.changed) then
   if cart.ttl == 0 then
     cart.ttl = terms.cart_ttl
   end
-  cart_save(call, cart, false)
+  cart_save(call, cart, nil)
 end
-return { 'OK', int(took) }
+return { 'OK', took }

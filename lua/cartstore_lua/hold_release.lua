@@ -7,7 +7,7 @@
   ARGV[2]  now override           ms, '' in production
   ARGV[3]  nonce                  of this call
   ARGV[4]  release limit          due holds released at most
-  Returns  {'OK', released} | {'FENCED'}
+  Returns  {'OK', looked at} | {'FENCED'}
   Faults   CARTBADARG
   Cost     O(limit * log holds)
 ]]
@@ -22,5 +22,5 @@ local limit = tonumber(ARGV[4])
 if not limit then
   return redis.error_reply('CARTBADARG release limit')
 end
-local released = hold_release_sku(call, string.sub(KEYS[2], #call.prefix + 5), limit)
-return { 'OK', int(released) }
+local looked = hold_release_sku(call, string.sub(KEYS[2], #call.prefix + 5), limit)
+return { 'OK', looked }

@@ -7,7 +7,7 @@
   ARGV[2]  now override           ms, '' in production
   ARGV[3]  nonce                  of this call
   ARGV[4]  release limit          due holds released at most
-  Returns  {'OK', released, more} | {'FENCED'}
+  Returns  {'OK', looked at, more, released} | {'FENCED'}
   Faults   CARTBADARG
   Cost     O(limit * log holds)
 ]]
@@ -23,18 +23,14 @@ if not limit then
   return redis.error_reply('CARTBADARG release limit')
 end
 
-local released = 0
-local skus = redis.call('ZRANGEBYSCORE', call.prefix .. 'holding', '-inf', int(call.now), 'LIMIT', 0, limit)
+local looked, released = 0, 0
+local skus = redis.call('ZRANGEBYSCORE', call.prefix .. 'holding', '-inf', call.now, 'LIMIT', 0, limit)
 for _, sku in ipairs(skus) do
-  if released >= limit then
+  if looked >= limit then
     break
   end
-  local count = hold_release_sku(call, sku, limit - released)
-  if count == 0 then
-    -- The index was early: the hold that it was set for has been extended or taken back since.
-    holding_refresh(call, sku)
-  end
-  released = released + count
+  local count, _, gone = hold_release_sku(call, sku, limit - looked)
+  looked, released = looked + count, released + gone
 end
-local more = redis.call('ZCOUNT', call.prefix .. 'holding', '-inf', int(call.now))
-return { 'OK', int(released), int(more) }
+local more = redis.call('ZCOUNT', call.prefix .. 'holding', '-inf', call.now)
+return { 'OK', looked, more, released }

@@ -19,4 +19,4 @@ if not call then
   return { 'FENCED' }
 end
 local cart = cart_load(call, string.sub(KEYS[2], #call.prefix + 6))
-return { 'OK', int(owner_release_due(call, cart)) }
+return { 'OK', owner_release_due(call, cart) }

@@ -34,14 +34,18 @@ for _, member in ipairs(redis.call('ZRANGE', holds_key, 0, limit - 1)) do
     orphans[#orphans + 1] = member
   end
 end
-local before = redis.call('ZSCORE', call.prefix .. 'holding', sku)
+local function bounds()
+  local read = redis.call('HMGET', KEYS[2], 'earliest', 'latest')
+  return table.concat({ redis.call('ZSCORE', call.prefix .. 'holding', sku) or '', read[1] or '', read[2] or '' }, ' ')
+end
+local before = bounds()
 
 local changed = #orphans
 for _, member in ipairs(orphans) do
   redis.call('ZREM', holds_key, member)
 end
 holding_refresh(call, sku)
-if redis.call('ZSCORE', call.prefix .. 'holding', sku) ~= before then
+if bounds() ~= before then
   changed = changed + 1
 end
 return { 'OK', int(changed) }

@@ -17,9 +17,10 @@
 --- @include call_begin
 --- @include payment_load
 --- @include payment_revive
---- @include hold_release_sku
+--- @include hold_release_if_due
 --- @include cart_load
 --- @include cart_save
+--- @include cart_uncount
 --- @include sku_load
 --- @include hold_set
 --- @include line_drop
@@ -77,7 +78,7 @@ for _, sale in ipairs(sales) do
   end
 end
 for sku in pairs(releases) do
-  local released, more_due = hold_release_sku(call, sku, math.max(1, limit))
+  local released, more_due = hold_release_if_due(call, sku, math.max(1, limit))
   if more_due then
     return { 'AGAIN' }
   end
@@ -133,7 +134,7 @@ if outcome == 'paid' then
       end
     end
     if left_any then
-      cart_save(call, cart, true)
+      cart_save(call, cart, call.now)
       cart_version = cart.version
     end
   end
@@ -168,11 +169,7 @@ if outcome == 'paid' then
     }
   end
   if waiting > 0 then
-    local cart_key = call.prefix .. 'cart:' .. payment.cart
-    local left = redis.call('HINCRBY', cart_key, 'w', int(-waiting))
-    if left + tonumber(redis.call('HGET', cart_key, 'h') or 0) <= 0 then
-      redis.call('PEXPIRE', cart_key, payment.cart_ttl)
-    end
+    cart_uncount(call, payment.cart, 0, waiting)
   end
 end
 if not was_pending then

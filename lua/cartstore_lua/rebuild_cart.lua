@@ -35,7 +35,7 @@ cart.ttl = tonumber(ARGV[7])
 for index = 8, #ARGV, 7 do
   local line_id = ARGV[index]
   local line = {
-    quantity = tonumber(ARGV[index + 1]), held = 0, expires = 0, first = 0, ttl = 0,
+    quantity = tonumber(ARGV[index + 1]), held = 0, expires = 0, indexed = 0, latest = 0, first = 0, ttl = 0,
     price = tonumber(ARGV[index + 2]), revision = tonumber(ARGV[index + 3]), added = tonumber(ARGV[index + 4]),
     updated = tonumber(ARGV[index + 5]),
   }
@@ -50,6 +50,5 @@ for index = 8, #ARGV, 7 do
   cart.units = cart.units + line.quantity
   cart.subtotal = cart.subtotal + line.quantity * line.price
 end
-cart_save(call, cart, true)
-redis.call('HSET', KEYS[2], 'u', ARGV[6])
+cart_save(call, cart, tonumber(ARGV[6]))
 return { 'OK' }

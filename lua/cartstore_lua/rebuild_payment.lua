@@ -17,6 +17,9 @@
 --- @include int
 --- @include hash_set
 --- @include payment_load
+--- @include holding_refresh
+--- @include cart_load
+--- @include cart_save
 
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
 if not call then
@@ -47,7 +50,7 @@ for _, order in ipairs(payment.list) do
         redis.call('HINCRBY', sku_key, 'guest_held', int(line.held))
       end
       redis.call('ZADD', call.prefix .. 'holds:' .. line.sku, payment.expires, 'o\31' .. order.id)
-      redis.call('ZADD', call.prefix .. 'holding', 'LT', payment.expires, line.sku)
+      holding_refresh(call, line.sku)
       waiting = waiting + line.held
     end
   end
@@ -55,9 +58,12 @@ end
 redis.call('ZADD', call.prefix .. 'due', payment.expires, payment.id)
 redis.call('ZADD', call.prefix .. 'orders:' .. payment.cart, payment.created, payment.id)
 if waiting > 0 then
-  local cart_key = call.prefix .. 'cart:' .. payment.cart
-  redis.call('HINCRBY', cart_key, 'w', int(waiting))
-  redis.call('HSETNX', cart_key, 't', payment.created)
-  redis.call('HSETNX', cart_key, 'x', payment.cart_ttl)
+  local cart = cart_load(call, payment.cart)
+  if not cart.exists then
+    cart.created, cart.updated = tonumber(payment.created), tonumber(payment.created)
+    cart.ttl = tonumber(payment.cart_ttl)
+  end
+  cart.waiting = cart.waiting + waiting
+  cart_save(call, cart, nil)
 end
 return { 'OK' }

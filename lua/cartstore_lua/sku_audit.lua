@@ -10,6 +10,7 @@
   ARGV[4]  limit                  index entries looked at
   Returns  {'OK', sku, policy, on_hand, held, sold, backordered, rev, revision, epoch, seq, recorded held,
            earliest, holding, whole, <orphan>...} | {'PRODUCT_NOT_FOUND'} | {'FENCED'}
+           holding: 0 also when the SKU's own bounds do not cover its index
   Faults   CARTBADARG
   Cost     O(limit)
 ]]
@@ -27,7 +28,7 @@ if not limit then
   return redis.error_reply('CARTBADARG limit')
 end
 local sku = string.sub(KEYS[2], #call.prefix + 5)
-local read = redis.call('HMGET', KEYS[2], 'rev', 'revision')
+local read = redis.call('HMGET', KEYS[2], 'rev', 'revision', 'earliest', 'latest')
 if not read[1] then
   return { 'PRODUCT_NOT_FOUND' }
 end
@@ -44,6 +45,14 @@ for index = 1, math.min(#members, limit) do
   end
 end
 local earliest = redis.call('ZRANGE', holds_key, 0, 0, 'WITHSCORES')
+local latest = redis.call('ZRANGE', holds_key, -1, -1, 'WITHSCORES')
+local holding = redis.call('ZSCORE', call.prefix .. 'holding', sku) or '0'
+-- Bounds that do not cover the index hide due holds just as an absent entry in `holding` does.
+local is_covered = read[3] and read[4] and earliest[2]
+  and tonumber(read[3]) <= tonumber(earliest[2]) and tonumber(read[4]) >= tonumber(latest[2])
+if earliest[2] and not is_covered then
+  holding = '0'
+end
 local gate = redis.call('HMGET', KEYS[1], 'epoch', 'seq')
 
 local reply = { 'OK' }
@@ -55,7 +64,7 @@ if last[1] then
 end
 for _, value in ipairs({
   read[1], read[2], epoch, seq, int(recorded), earliest[2] or '0',
-  redis.call('ZSCORE', call.prefix .. 'holding', sku) or '0', #members <= limit and '1' or '0',
+  holding, #members <= limit and '1' or '0',
 }) do
   reply[#reply + 1] = value
 end

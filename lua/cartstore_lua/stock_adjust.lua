@@ -22,7 +22,7 @@
   Cost     O(log holds)
 ]]
 --- @include call_begin
---- @include hold_release_sku
+--- @include hold_release_if_due
 --- @include outbox_append
 --- @include stock_append
 
@@ -45,7 +45,7 @@ if known[1] then
   reply[1] = 'REPLAYED'
   return reply
 end
-local _, more_due = hold_release_sku(call, sku, limit)
+local _, more_due = hold_release_if_due(call, sku, limit)
 if more_due then
   return { 'AGAIN' }
 end

@@ -13,7 +13,7 @@
   Cost     O(skus * log holds)
 ]]
 --- @include call_begin
---- @include hold_release_sku
+--- @include hold_release_if_due
 --- @include stock_append
 
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
@@ -25,7 +25,7 @@ if not limit then
   return redis.error_reply('CARTBADARG release limit')
 end
 for index = 5, #ARGV do
-  local released, more_due = hold_release_sku(call, ARGV[index], math.max(1, limit))
+  local released, more_due = hold_release_if_due(call, ARGV[index], math.max(1, limit))
   if more_due then
     return { 'AGAIN' }
   end

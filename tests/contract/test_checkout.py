@@ -411,8 +411,8 @@ async def test_checkout_succeeds_when_each_named_line_is_lowered_to_what_is_avai
 async def test_checkout_respects_the_guests_share_when_units_are_not_held_yet(shop: Shop) -> None:
     await shop.sell("tee", 10)
     half = terms(guest_share_ppm=500_000)
-    await shop.add("g.gil", "tee", 3, terms=half)
     await shop.add(GUS, "tee", 3, terms=terms(reservations=False, guest_share_ppm=500_000))
+    await shop.add("g.gil", "tee", 3, terms=half)
 
     with pytest.raises(InsufficientStock) as caught:
         await shop.checkout(GUS, terms=half)

@@ -291,7 +291,8 @@ async def test_missing_sku_with_a_ledger_is_published_and_told(shop: Shop) -> No
 
 @pytest.mark.parametrize("member", ["c\x1fu.nobody\x1fA", "c\x1fu.buyer\x1fB", "o\x1fo0-nothing-1"])
 async def test_index_entry_without_a_claim_is_removed(shop: Shop, member: str) -> None:
-    await shop.redis.zadd(shop.keys.holds("A"), {member: 2**42})
+    ((_, score), *_) = await shop.redis.zrange(shop.keys.holds("A"), 0, 0, withscores=True)
+    await shop.redis.zadd(shop.keys.holds("A"), {member: score})
 
     await expect_repaired(shop, ("orphan_index_entry", "A"))
 
@@ -304,6 +305,18 @@ async def test_sku_missing_from_holding_is_put_there(shop: Shop, score: int | No
         await shop.redis.zrem(shop.keys.holding, "A")
     else:
         await shop.redis.zadd(shop.keys.holding, {"A": score})
+
+    await expect_repaired(shop, ("not_in_holding", "A"))
+
+
+@pytest.mark.parametrize("bounds", [{"earliest": 2**42}, {"latest": 1}, None])
+async def test_sku_whose_bounds_do_not_cover_its_index_gets_them(
+    shop: Shop, bounds: dict[str, int] | None
+) -> None:
+    if bounds is None:
+        await shop.redis.hdel(shop.keys.sku("A"), "earliest", "latest")
+    else:
+        await shop.redis.hset(shop.keys.sku("A"), mapping=bounds)
 
     await expect_repaired(shop, ("not_in_holding", "A"))
 
@@ -356,7 +369,9 @@ async def test_order_whose_hold_is_not_indexed_is_left(shop: Shop) -> None:
 
 
 async def test_totals_that_are_not_the_sum_of_lines_are_left(shop: Shop) -> None:
-    await shop.redis.hincrby(shop.keys.cart(BUYER.cart_id), "s", 1)
+    key = shop.keys.cart(BUYER.cart_id)
+    version, lines, units, subtotal, *rest = (await shop.redis.hget(key, "a")).split(" ")
+    await shop.redis.hset(key, "a", " ".join([version, lines, units, str(int(subtotal) + 1), *rest]))
 
     await expect_left(shop, ("cart_totals", BUYER.cart_id))
 

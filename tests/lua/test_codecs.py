@@ -30,22 +30,40 @@ RUNTIME = lua51.LuaRuntime()
 LUA = load(RUNTIME, "int", "line_encode", "line_decode", "line_sku", "order_line_encode", "terms_decode")
 
 
+def line_table(created: int, **values: int) -> Any:
+    line = {
+        "quantity": 2,
+        "held": 2,
+        "indexed": created + 1_000,
+        "latest": created + 9_000,
+        "first": created,
+        "ttl": 1_000,
+        "price": 5,
+        "revision": 1,
+        "ordinal": 1,
+        "added": created,
+        "updated": created,
+    }
+    return RUNTIME.table_from(line | values)
+
+
 @given(
     quantity=UNITS,
     held=UNITS,
     price=st.integers(0, 10**11),
     revision=st.integers(1, 2**52),
     created=TIMES,
-    times=st.tuples(TIMES, TIMES, TIMES, TIMES),
+    times=st.tuples(TIMES, TIMES, TIMES, TIMES, TIMES),
 )
 def test_line_decode_gives_the_line_back_when_it_was_encoded(
-    quantity: int, held: int, price: int, revision: int, created: int, times: tuple[int, int, int, int]
+    quantity: int, held: int, price: int, revision: int, created: int, times: tuple[int, int, int, int, int]
 ) -> None:
-    expires, first, added, updated = times
+    indexed, latest, first, added, updated = times
     line = {
         "quantity": quantity,
         "held": held,
-        "expires": expires,
+        "indexed": indexed,
+        "latest": latest,
         "first": first,
         "ttl": 60_000,
         "price": price,
@@ -54,18 +72,39 @@ def test_line_decode_gives_the_line_back_when_it_was_encoded(
         "added": added,
         "updated": updated,
     }
-    table = RUNTIME.table_from(line)
+    text = LUA.line_encode(RUNTIME.table_from(line), created)
 
-    decoded = dict(LUA.line_decode(LUA.line_encode(table, created), created))
+    decoded = dict(LUA.line_decode(text, created, created, created - 1))
 
     if held == 0:
-        line["expires"] = line["first"] = 0
-    assert decoded == line
+        line["indexed"] = line["latest"] = line["first"] = 0
+    assert decoded == line | {"expires": line["indexed"]}
 
 
-@pytest.mark.parametrize("text", ["", "1", "1 2 3", "a b c d e f g h i j", "1 1 1 1 1 1 1 1 1 1 1"])
+@pytest.mark.parametrize(
+    ("extended", "ttl", "latest", "expires"),
+    [
+        (500, 1_000, 9_000, 1_500),  # extended: counts from that moment
+        (8_500, 1_000, 9_000, 9_000),  # never past the cap
+        (-500, 1_000, 9_000, 1_000),  # never before what is indexed
+        (500, 0, 9_000, 1_000),  # had lapsed when the cart was extended
+        (8_701, 1_000, 9_000, 1_000),  # that moment is yet to come: the clock stepped back
+    ],
+)
+def test_line_decode_derives_the_expiry_when_the_cart_was_extended(
+    extended: int, ttl: int, latest: int, expires: int
+) -> None:
+    created = 1_900_000_000_000
+    text = LUA.line_encode(line_table(created, ttl=ttl, latest=created + latest), created)
+
+    line = LUA.line_decode(text, created, created + extended, created + 8_700)
+
+    assert line["expires"] == created + expires
+
+
+@pytest.mark.parametrize("text", ["", "1", "1 2 3", "a b c d e f g h i j k", "1 1 1 1 1 1 1 1 1 1 1 1"])
 def test_line_decode_gives_nothing_when_the_text_is_no_line(text: str) -> None:
-    assert LUA.line_decode(text, 0) is None
+    assert LUA.line_decode(text, 0, 0, 0) is None
 
 
 @pytest.mark.parametrize("sku", ["a", "a~b", "a~~b", "x~~0123456789a", "tee.m_1-2"])

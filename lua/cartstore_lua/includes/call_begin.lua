@@ -10,7 +10,7 @@ local function call_begin(gate_key, identity, now_override, nonce)
   if gate[2] ~= identity then
     -- The token of a rebuild that was taken over says nothing of the engine.
     if gate[1] == 'open' and string.sub(identity, 1, 8) ~= 'rebuild:' then
-      redis.call('HSET', gate_key, 'state', 'fenced', 'fenced_at', string.format('%.0f', now))
+      redis.call('HSET', gate_key, 'state', 'fenced', 'fenced_at', now)
     end
     return nil
   end
@@ -25,5 +25,6 @@ local function call_begin(gate_key, identity, now_override, nonce)
     epoch = gate[3],
     lifetime = tonumber(gate[4]),
     events = 0,
+    skus = {},
   }
 end

@@ -1,42 +1,18 @@
+--- @include cart_decode
 --- @include line_decode
 
--- A whole cart for reading and changing; an absent one is an empty cart made now. Nothing is written before
--- cart_save. `changed` and `gone` collect line ids, `zrem` and `zadd` the hold entries to take out and put in.
+-- A whole cart for reading and changing.
 local function cart_load(call, cart_id)
-  local key = call.prefix .. 'cart:' .. cart_id
-  local flat = redis.call('HGETALL', key)
+  local flat = redis.call('HGETALL', call.prefix .. 'cart:' .. cart_id)
   local fields = {}
   for index = 1, #flat, 2 do
     fields[flat[index]] = flat[index + 1]
   end
-  local cart = {
-    id = cart_id,
-    key = key,
-    is_guest = string.sub(cart_id, 1, 2) == 'g.',
-    exists = #flat > 0,
-    version = tonumber(fields.v or 0),
-    units = tonumber(fields.n or 0),
-    subtotal = tonumber(fields.s or 0),
-    currency = fields.c or '',
-    created = tonumber(fields.t or call.now),
-    updated = tonumber(fields.u or call.now),
-    count = tonumber(fields.k or 0),
-    held = tonumber(fields.h or 0),
-    waiting = tonumber(fields.w or 0),
-    ordinal = tonumber(fields.o or 0),
-    ttl = tonumber(fields.x or 0),
-    lines = {},
-    properties = {},
-    changed = {},
-    gone = {},
-    zrem = {},
-    zadd = {},
-  }
-  cart.was_counted = cart.held + cart.waiting > 0
+  local cart = cart_decode(call, cart_id, fields.b, fields.a, fields.e)
   for name, value in pairs(fields) do
     local mark = string.sub(name, 1, 2)
     if mark == 'l:' then
-      cart.lines[string.sub(name, 3)] = line_decode(value, cart.created)
+      cart.lines[string.sub(name, 3)] = line_decode(value, cart.created, cart.extended, call.now)
     elseif mark == 'p:' then
       cart.properties[string.sub(name, 3)] = value
     end

@@ -1,5 +1,5 @@
 --- @include cart_load
---- @include hold_release_sku
+--- @include hold_release_if_due
 --- @include line_sku
 
 -- Release what is due of every SKU among a cart's lines, then load the cart. Orders of this very cart may
@@ -14,7 +14,7 @@ local function cart_release_due(call, cart_id, limit)
       local sku = line_sku(line_id)
       if not seen[sku] then
         seen[sku] = true
-        local released, more_due = hold_release_sku(call, sku, math.max(1, limit))
+        local released, more_due = hold_release_if_due(call, sku, math.max(1, limit))
         limit = limit - released
         more = more or more_due
         released_any = released_any or released > 0

@@ -1,11 +1,14 @@
---- @include int
+--- @include cart_encode
 --- @include line_encode
 --- @include hash_set
+--- @include hold_index
+--- @include sku_save
 
 -- Write a changed cart, the SKUs' counters and the hold index. Entries are taken out first: at maxmemory a
 -- script is refused at its first write unless that frees memory, so removals always work.
--- bump: the change counts as a mutation and gets the partition's next change number as version.
-local function cart_save(call, cart, bump)
+-- updated: the change counts as a mutation of that moment and gets the partition's next change number as
+-- version; nil for what is none.
+local function cart_save(call, cart, updated)
   for member, holds_key in pairs(cart.zrem) do
     redis.call('ZREM', holds_key, member)
   end
@@ -20,27 +23,30 @@ local function cart_save(call, cart, bump)
   for first = 1, #gone, 1000 do
     redis.call('HDEL', cart.key, unpack(gone, first, math.min(first + 999, #gone)))
   end
-  for sku, stock in pairs(call.skus or {}) do
-    if stock.held_change ~= 0 then
-      -- Whole values in one command: sku_load read them in this very script.
-      stock.rev = stock.rev + 1
-      redis.call(
-        'HSET', call.prefix .. 'sku:' .. sku, 'held', int(stock.held), 'rev', int(stock.rev), 'guest_held',
-        int(stock.guest_held)
-      )
-      stock.held_change = 0
-    end
+  for member, hold in pairs(cart.zadd) do
+    hold_index(call, hold[1], member, hold[2].indexed)
   end
-  if bump then
+  for _, stock in pairs(call.skus) do
+    sku_save(call, stock)
+  end
+  if updated then
     cart.version = redis.call('HINCRBY', call.gate_key, 'change', 1)
-    cart.updated = call.now
-    redis.call('ZADD', call.prefix .. 'activity', int(cart.version), cart.id)
+    cart.updated = updated
+    redis.call('ZADD', call.prefix .. 'activity', cart.version, cart.id)
   end
-  local fields = {
-    'v', int(cart.version), 'n', int(cart.units), 's', int(cart.subtotal), 'c', cart.currency,
-    't', int(cart.created), 'u', int(cart.updated), 'k', int(cart.count), 'h', int(cart.held),
-    'w', int(cart.waiting), 'o', int(cart.ordinal), 'x', int(cart.ttl),
-  }
+  local fields = { 'a', cart_encode(cart) }
+  local base = string.format('%d %d %s', cart.created, cart.ttl, cart.currency)
+  if base ~= cart.base then
+    fields[3], fields[4] = 'b', base
+    cart.base = base
+  end
+  local bounds = string.format(
+    '%d %d', cart.ttl_min, cart.ttl_min > 0 and cart.latest_min - cart.created or 0
+  )
+  if bounds ~= (cart.bounds or '0 0') then
+    fields[#fields + 1], fields[#fields + 2] = 'e', bounds
+    cart.bounds = bounds
+  end
   for line_id in pairs(cart.changed) do
     local line = cart.lines[line_id]
     if line then
@@ -54,21 +60,13 @@ local function cart_save(call, cart, bump)
     end
   end
   hash_set(cart.key, fields)
-  for member, hold in pairs(cart.zadd) do
-    local expires = int(hold[2].expires)
-    redis.call('ZADD', call.prefix .. 'holds:' .. hold[1], expires, member)
-    -- An extended hold can only be later than what `holding` has for its SKU.
-    if hold[3] then
-      redis.call('ZADD', call.prefix .. 'holding', 'LT', expires, hold[1])
-    end
-  end
   -- A cart that a counter depends on has no TTL; the last release sets one.
   if cart.held + cart.waiting > 0 then
     if not cart.was_counted then
       redis.call('PERSIST', cart.key)
     end
   else
-    redis.call('PEXPIRE', cart.key, int(cart.ttl))
+    redis.call('PEXPIRE', cart.key, cart.ttl)
   end
   cart.changed, cart.gone, cart.zrem, cart.zadd = {}, {}, {}, {}
   cart.was_counted = cart.held + cart.waiting > 0

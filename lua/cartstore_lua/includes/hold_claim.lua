@@ -5,8 +5,8 @@
 local function hold_claim(call, sku, member)
   local kind, holder, line_id = string.match(member, '^(%a)\31([^\31]+)\31?([^\31]*)$')
   if kind == 'c' then
-    local read = redis.call('HMGET', call.prefix .. 'cart:' .. holder, 'l:' .. line_id, 't')
-    local line = read[1] and line_decode(read[1], tonumber(read[2]))
+    local text = redis.call('HGET', call.prefix .. 'cart:' .. holder, 'l:' .. line_id)
+    local line = text and line_decode(text, 0, 0, 0)
     return line and line.held or 0
   end
   local order = redis.call('HMGET', call.prefix .. 'order:' .. (holder or ''), 'status', 'count')

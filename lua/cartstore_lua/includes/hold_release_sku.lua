@@ -1,16 +1,19 @@
 --- @include int
+--- @include cart_decode
+--- @include cart_encode
 --- @include line_decode
 --- @include line_encode
 --- @include holding_refresh
 --- @include payment_release
 
 -- Release up to `limit` due holds and orders of one SKU, so that its availability is exact in this instant.
--- A hold later than the longest lifetime is due as well: the clock stepped back since it was taken.
--- Returns the number released and whether more are due. Each entry is a whole transition: what this call
--- itself goes on to check and write starts afterwards.
+-- A hold later than the longest lifetime is due as well: the clock stepped back since it was taken. An entry
+-- whose line was extended since is put where the line's hold ends now.
+-- Returns the number looked at, whether more are to be looked at, and the number released. Each entry is a whole
+-- transition: what this call itself goes on to check and write starts afterwards.
 local function hold_release_sku(call, sku, limit)
   local holds_key = call.prefix .. 'holds:' .. sku
-  local due = redis.call('ZRANGEBYSCORE', holds_key, '-inf', int(call.now), 'LIMIT', 0, limit + 1)
+  local due = redis.call('ZRANGEBYSCORE', holds_key, '-inf', call.now, 'LIMIT', 0, limit + 1)
   if #due <= limit then
     local late = redis.call(
       'ZRANGEBYSCORE', holds_key, '(' .. int(call.now + call.lifetime), '+inf', 'LIMIT', 0, limit + 1 - #due
@@ -20,11 +23,13 @@ local function hold_release_sku(call, sku, limit)
     end
   end
   if #due == 0 then
-    return 0, false
+    -- The bounds were early: the hold that they were set for has been taken back since.
+    holding_refresh(call, sku)
+    return 0, false, 0
   end
-  local released = math.min(#due, limit)
-  local units, guest_units = 0, 0
-  for index = 1, released do
+  local looked = math.min(#due, limit)
+  local released, units, guest_units = 0, 0, 0
+  for index = 1, looked do
     local member = due[index]
     local kind, holder, line_id = string.match(member, '^(%a)\31([^\31]+)\31?([^\31]*)$')
     if kind == 'o' then
@@ -33,33 +38,43 @@ local function hold_release_sku(call, sku, limit)
         payment_release(call, payment_id, 'expired')
       end
       redis.call('ZREM', holds_key, member)
+      released = released + 1
     else
       local cart_key = call.prefix .. 'cart:' .. holder
-      local cart = redis.call('HMGET', cart_key, 'l:' .. line_id, 't', 'h', 'w', 'x')
-      local line = cart[1] and line_decode(cart[1], tonumber(cart[2]))
-      redis.call('ZREM', holds_key, member)
-      if line and line.held > 0 then
-        units = units + line.held
-        if string.sub(holder, 1, 2) == 'g.' then
-          guest_units = guest_units + line.held
-        end
-        local held = tonumber(cart[3]) - line.held
-        line.held = 0
-        redis.call('HSET', cart_key, 'l:' .. line_id, line_encode(line, tonumber(cart[2])), 'h', int(held))
-        if held + tonumber(cart[4]) <= 0 then
-          redis.call('PEXPIRE', cart_key, cart[5])
+      local read = redis.call('HMGET', cart_key, 'b', 'a', 'l:' .. line_id)
+      local cart = cart_decode(call, holder, read[1], read[2], nil)
+      local line = read[3] and line_decode(read[3], cart.created, cart.extended, call.now)
+      if line and line.held > 0 and line.expires > call.now and line.expires <= call.now + call.lifetime then
+        line.indexed = line.expires
+        redis.call('ZADD', holds_key, line.indexed, member)
+        redis.call('HSET', cart_key, 'l:' .. line_id, line_encode(line, cart.created))
+      else
+        redis.call('ZREM', holds_key, member)
+        released = released + 1
+        if line and line.held > 0 then
+          units = units + line.held
+          if cart.is_guest then
+            guest_units = guest_units + line.held
+          end
+          cart.held = cart.held - line.held
+          line.held = 0
+          redis.call('HSET', cart_key, 'a', cart_encode(cart), 'l:' .. line_id, line_encode(line, cart.created))
+          if cart.held + cart.waiting <= 0 then
+            redis.call('PEXPIRE', cart_key, cart.ttl)
+          end
         end
       end
     end
   end
   if units > 0 then
     local sku_key = call.prefix .. 'sku:' .. sku
-    redis.call('HINCRBY', sku_key, 'held', int(-units))
+    redis.call('HINCRBY', sku_key, 'held', -units)
     redis.call('HINCRBY', sku_key, 'rev', 1)
     if guest_units > 0 then
-      redis.call('HINCRBY', sku_key, 'guest_held', int(-guest_units))
+      redis.call('HINCRBY', sku_key, 'guest_held', -guest_units)
     end
   end
+  call.skus[sku] = nil
   holding_refresh(call, sku)
-  return released, #due > limit
+  return looked, #due > limit, released
 end

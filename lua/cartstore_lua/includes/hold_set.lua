@@ -1,5 +1,5 @@
 -- Change the units that a line holds, in memory: the cart's and the SKU's counters move together. A line that
--- holds nothing any more leaves the index; `expires` and `first` of one that does are the caller's.
+-- holds nothing any more leaves the index; when a hold ends is the caller's.
 local function hold_set(call, cart, stock, line_id, line, held)
   local change = held - line.held
   line.held = held
@@ -11,8 +11,7 @@ local function hold_set(call, cart, stock, line_id, line, held)
   end
   if held == 0 then
     local member = 'c\31' .. cart.id .. '\31' .. line_id
-    line.expires = 0
-    line.first = 0
+    line.expires, line.indexed, line.latest, line.first = 0, 0, 0, 0
     cart.zadd[member] = nil
     cart.zrem[member] = call.prefix .. 'holds:' .. stock.sku
   end

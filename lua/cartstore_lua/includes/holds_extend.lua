@@ -1,18 +1,25 @@
---- @include line_sku
-
--- Move the expiry of every hold of the cart that has not lapsed, up to its cap. A lapsed hold is left to be
--- released: from that instant the units belong to whoever comes first.
--- only: set of line ids, nil for all lines.
-local function holds_extend(call, cart, terms, only)
+-- Extend every hold of the cart that has not lapsed, up to its cap, as each mutation does: by moving the one
+-- moment that all of them count from (line_decode). A lapsed hold is left to be released: from that instant the
+-- units belong to whoever comes first.
+local function holds_extend(call, cart)
+  cart.extended = call.now
+  local ttl_min, latest_min = 0, 0
   for line_id, line in pairs(cart.lines) do
-    if line.held > 0 and line.expires > call.now and (not only or only[line_id]) then
-      local ttl = line.ttl > 0 and line.ttl or terms.ttl
-      local expires = math.min(call.now + ttl, line.first + terms.cap)
-      if expires > line.expires then
-        line.expires = expires
+    if line.held > 0 and line.ttl > 0 then
+      if line.expires > call.now then
+        line.expires = math.max(line.expires, math.min(call.now + line.ttl, line.latest))
+        latest_min = ttl_min > 0 and math.min(latest_min, line.latest) or line.latest
+        ttl_min = ttl_min > 0 and math.min(ttl_min, line.ttl) or line.ttl
+      else
+        line.ttl = 0
         cart.changed[line_id] = true
-        cart.zadd['c\31' .. cart.id .. '\31' .. line_id] = { line_sku(line_id), line, false }
       end
     end
   end
+  if not cart.is_partial then
+    cart.ttl_min, cart.latest_min = ttl_min, latest_min
+  elseif cart.held == 0 then
+    cart.ttl_min, cart.latest_min = 0, 0
+  end
+  -- Else none of the other lines has lapsed (cart_load_line), and hold_take has put this one into the bounds.
 end

@@ -1,24 +1,31 @@
---- @include int
+--- @include sku_free
 
--- Append one line with what is true of its SKU now to a reply: 16 texts, as redis/replies.py reads them.
-local function line_append(call, reply, cart, line_id, stock)
+-- Append one line with what is true of its SKU now to a reply: 16 values, as redis/replies.py reads them.
+local function line_append(call, reply, cart, line_id, stock, guest_share_ppm)
   local line = cart.lines[line_id]
   local held, expires, first = line.held, line.expires, line.first
   if expires <= call.now then
     held, expires, first = 0, 0, 0
   end
-  local available, price, revision, active, policy = '0', '0', '0', '0', 'deny'
-  if stock then
-    price, revision, policy = int(stock.price), int(stock.revision), stock.policy
-    active = stock.active and '1' or '0'
-    available = policy == 'deny' and int(math.max(0, stock.on_hand - stock.held) + line.held) or ''
+  local n = #reply
+  reply[n + 1] = line_id
+  reply[n + 2] = line.new_properties or cart.properties[line_id] or ''
+  reply[n + 3] = line.quantity
+  reply[n + 4] = held
+  reply[n + 5] = expires
+  reply[n + 6] = first
+  reply[n + 7] = line.price
+  reply[n + 8] = line.revision
+  reply[n + 9] = line.ordinal
+  reply[n + 10] = line.added
+  reply[n + 11] = line.updated
+  if not stock then
+    reply[n + 12], reply[n + 13], reply[n + 14], reply[n + 15], reply[n + 16] = 0, 0, 0, 'deny', 0
+    return
   end
-  local values = {
-    line_id, line.new_properties or cart.properties[line_id] or '', int(line.quantity), int(held), int(expires),
-    int(first), int(line.price), int(line.revision), int(line.ordinal), int(line.added), int(line.updated), price,
-    revision, active, policy, available,
-  }
-  for index = 1, 16 do
-    reply[#reply + 1] = values[index]
-  end
+  reply[n + 12] = stock.price
+  reply[n + 13] = stock.revision
+  reply[n + 14] = stock.active and 1 or 0
+  reply[n + 15] = stock.policy
+  reply[n + 16] = stock.policy == 'deny' and sku_free(stock, cart.is_guest, guest_share_ppm) + line.held or ''
 end

@@ -1,4 +1,4 @@
---- @include int
+--- @include sku_free
 
 -- Whether a line may have this quantity: quantity rules, limits, stock, in that order.
 -- line: as in the cart, or a fresh one with quantity 0 and held 0. price: what the line will be seen at.
@@ -26,14 +26,11 @@ local function line_check(cart, stock, line, quantity, price, terms)
   local missing = quantity - line.held
   if takes and missing > 0 and cart.held + cart.waiting + missing > terms.held_max then
     -- Units of the owner that are due do not count; who calls this has them released and asks again.
-    return { 'LIMIT_EXCEEDED', 'max_held_per_owner', int(terms.held_max) }
+    return { 'LIMIT_EXCEEDED', 'max_held_per_owner', terms.held_max }
   end
-  local free = stock.on_hand - stock.held
-  if takes and cart.is_guest then
-    free = math.min(free, math.floor(stock.on_hand * terms.guest_share_ppm / 1000000) - stock.guest_held)
-  end
-  if missing > math.max(0, free) then
-    return { 'INSUFFICIENT_STOCK', math.max(0, free) + line.held, quantity }
+  local free = sku_free(stock, cart.is_guest, terms.guest_share_ppm)
+  if missing > free then
+    return { 'INSUFFICIENT_STOCK', free + line.held, quantity }
   end
   return nil
 end

@@ -1,8 +1,12 @@
--- A cart line from its compact text. Times are kept as distances from the cart's creation, which keeps the
--- text short enough for the engine's compact hash encoding. nil when the text is not one.
-local function line_decode(text, created)
-  local quantity, held, expires, first, ttl, price, revision, ordinal, added, updated =
-    string.match(text, '^(%d+) (%d+) (-?%d+) (-?%d+) (%d+) (%d+) (%d+) (%d+) (-?%d+) (-?%d+)$')
+-- A cart line from its compact text; nil when the text is not one. Times are distances from the cart's creation.
+-- indexed: the hold's expiry as its SKU's index has it. A mutation of the cart extends all its holds without
+-- writing them: what a hold's expiry really is follows from the moment of that mutation (`extended`), the hold's
+-- lifetime and the latest that its cap allows, and can only be later than what is indexed. A hold with ttl 0
+-- had lapsed when its cart was extended, and stays lapsed. A moment that is yet to come means that the clock
+-- stepped back, and extends nothing.
+local function line_decode(text, created, extended, now)
+  local quantity, held, indexed, latest, first, ttl, price, revision, ordinal, added, updated =
+    string.match(text, '^(%d+) (%d+) (-?%d+) (-?%d+) (-?%d+) (%d+) (%d+) (%d+) (%d+) (-?%d+) (-?%d+)$')
   if not quantity then
     return nil
   end
@@ -10,17 +14,22 @@ local function line_decode(text, created)
     quantity = tonumber(quantity),
     held = tonumber(held),
     expires = 0,
+    indexed = 0,
+    latest = 0,
     first = 0,
     ttl = tonumber(ttl),
     price = tonumber(price),
     revision = tonumber(revision),
     ordinal = tonumber(ordinal),
-    added = created + tonumber(added),
-    updated = created + tonumber(updated),
+    added = created + added,
+    updated = created + updated,
   }
   if line.held > 0 then
-    line.expires = created + tonumber(expires)
-    line.first = created + tonumber(first)
+    line.indexed, line.latest, line.first = created + indexed, created + latest, created + first
+    line.expires = line.indexed
+    if line.ttl > 0 and extended <= now then
+      line.expires = math.max(line.indexed, math.min(extended + line.ttl, line.latest))
+    end
   end
   return line
 end

@@ -1,14 +1,11 @@
--- The inverse of line_decode. ttl is the SKU's own hold lifetime, 0 for the owner's: stored so that a
--- mutation can extend the holds of all lines without reading their SKUs.
+-- The inverse of line_decode.
 local function line_encode(line, created)
-  local expires, first = 0, 0
+  local indexed, latest, first = 0, 0, 0
   if line.held > 0 then
-    expires = line.expires - created
-    first = line.first - created
+    indexed, latest, first = line.indexed - created, line.latest - created, line.first - created
   end
   return string.format(
-    '%.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f',
-    line.quantity, line.held, expires, first, line.ttl, line.price, line.revision, line.ordinal,
-    line.added - created, line.updated - created
+    '%d %d %d %d %d %d %.0f %d %d %d %d', line.quantity, line.held, indexed, latest, first, line.ttl, line.price,
+    line.revision, line.ordinal, line.added - created, line.updated - created
   )
 end

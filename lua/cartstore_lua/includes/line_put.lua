@@ -1,7 +1,8 @@
 --- @include hold_take
 --- @include hold_set
 
--- Give a line a quantity that line_check has allowed, in memory: totals, hold, times.
+-- Give a line a quantity that line_check has allowed, in memory: totals, hold, times. The caller goes on to
+-- extend the cart's holds.
 -- seen: whether the buyer sees the current price and revision with this (add, or a new line).
 local function line_put(call, cart, stock, line_id, quantity, seen, properties, terms)
   local line = cart.lines[line_id]
@@ -9,8 +10,8 @@ local function line_put(call, cart, stock, line_id, quantity, seen, properties, 
     cart.ordinal = cart.ordinal + 1
     cart.count = cart.count + 1
     line = {
-      quantity = 0, held = 0, expires = 0, first = 0, ttl = stock.ttl, price = stock.price, revision = stock.revision,
-      ordinal = cart.ordinal, added = call.now, updated = call.now,
+      quantity = 0, held = 0, expires = 0, indexed = 0, latest = 0, first = 0, ttl = 0, price = stock.price,
+      revision = stock.revision, ordinal = cart.ordinal, added = call.now, updated = call.now,
     }
     cart.lines[line_id] = line
     cart.currency = stock.currency
@@ -28,7 +29,7 @@ local function line_put(call, cart, stock, line_id, quantity, seen, properties, 
   line.quantity = quantity
   line.updated = call.now
   if stock.policy == 'deny' and stock.hold_policy == 'on_add' and terms.reservations then
-    hold_take(call, cart, stock, line_id, line, quantity, terms)
+    hold_take(call, cart, stock, line_id, line, quantity, terms, true)
   elseif line.held > quantity then
     hold_set(call, cart, stock, line_id, line, quantity)
   end

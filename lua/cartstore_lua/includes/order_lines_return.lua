@@ -17,7 +17,7 @@ local function order_lines_return(call, payment, waiting)
         local line = cart.lines[bought.line_id]
         if not line then
           line = {
-            quantity = 0, held = 0, expires = 0, first = 0, ttl = 0, price = bought.price,
+            quantity = 0, held = 0, expires = 0, indexed = 0, latest = 0, first = 0, ttl = 0, price = bought.price,
             revision = bought.revision, added = call.now, updated = call.now,
           }
           cart.ordinal = cart.ordinal + 1
@@ -36,6 +36,6 @@ local function order_lines_return(call, payment, waiting)
       end
     end
   end
-  cart_save(call, cart, takes)
+  cart_save(call, cart, takes and call.now or nil)
   return takes and cart.version or 0
 end

@@ -23,7 +23,7 @@ local function owner_release_due(call, cart)
   if #skus + #payments == 0 then
     return 0
   end
-  call.skus = nil
+  call.skus = {}
   local released = 0
   for _, sku in ipairs(skus) do
     released = released + hold_release_sku(call, sku, 100)

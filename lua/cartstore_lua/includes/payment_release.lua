@@ -31,7 +31,7 @@ local function payment_release(call, payment_id, reason)
       redis.call('HINCRBY', sku_key, 'guest_held', int(-units))
     end
     holding_refresh(call, sku)
-    local known = call.skus and call.skus[sku]
+    local known = call.skus[sku]
     if known then
       known.held = known.held - units
       known.rev = known.rev + 1

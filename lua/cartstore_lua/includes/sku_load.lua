@@ -2,12 +2,13 @@
 -- two lines of one SKU see each other's units before anything is written.
 -- The `fields` text: revision price currency active policy hold_policy hold_ttl min max multiple.
 local function sku_load(call, sku)
-  call.skus = call.skus or {}
   local known = call.skus[sku]
   if known then
     return known
   end
-  local read = redis.call('HMGET', call.prefix .. 'sku:' .. sku, 'fields', 'on_hand', 'held', 'guest_held', 'rev')
+  local read = redis.call(
+    'HMGET', call.prefix .. 'sku:' .. sku, 'fields', 'on_hand', 'held', 'guest_held', 'rev', 'earliest', 'latest'
+  )
   if not read[1] then
     return nil
   end
@@ -29,6 +30,8 @@ local function sku_load(call, sku)
     held = tonumber(read[3]),
     guest_held = tonumber(read[4]),
     rev = tonumber(read[5]),
+    earliest = tonumber(read[6] or nil),
+    latest = tonumber(read[7] or nil),
     held_change = 0,
   }
   call.skus[sku] = known

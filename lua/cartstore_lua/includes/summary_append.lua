@@ -1,10 +1,6 @@
---- @include int
-
 -- Append the running totals to a reply: version, lines, units, subtotal, currency.
 local function summary_append(reply, cart)
-  reply[#reply + 1] = int(cart.version)
-  reply[#reply + 1] = int(cart.count)
-  reply[#reply + 1] = int(cart.units)
-  reply[#reply + 1] = int(cart.subtotal)
-  reply[#reply + 1] = cart.currency
+  local n = #reply
+  reply[n + 1], reply[n + 2], reply[n + 3] = cart.version, cart.count, cart.units
+  reply[n + 4], reply[n + 5] = cart.subtotal, cart.currency
 end

@@ -1,0 +1,14 @@
+-- Write what a call changed of a SKU's counters: whole values in one command, since sku_load read them in this
+-- very call.
+local function sku_save(call, stock)
+  local key = call.prefix .. 'sku:' .. stock.sku
+  if stock.held_change ~= 0 then
+    stock.rev = stock.rev + 1
+    redis.call('HSET', key, 'held', stock.held, 'rev', stock.rev, 'guest_held', stock.guest_held)
+    stock.held_change = 0
+  end
+  if stock.has_new_bounds then
+    redis.call('HSET', key, 'earliest', stock.earliest, 'latest', stock.latest)
+    stock.has_new_bounds = false
+  end
+end
