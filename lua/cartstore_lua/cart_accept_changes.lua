@@ -26,7 +26,7 @@
 --- @include sku_load
 --- @include holds_extend
 --- @include cart_save
---- @include summary_append
+--- @include mutation_reply
 --- @include ring_remember
 
 local call, cart_id, terms = mutation_begin(KEYS, ARGV)
@@ -61,10 +61,8 @@ if subtotal > 9000000000000000 then
   return { 'LIMIT_EXCEEDED', 'total', '9000000000000000' }
 end
 
-local reply = { 'OK', 0, call.now }
 if #line_ids == 0 then
-  summary_append(reply, cart)
-  return reply
+  return mutation_reply(call, 0, cart)
 end
 cart.ttl = terms.cart_ttl
 cart.subtotal = subtotal
@@ -77,6 +75,6 @@ for _, line_id in ipairs(line_ids) do
 end
 holds_extend(call, cart)
 cart_save(call, cart, call.now)
-summary_append(reply, cart)
+local reply = mutation_reply(call, 0, cart)
 ring_remember(KEYS[2], ARGV[6], ARGV[7], reply)
 return reply

@@ -33,7 +33,7 @@
 --- @include line_put
 --- @include holds_extend
 --- @include cart_save
---- @include summary_append
+--- @include mutation_reply
 --- @include line_append
 --- @include ring_remember
 
@@ -80,8 +80,7 @@ cart.ttl = terms.cart_ttl
 line_put(call, cart, stock, line_id, wanted, true, properties, terms)
 holds_extend(call, cart)
 cart_save(call, cart, call.now)
-local reply = { 'OK', created, call.now }
-summary_append(reply, cart)
+local reply = mutation_reply(call, created, cart)
 line_append(call, reply, cart, line_id, stock, terms.guest_share_ppm)
 ring_remember(KEYS[2], ARGV[6], ARGV[7], reply)
 return reply

@@ -24,7 +24,7 @@
 --- @include line_order
 --- @include holds_extend
 --- @include cart_save
---- @include summary_append
+--- @include mutation_reply
 --- @include ring_remember
 
 local call, cart_id, terms = mutation_begin(KEYS, ARGV)
@@ -37,17 +37,15 @@ if version_differs(cart, ARGV[5]) then
   return { 'VERSION_CONFLICT', cart.version }
 end
 
-local reply = { 'OK', 0, call.now }
-if cart.count > 0 then
-  cart.ttl = terms.cart_ttl
-  for _, line_id in ipairs(line_order(cart)) do
-    line_drop(call, cart, line_id)
-  end
-  holds_extend(call, cart)
-  cart_save(call, cart, call.now)
-  summary_append(reply, cart)
-  ring_remember(KEYS[2], ARGV[6], ARGV[7], reply)
-else
-  summary_append(reply, cart)
+if cart.count == 0 then
+  return mutation_reply(call, 0, cart)
 end
+cart.ttl = terms.cart_ttl
+for _, line_id in ipairs(line_order(cart)) do
+  line_drop(call, cart, line_id)
+end
+holds_extend(call, cart)
+cart_save(call, cart, call.now)
+local reply = mutation_reply(call, 0, cart)
+ring_remember(KEYS[2], ARGV[6], ARGV[7], reply)
 return reply

@@ -34,7 +34,7 @@
 --- @include line_drop
 --- @include holds_extend
 --- @include cart_save
---- @include summary_append
+--- @include mutation_reply
 --- @include ring_remember
 
 local call, cart_id, terms = mutation_begin(KEYS, ARGV)
@@ -121,13 +121,12 @@ if mode == 'all' and #refused > 0 then
   return reply
 end
 
-local reply = { 'OK', 0, call.now }
 if wrote then
   cart.ttl = terms.cart_ttl
   holds_extend(call, cart)
   cart_save(call, cart, call.now)
 end
-summary_append(reply, cart)
+local reply = mutation_reply(call, 0, cart)
 for _, outcome in ipairs(outcomes) do
   for field = 1, 3 do
     reply[#reply + 1] = outcome[field]

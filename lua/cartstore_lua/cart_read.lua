@@ -21,7 +21,6 @@
 --- @include line_sku
 --- @include hold_release_if_due
 --- @include sku_load
---- @include summary_append
 --- @include line_append
 
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
@@ -58,8 +57,10 @@ if not fresh then
   end
 end
 
-local reply = { 'OK', call.now, cart.exists and 1 or 0, cart.created, cart.updated }
-summary_append(reply, cart)
+local reply = {
+  'OK', call.now, cart.exists and 1 or 0, cart.created, cart.updated, cart.version, cart.count, cart.units,
+  cart.subtotal, cart.currency,
+}
 for _, line_id in ipairs(line_order(cart)) do
   line_append(call, reply, cart, line_id, sku_load(call, line_sku(line_id)), guest_share_ppm)
 end

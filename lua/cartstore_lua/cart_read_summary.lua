@@ -12,13 +12,11 @@
 ]]
 --- @include call_begin
 --- @include cart_decode
---- @include summary_append
 
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
 if not call then
   return { 'FENCED' }
 end
 local read = redis.call('HMGET', KEYS[2], 'b', 'a')
-local reply = { 'OK' }
-summary_append(reply, cart_decode(call, '', read[1], read[2], nil))
-return reply
+local cart = cart_decode(call, '', read[1], read[2], nil)
+return { 'OK', cart.version, cart.count, cart.units, cart.subtotal, cart.currency }

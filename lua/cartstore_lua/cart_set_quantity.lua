@@ -33,7 +33,7 @@
 --- @include line_drop
 --- @include holds_extend
 --- @include cart_save
---- @include summary_append
+--- @include mutation_reply
 --- @include line_append
 --- @include ring_remember
 
@@ -86,8 +86,7 @@ else
 end
 holds_extend(call, cart)
 cart_save(call, cart, call.now)
-local reply = { 'OK', 0, call.now }
-summary_append(reply, cart)
+local reply = mutation_reply(call, 0, cart)
 if quantity > 0 then
   line_append(call, reply, cart, line_id, stock, terms.guest_share_ppm)
 end

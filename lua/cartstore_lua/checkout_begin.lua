@@ -189,6 +189,7 @@ for _, line in ipairs(lines) do
     stock.held_change = stock.held_change + line.held
     if cart.is_guest then
       stock.guest_held = stock.guest_held + line.held
+      stock.has_guest_change = true
     end
     cart.waiting = cart.waiting + line.held
   end

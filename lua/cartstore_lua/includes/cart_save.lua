@@ -35,17 +35,15 @@ local function cart_save(call, cart, updated)
     redis.call('ZADD', call.prefix .. 'activity', cart.version, cart.id)
   end
   local fields = { 'a', cart_encode(cart) }
-  local base = string.format('%d %d %s', cart.created, cart.ttl, cart.currency)
-  if base ~= cart.base then
-    fields[3], fields[4] = 'b', base
-    cart.base = base
+  if cart.ttl ~= cart.saved_ttl or cart.currency ~= cart.saved_currency then
+    fields[3], fields[4] = 'b', string.format('%d %d %s', cart.created, cart.ttl, cart.currency)
+    cart.saved_ttl, cart.saved_currency = cart.ttl, cart.currency
   end
-  local bounds = string.format(
-    '%d %d', cart.ttl_min, cart.ttl_min > 0 and cart.latest_min - cart.created or 0
-  )
-  if bounds ~= (cart.bounds or '0 0') then
-    fields[#fields + 1], fields[#fields + 2] = 'e', bounds
-    cart.bounds = bounds
+  if cart.ttl_min ~= cart.saved_ttl_min or cart.latest_min ~= cart.saved_latest_min then
+    local n = #fields
+    local latest_min = cart.ttl_min > 0 and cart.latest_min - cart.created or 0
+    fields[n + 1], fields[n + 2] = 'e', string.format('%d %d', cart.ttl_min, latest_min)
+    cart.saved_ttl_min, cart.saved_latest_min = cart.ttl_min, cart.latest_min
   end
   for line_id in pairs(cart.changed) do
     local line = cart.lines[line_id]

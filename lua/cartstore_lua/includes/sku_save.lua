@@ -4,7 +4,12 @@ local function sku_save(call, stock)
   local key = call.prefix .. 'sku:' .. stock.sku
   if stock.held_change ~= 0 then
     stock.rev = stock.rev + 1
-    redis.call('HSET', key, 'held', stock.held, 'rev', stock.rev, 'guest_held', stock.guest_held)
+    if stock.has_guest_change then
+      redis.call('HSET', key, 'held', stock.held, 'rev', stock.rev, 'guest_held', stock.guest_held)
+      stock.has_guest_change = false
+    else
+      redis.call('HSET', key, 'held', stock.held, 'rev', stock.rev)
+    end
     stock.held_change = 0
   end
   if stock.has_new_bounds then
