@@ -31,8 +31,8 @@ QUEUE_DATABASE = 1
 """RQ's database number; carts are in 0."""
 
 ALLOCATOR = "glibc.malloc.tcache_count=1000:glibc.malloc.tcache_max=4096"
-"""A script makes and drops some hundred small strings and tables. The C library's own cache for a thread holds
-seven of a size; with room for more an add costs the engine a tenth less. Other C libraries do not read this."""
+"""A script makes and drops some hundred small strings and tables, and the C library's own cache for a thread
+holds seven of a size. With room for more an add costs the engine a tenth less. Others do not read this."""
 
 
 class Engine(Process):
