@@ -60,7 +60,15 @@ HOLD_LIFETIME_MS_MAX: Final = 2**31 * 1_000
 """No hold or payment window is longer; a later expiry means that the clock stepped back, and is due."""
 
 RELEASES_PER_CALL: Final = 100
-"""Due holds that one script call releases before it answers AGAIN."""
+"""Due holds that one script call releases on its way before it answers AGAIN."""
+
+RELEASES_PER_STEP: Final = 32
+"""Due holds that a call made for nothing else releases. When a crowd falls due it is made again and again,
+and everybody else has to wait for one of these calls at most: a third of a millisecond."""
+
+EXACT_ROUNDS: Final = 32
+"""Steps that an add waits for before it goes on with units that are free already. What it then tells to be
+available is a lower bound; that nothing is available is never told before all that is due is released."""
 
 RELEASE_ROUNDS_MAX: Final = 2_000
 """AGAIN answers that a caller follows before it gives up with StoreUnavailable (never 'sold out')."""

@@ -7,6 +7,7 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -105,13 +106,21 @@ class RedisEngine:
         # object and a counter are as unique as random bytes per call, and cheaper.
         self._nonce_prefix = secrets.token_hex(8)
         self._calls = itertools.count()
+        self._releases: dict[str, asyncio.Future[Any]] = {}
 
-    async def call(self, script: Script, keys: Sequence[str], *args: Arg) -> Any:
-        """One script call with what every script takes; follows AGAIN. Raises for every refusal."""
-        for _ in range(limits.RELEASE_ROUNDS_MAX):
+    async def call(self, script: Script, keys: Sequence[str], *args: Arg, may_hurry: bool = False) -> Any:
+        """One script call with what every script takes; follows AGAIN. Raises for every refusal.
+
+        `may_hurry`: the script's last argument says whether it may go on before all that is due is released.
+        """
+        for round_number in range(limits.RELEASE_ROUNDS_MAX):
             now = "" if self._now_ms is None else self._now_ms()
             nonce = f"{self._nonce_prefix}{next(self._calls):x}"
-            reply = await self.caller.call(script, keys, (now, nonce, *args))
+            if may_hurry:
+                hurried = "" if round_number < limits.EXACT_ROUNDS else "1"
+                reply = await self.caller.call(script, keys, (now, nonce, *args, hurried))
+            else:
+                reply = await self.caller.call(script, keys, (now, nonce, *args))
             tag = reply[0]
             if tag in SUCCESSES:
                 return reply
@@ -126,8 +135,21 @@ class RedisEngine:
         raise StoreUnavailable("Too many holds fall due at once; the change was not applied.")
 
     async def _release(self, sku: str) -> None:
-        keys = (self.keys.gate, self.keys.sku(sku))
-        await self.call(script("hold_release"), keys, self._releases_per_call)
+        """Release some due holds of a SKU. All who want that at the same time share one call: a crowd that
+        wants a SKU whose holds fall due at once would else keep the engine from everybody else."""
+        release = self._releases.get(sku)
+        if release is None:
+            keys = (self.keys.gate, self.keys.sku(sku))
+            release = asyncio.ensure_future(self.call(script("hold_release"), keys, limits.RELEASES_PER_STEP))
+            self._releases[sku] = release
+            release.add_done_callback(partial(self._release_ended, sku))
+        # Shielded: one caller's cancellation is not the others'.
+        await asyncio.shield(release)
+
+    def _release_ended(self, sku: str, release: asyncio.Future[Any]) -> None:
+        self._releases.pop(sku, None)
+        if not release.cancelled():
+            release.exception()  # Read, so that nobody complains of it when all who waited are gone.
 
     async def _release_owner(self, cart_key: str) -> int:
         return int((await self.call(script("hold_release_owner"), (self.keys.gate, cart_key)))[1])
@@ -220,7 +242,13 @@ class RedisEngine:
         return read_summary(await self.call(script("cart_read_summary"), keys), 1)
 
     async def _mutate(
-        self, name: str, keys: Sequence[str], terms: CartTerms, guard: Guard, *args: Arg
+        self,
+        name: str,
+        keys: Sequence[str],
+        terms: CartTerms,
+        guard: Guard,
+        *args: Arg,
+        may_hurry: bool = False,
     ) -> Any:
         """A cart mutation; the reply without its REPLAYED mark, and whether it had one."""
         reply = await self.call(
@@ -231,6 +259,7 @@ class RedisEngine:
             guard.idempotency_key or "",
             guard.fingerprint,
             *args,
+            may_hurry=may_hurry,
         )
         return (reply[1:], True) if reply[0] == "REPLAYED" else (reply, False)
 
@@ -246,7 +275,7 @@ class RedisEngine:
     ) -> LineResult:
         """A mutation of one line; a refusal says which line, SKU and quantity it is about."""
         try:
-            reply, replayed = await self._mutate(name, keys, terms, guard, line_id, *args)
+            reply, replayed = await self._mutate(name, keys, terms, guard, line_id, *args, may_hurry=True)
         except (InsufficientStock, InvalidQuantity, ProductInactive, ProductNotFound, ItemNotFound) as error:
             error.line_id, error.sku = line_id, sku_of(line_id)
             if error.requested_quantity is None:
@@ -480,7 +509,7 @@ class RedisEngine:
     async def release_due_holds(self, limit: int) -> int:
         looked = released = 0
         while looked < limit:
-            step = min(limit - looked, self._releases_per_call)
+            step = min(limit - looked, limits.RELEASES_PER_STEP)
             reply = await self.call(script("hold_release_due"), (self.keys.gate,), step)
             looked += reply[1]
             released += reply[3]

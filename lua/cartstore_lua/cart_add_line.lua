@@ -16,6 +16,7 @@
   ARGV[8]  line_id
   ARGV[9]  quantity               integer, 1..QUANTITY_MAX, added to what the line has
   ARGV[10] properties             canonical JSON, '' for none
+  ARGV[11] hurried                '' or '1': DUE is only answered where what is free already will not do
   Returns  {'OK', created, now, version, lines, units, subtotal, currency, <line>}
            {'REPLAYED', ...the first OK reply} | {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version}
            {'PRODUCT_NOT_FOUND'} | {'PRODUCT_INACTIVE'} | {'CURRENCY_MISMATCH', cart, sku}
@@ -48,7 +49,7 @@ end
 local sku = string.sub(KEYS[3], #call.prefix + 5)
 
 local stock = sku_load(call, sku)
-if stock and sku_has_due(call, stock) then
+if ARGV[11] == '' and stock and sku_has_due(call, stock) then
   return { 'DUE', sku }
 end
 local cart = cart_load_line(call, cart_id, line_id)
@@ -69,6 +70,9 @@ local created = line and 0 or 1
 line = line or { quantity = 0, held = 0, price = 0 }
 local wanted = line.quantity + quantity
 local problem = line_check(cart, stock, line, wanted, stock.price, terms)
+if problem and problem[1] == 'INSUFFICIENT_STOCK' and sku_has_due(call, stock) then
+  return { 'DUE', sku }
+end
 if problem and problem[2] == 'max_held_per_owner' then
   return { 'OWNER_DUE', problem[2], problem[3] }
 end

@@ -27,6 +27,7 @@
 --- @include hold_release_if_due
 --- @include owner_release_due
 --- @include sku_load
+--- @include sku_has_due
 --- @include line_sku
 --- @include cart_load
 --- @include line_check
@@ -95,6 +96,9 @@ for index = 10, #ARGV, 4 do
   end
   local problem = item_problem(line_id, quantity, ARGV[index + 2] == 'new')
   if problem and problem[2] == 'max_held_per_owner' and owner_release_due(call, cart) > 0 then
+    return { 'AGAIN' }
+  end
+  if problem and problem[1] == 'INSUFFICIENT_STOCK' and sku_has_due(call, sku_load(call, line_sku(line_id))) then
     return { 'AGAIN' }
   end
   local outcome = { line_id, problem and problem[1] or 'OK', '' }

@@ -14,6 +14,7 @@
   ARGV[7]  fingerprint            of the request
   ARGV[8]  line_id
   ARGV[9]  quantity               integer, 0..QUANTITY_MAX
+  ARGV[10] hurried                '' or '1': DUE is only answered where what is free already will not do
   Returns  {'OK', created, now, version, lines, units, subtotal, currency, <line, unless removed>}
            {'REPLAYED', ...the first OK reply} | {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version}
            {'ITEM_NOT_FOUND'} | {'PRODUCT_NOT_FOUND'} | {'PRODUCT_INACTIVE'} | {'CURRENCY_MISMATCH', cart, sku}
@@ -48,7 +49,7 @@ end
 local sku = string.sub(KEYS[3], #call.prefix + 5)
 
 local stock = sku_load(call, sku)
-if quantity > 0 and stock and sku_has_due(call, stock) then
+if ARGV[10] == '' and quantity > 0 and stock and sku_has_due(call, stock) then
   return { 'DUE', sku }
 end
 local cart = cart_load_line(call, cart_id, line_id)
@@ -70,6 +71,9 @@ if quantity > 0 then
     return { 'CURRENCY_MISMATCH', cart.currency, stock.currency }
   end
   local problem = line_check(cart, stock, line, quantity, line.price, terms)
+  if problem and problem[1] == 'INSUFFICIENT_STOCK' and sku_has_due(call, stock) then
+    return { 'DUE', sku }
+  end
   if problem and problem[2] == 'max_held_per_owner' then
     return { 'OWNER_DUE', problem[2], problem[3] }
   end

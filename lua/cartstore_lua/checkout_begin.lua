@@ -37,6 +37,7 @@
 --- @include owner_release_due
 --- @include line_order
 --- @include sku_load
+--- @include sku_has_due
 --- @include sku_free
 --- @include line_drop
 --- @include holds_extend
@@ -118,6 +119,9 @@ for _, line_id in ipairs(line_ids) do
     local free = free_of[stock.sku] or sku_free(stock, cart.is_guest, terms.guest_share_ppm)
     local missing = line.quantity - line.held
     if missing > math.max(0, free) then
+      if sku_has_due(call, stock) then
+        return { 'AGAIN' }
+      end
       code, available = 'INSUFFICIENT_STOCK', math.max(0, free) + line.held
     end
     free_of[stock.sku] = free - math.max(0, missing)
@@ -131,7 +135,7 @@ for _, line_id in ipairs(line_ids) do
     local mode = stock.policy == 'deny' and 'held' or stock.policy
     -- A drop of the price is taken in the buyer's favour.
     local price = math.min(line.price, stock.price)
-    local first = line.held > 0 and line.first or call.now
+    local first = line.expires > call.now and line.first or call.now
     if mode ~= 'held' then
       first = 0
     end

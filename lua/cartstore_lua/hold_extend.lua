@@ -22,6 +22,7 @@
 --- @include line_order
 --- @include line_sku
 --- @include sku_load
+--- @include sku_has_due
 --- @include owner_release_due
 --- @include hold_take
 --- @include sku_free
@@ -73,6 +74,9 @@ for _, line_id in ipairs(line_ids) do
     and terms.reservations and missing > 0
   if takes then
     local free = sku_free(stock, cart.is_guest, terms.guest_share_ppm)
+    if missing > free and sku_has_due(call, stock) then
+      return { 'AGAIN' }
+    end
     if missing <= free and cart.held + cart.waiting + missing <= terms.held_max then
       hold_take(call, cart, stock, line_id, line, line.quantity, terms, false)
       cart.changed[line_id] = true

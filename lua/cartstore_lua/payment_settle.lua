@@ -22,6 +22,7 @@
 --- @include cart_save
 --- @include cart_uncount
 --- @include sku_load
+--- @include sku_has_due
 --- @include hold_set
 --- @include line_drop
 --- @include holding_refresh
@@ -98,6 +99,9 @@ if not was_pending then
   for sku, units in pairs(needs) do
     local stock = sku_load(call, sku)
     if not stock or units > stock.on_hand - stock.held + (own[sku] or 0) then
+      if stock and sku_has_due(call, stock) then
+        return { 'AGAIN' }
+      end
       outcome = 'refund_due'
     end
   end

@@ -23,6 +23,8 @@
 ]]
 --- @include call_begin
 --- @include hold_release_if_due
+--- @include sku_load
+--- @include sku_has_due
 --- @include outbox_append
 --- @include stock_append
 
@@ -60,6 +62,9 @@ end
 local delta = ARGV[4] == 'to' and amount - on_hand or amount
 local target = on_hand + delta
 if target < 0 or (target < held and delta < 0) then
+  if sku_has_due(call, sku_load(call, sku)) then
+    return { 'AGAIN' }
+  end
   return { 'STOCK_CONFLICT', 'held', int(on_hand), int(held) }
 end
 if target > 1099511627776 then

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from cartstore import limits
 from cartstore.errors import InsufficientStock, ItemNotFound
 
 from .shop import ANN, BEN, GUS, LIFETIME_MS, MINUTE_MS, SECOND_MS, TERMS, Shop, terms
@@ -444,3 +447,74 @@ async def test_hold_of_many_carts_is_free_at_once_when_all_lapsed(shop: Shop) ->
     assert result.line is not None
     assert result.line.available_quantity == 250
     assert (await shop.level("tee")).held == 99
+
+
+@pytest.fixture
+def hurry(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls go on with what is free after the first step, as when thousands of holds fall due at once."""
+    monkeypatch.setattr(limits, "EXACT_ROUNDS", 1)
+    monkeypatch.setattr(limits, "RELEASES_PER_STEP", 2)
+    monkeypatch.setattr(shop.engine, "_releases_per_call", 2, raising=False)
+
+
+async def _let_a_crowd_lapse(shop: Shop, *carts: str) -> None:
+    await shop.sell("tee", 12)
+    for cart_id in carts or [f"u.{number}" for number in range(12)]:
+        await shop.add(cart_id, "tee", 12 // (len(carts) or 12))
+    shop.advance(TERMS.hold_ttl_ms)
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_add_does_not_wait_for_the_whole_crowd_when_enough_is_free(shop: Shop) -> None:
+    await _let_a_crowd_lapse(shop)
+
+    result = await shop.add(ANN, "tee", 2)
+
+    assert result.line is not None
+    assert (result.line.held, result.line.hold_expires_at_ms) == (2, shop.now_ms + TERMS.hold_ttl_ms)
+    assert 2 <= (result.line.available_quantity or 0) <= 12
+    assert (await shop.line(ANN, "tee")).available_quantity in range(2, 13)
+    assert await shop.engine.release_due_holds(100) in range(13)
+    assert (await shop.line(ANN, "tee")).available_quantity == 12
+
+
+@pytest.mark.usefixtures("hurry")
+@pytest.mark.parametrize("verb", ["add", "set", "put", "checkout"])
+async def test_nothing_is_refused_when_the_crowd_would_do(shop: Shop, verb: str) -> None:
+    await _let_a_crowd_lapse(shop)
+    await shop.add(ANN, "tee", 1)
+    if verb == "add":
+        await shop.add(ANN, "tee", 11)
+    elif verb == "set":
+        await shop.set(ANN, "tee", 12)
+    elif verb == "put":
+        await shop.put(ANN, ("tee", 12))
+    else:
+        await shop.set(ANN, "tee", 12, terms=terms(reservations=False))
+        await shop.checkout(ANN)
+
+    with pytest.raises(InsufficientStock):
+        await shop.add(BEN, "tee")
+    assert (await shop.level("tee")).held == 12
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_own_hold_starts_anew_when_it_lapsed_with_the_crowd(shop: Shop) -> None:
+    await _let_a_crowd_lapse(shop, *(f"u.{number}" for number in range(5)), ANN)
+
+    result = await shop.add(ANN, "tee")
+
+    assert result.line is not None
+    assert (result.line.held, result.line.first_held_at_ms) == (3, shop.now_ms)
+    await shop.engine.release_due_holds(100)
+    assert (await shop.level("tee")).held == 3
+
+
+async def test_buyers_share_the_release_when_they_want_it_at_the_same_time(shop: Shop) -> None:
+    await _let_a_crowd_lapse(shop)
+
+    results = await asyncio.gather(*(shop.add(f"u.next{number}", "tee") for number in range(12)))
+
+    assert all(result.line is not None and result.line.held == 1 for result in results)
+    with pytest.raises(InsufficientStock):
+        await shop.add(BEN, "tee")

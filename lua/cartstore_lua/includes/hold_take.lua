@@ -1,10 +1,10 @@
 --- @include hold_set
 
--- Hold `held` units for a line. A line that holds nothing yet starts a new first hold; an expiry never moves
--- backwards. extends: whether the caller goes on to extend the whole cart (holds_extend); then the index is only
--- written when that alone would not reach as far.
+-- Hold `held` units for a line. A line that holds nothing yet, or whose hold lapsed, starts a new first hold; an
+-- expiry never moves backwards. extends: whether the caller goes on to extend the whole cart (holds_extend); then
+-- the index is only written when that alone would not reach as far.
 local function hold_take(call, cart, stock, line_id, line, held, terms, extends)
-  local is_new = line.held == 0
+  local is_new = line.held == 0 or line.expires <= call.now
   if is_new then
     line.first, line.expires, line.indexed = call.now, 0, 0
   end
