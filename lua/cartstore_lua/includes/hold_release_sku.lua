@@ -28,6 +28,8 @@ local function hold_release_sku(call, sku, limit)
     return 0, false, 0
   end
   local looked = math.min(#due, limit)
+  -- All out first, in one command: what was extended goes in again.
+  redis.call('ZREM', holds_key, unpack(due, 1, looked))
   local released, units, guest_units = 0, 0, 0
   for index = 1, looked do
     local member = due[index]
@@ -37,7 +39,6 @@ local function hold_release_sku(call, sku, limit)
       if payment_id then
         payment_release(call, payment_id, 'expired')
       end
-      redis.call('ZREM', holds_key, member)
       released = released + 1
     else
       local cart_key = call.prefix .. 'cart:' .. holder
@@ -49,7 +50,6 @@ local function hold_release_sku(call, sku, limit)
         redis.call('ZADD', holds_key, line.indexed, member)
         redis.call('HSET', cart_key, 'l:' .. line_id, line_encode(line, cart.created))
       else
-        redis.call('ZREM', holds_key, member)
         released = released + 1
         if line and line.held > 0 then
           units = units + line.held
