@@ -110,10 +110,34 @@ class Database:
         commit was under way), EventRefused (a constraint or a value that PostgreSQL does not take).
         """
         with translated():
-            async with self._engine.connect() as connection:
+            async with self._begun() as connection:
                 yield connection
                 with _translated_commit():
                     await connection.commit()
+
+    @asynccontextmanager
+    async def _begun(self) -> AsyncIterator[AsyncConnection]:
+        """A connection whose transaction the server has begun.
+
+        A connection that was used a moment ago is not asked for a sign of life, yet the server may have been
+        restarted in that moment. BEGIN is sent here, before the body does anything: where it fails nothing
+        can be applied, so that connection is dropped and another one taken. All of the pool may be dead,
+        hence as many rounds before a failure is believed.
+        """
+        for _ in range(POOL_CONNECTIONS_MAX):
+            async with self._engine.connect() as connection:
+                try:
+                    await _begin(connection)
+                except TimeoutError:
+                    raise
+                except (DBAPIError, OSError) as error:
+                    await connection.invalidate(error)
+                    continue
+                yield connection
+                return
+        async with self._engine.connect() as connection:
+            await _begin(connection)
+            yield connection
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -144,6 +168,11 @@ class Database:
                 "PostgreSQL runs with synchronous_commit=off, where a crash loses acknowledged checkouts."
                 " Set it to on."
             )
+
+
+async def _begin(connection: AsyncConnection) -> None:
+    # The driver's adapter sends BEGIN with the first statement only, so that one is needed.
+    await connection.exec_driver_sql("SELECT 1")
 
 
 def _check_idle_connections(engine: AsyncEngine) -> None:

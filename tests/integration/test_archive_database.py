@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from urllib.parse import quote
 
@@ -133,6 +134,28 @@ async def test_pool_heals_when_a_restart_went_unnoticed(own_database: Database) 
 
     position = await archive.apply_events([Story().adjusted("mug", 5, 5)])
     await archive.close()
+
+    assert position == Position(1, 1)
+
+
+async def test_transaction_begins_anew_when_all_pooled_connections_died_just_now(
+    archive: Archive, database: Database, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They count as used a moment ago, and the loop has no turn in which it could see them end."""
+    monkeypatch.setattr("cartstore.archive.database.IDLE_SECONDS_MAX", 3_600.0)
+    name = url.partition("?")[0].rpartition("/")[2]
+    story = Story()
+    async with AsyncExitStack() as stack:
+        for _ in range(4):
+            pooled = await stack.enter_async_context(archive.database.reading())
+            await pooled.execute(text("SELECT 1"))
+    kill = (
+        "SELECT count(pg_terminate_backend(pid, 60000)) FROM pg_stat_activity"
+        f" WHERE datname = '{name}' AND pid <> pg_backend_pid()"
+    )
+
+    assert database.execute(kill, name) == "4"
+    position = await archive.apply_events([story.adjusted("mug", 5, 5)])
 
     assert position == Position(1, 1)
 
