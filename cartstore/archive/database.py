@@ -6,6 +6,7 @@ leaves `archive/` and `catalog/`. Refuses to know any table.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -26,12 +27,23 @@ from cartstore.errors import (
     StoreUnavailable,
 )
 
-CONNECT_TIMEOUT_SECONDS: Final = 3.0
+CONNECT_TIMEOUT_SECONDS: Final = 2.0
 COMMAND_TIMEOUT_SECONDS: Final = 10.0
-POOL_WAIT_SECONDS: Final = 5.0
+"""Of one statement in a transaction, and of a read that says it is long."""
+
+READ_SECONDS_MAX: Final = 2.0
+"""Of any other read, for which somebody waits."""
+
+POOL_WAIT_SECONDS: Final = 2.0
 POOL_CONNECTIONS_MAX: Final = 20
 IDLE_SECONDS_MAX: Final = 0.1
 """A connection that lay idle for longer is asked for a sign of life before it is used again."""
+
+LIFE_SECONDS_MAX: Final = 1.0
+"""The time for that sign of life, and for BEGIN."""
+
+HANG_SECONDS: Final = 1.0
+"""After a database gave no sign of life, it is taken to hang for so long: calls fail at once meanwhile."""
 
 SERVER_VERSION_MIN: Final = 140_000
 
@@ -58,7 +70,40 @@ def libpq_url(database_url: str) -> str:
     return f"postgresql://{rest}"
 
 
-def connector(database_url: str, *, command_timeout_seconds: float) -> Callable[[], Awaitable[Any]]:
+class Hang:
+    """Remembers that the database hangs: connections are taken, and nobody answers.
+
+    A database that is away refuses at once. One that hangs costs each caller a whole time-out, and callers
+    that wait pile up; so the first one that ran out of patience spares it to all others for HANG_SECONDS.
+    Then one of them tries again, and the others go on failing at once until it knows.
+    """
+
+    def __init__(self) -> None:
+        self._until: float | None = None
+
+    @property
+    def is_suspected(self) -> bool:
+        return self._until is not None
+
+    def raise_if_known(self) -> None:
+        """Raise StoreUnavailable, or let this caller try."""
+        if self._until is None:
+            return
+        if time.monotonic() < self._until:
+            raise StoreUnavailable(UNREACHABLE)
+        self.note()
+
+    def note(self) -> None:
+        self._until = time.monotonic() + HANG_SECONDS
+
+    def forget(self) -> None:
+        """The database has answered."""
+        self._until = None
+
+
+def connector(
+    database_url: str, *, command_timeout_seconds: float, hang: Hang | None = None
+) -> Callable[[], Awaitable[Any]]:
     """What opens one driver connection. Raises ConfigurationError for a URL that cannot be parsed."""
     url = libpq_url(database_url)
 
@@ -73,6 +118,10 @@ def connector(database_url: str, *, command_timeout_seconds: float) -> Callable[
         except (ValueError, asyncpg.exceptions.InterfaceError) as error:
             # Before any packet: a port that is no number, an unknown sslmode, a missing host.
             raise ConfigurationError(f"CARTSTORE_DATABASE_URL cannot be used: {error}") from error
+        except TimeoutError:
+            if hang is not None:
+                hang.note()
+            raise
 
     return connect
 
@@ -80,24 +129,26 @@ def connector(database_url: str, *, command_timeout_seconds: float) -> Callable[
 class Database:
     """The pool. `transaction()` and `reading()` are the only two ways to a connection."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, hang: Hang) -> None:
         self._engine = engine
+        self._hang = hang
         # Shares the pool; statements outside a transaction save a round trip before and after each.
         self._reader = engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @classmethod
     def of_url(cls, database_url: str) -> Database:
         """A pool that has not connected yet. Raises ConfigurationError for a URL of another kind."""
+        hang = Hang()
         engine = create_async_engine(
             "postgresql+asyncpg://",
-            async_creator=connector(database_url, command_timeout_seconds=COMMAND_TIMEOUT_SECONDS),
+            async_creator=connector(database_url, command_timeout_seconds=COMMAND_TIMEOUT_SECONDS, hang=hang),
             pool_size=POOL_CONNECTIONS_MAX,
             max_overflow=0,
             pool_timeout=POOL_WAIT_SECONDS,
             pool_use_lifo=True,
         )
-        _check_idle_connections(engine)
-        return cls(engine)
+        _check_idle_connections(engine, hang)
+        return cls(engine, hang)
 
     async def close(self) -> None:
         await self._engine.dispose()
@@ -111,7 +162,12 @@ class Database:
         """
         with translated():
             async with self._begun() as connection:
-                yield connection
+                try:
+                    yield connection
+                except TimeoutError:
+                    # Nobody answers on it: a polite good-bye would take another time-out.
+                    await _end(connection)
+                    raise
                 with _translated_commit():
                     await connection.commit()
 
@@ -124,27 +180,44 @@ class Database:
         can be applied, so that connection is dropped and another one taken. All of the pool may be dead,
         hence as many rounds before a failure is believed.
         """
-        for _ in range(POOL_CONNECTIONS_MAX):
-            async with self._engine.connect() as connection:
+        for round_ in range(POOL_CONNECTIONS_MAX + 1):
+            async with self._acquired(self._engine) as connection:
                 try:
-                    await _begin(connection)
+                    # The driver's adapter sends BEGIN with the first statement only, so that one is needed.
+                    async with _cut_off_after(LIFE_SECONDS_MAX, connection):
+                        await connection.exec_driver_sql("SELECT 1")
                 except TimeoutError:
+                    self._hang.note()
                     raise
                 except (DBAPIError, OSError) as error:
+                    if round_ == POOL_CONNECTIONS_MAX:
+                        raise
                     await connection.invalidate(error)
                     continue
                 yield connection
                 return
-        async with self._engine.connect() as connection:
-            await _begin(connection)
-            yield connection
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A connection for single statements that write nothing. Raises StoreUnavailable."""
+    async def reading(self, *, is_long: bool = False) -> AsyncIterator[AsyncConnection]:
+        """A connection for single statements that write nothing, within READ_SECONDS_MAX in all.
+
+        `is_long`: nobody waits for them in a request, and they may read much. Raises StoreUnavailable.
+        """
+        seconds = COMMAND_TIMEOUT_SECONDS if is_long else READ_SECONDS_MAX
         with translated():
-            async with self._reader.connect() as connection:
+            async with (
+                self._acquired(self._reader) as connection,
+                _cut_off_after(seconds, connection),
+            ):
                 yield connection
+
+    @asynccontextmanager
+    async def _acquired(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        self._hang.raise_if_known()
+        async with engine.connect() as connection:
+            # It is new, or has just been asked, or was used a moment ago and no other call found a hang.
+            self._hang.forget()
+            yield connection
 
     async def check_server(self) -> None:
         """Raise ConfigurationError for a server that the record must not be kept on."""
@@ -170,16 +243,50 @@ class Database:
             )
 
 
-async def _begin(connection: AsyncConnection) -> None:
-    # The driver's adapter sends BEGIN with the first statement only, so that one is needed.
-    await connection.exec_driver_sql("SELECT 1")
+async def _driver_of(connection: AsyncConnection) -> Any:
+    return (await connection.get_raw_connection()).driver_connection
 
 
-def _check_idle_connections(engine: AsyncEngine) -> None:
+async def _end(connection: AsyncConnection) -> None:
+    (await _driver_of(connection)).terminate()
+
+
+@asynccontextmanager
+async def _cut_off_after(seconds: float, connection: AsyncConnection) -> AsyncIterator[None]:
+    """Close the connection when the body takes longer. Raises TimeoutError then.
+
+    Closing it ends the statement at once. The driver's own time-out and a cancelled task first ask the
+    server to stop the statement, and a server that hangs does not answer that either.
+    """
+    with _cut_off(seconds, await _driver_of(connection)):
+        yield
+
+
+@contextmanager
+def _cut_off(seconds: float, driver: Any) -> Iterator[None]:
+    is_over = False
+
+    def cut() -> None:
+        nonlocal is_over
+        is_over = True
+        driver.terminate()
+
+    timer = asyncio.get_running_loop().call_later(seconds, cut)
+    try:
+        yield
+    except Exception as error:
+        if is_over:
+            raise TimeoutError from error
+        raise
+    finally:
+        timer.cancel()
+
+
+def _check_idle_connections(engine: AsyncEngine, hang: Hang) -> None:
     """Replace connections that died while nobody used them, so that a restarted database heals by itself.
 
     The pool's own pre-ping would cost three round trips on every use; a connection that was used a moment
-    ago has just proved that it lives.
+    ago has just proved that it lives, unless another call has found the database to hang since.
     """
     pool_events = engine.sync_engine
 
@@ -190,12 +297,23 @@ def _check_idle_connections(engine: AsyncEngine) -> None:
     @event.listens_for(pool_events, "checkout")
     def ask_for_life(connection: Any, record: Any, _proxy: Any) -> None:
         idle_since = record.info.get("idle_since")
-        if idle_since is None or time.monotonic() - idle_since < IDLE_SECONDS_MAX:
+        if idle_since is None:
+            return
+        if time.monotonic() - idle_since < IDLE_SECONDS_MAX and not hang.is_suspected:
             return
         try:
-            engine.sync_engine.dialect.do_ping(connection)
+            connection.run_async(_ask_for_life)
+        except TimeoutError as error:
+            hang.note()
+            raise StoreUnavailable(UNREACHABLE) from error
         except Exception as error:
             raise DisconnectionError() from error
+
+
+async def _ask_for_life(driver: Any) -> None:
+    with _cut_off(LIFE_SECONDS_MAX, driver):
+        # The simple protocol, of an empty query: one round trip, and nothing stays prepared.
+        await driver.execute(";")
 
 
 @contextmanager

@@ -259,7 +259,8 @@ class Archive:
 
     async def pending_payments(self) -> list[Recorded]:
         """Payments that the record knows as pending, by the end of their window."""
-        found = await self._recorded(select(payments.c.payment_id).where(payments.c.status == "pending"))
+        pending = select(payments.c.payment_id).where(payments.c.status == "pending")
+        found = await self._recorded(pending, is_long=True)
         return sorted(found, key=lambda it: (it[0].expires_at_ms, it[0].payment_id))
 
     async def list_orders(
@@ -344,7 +345,7 @@ class Archive:
             .select_from(outbox_cursor.outerjoin(stock, wanted))
             .where(outbox_cursor.c.partition == PARTITION)
         )
-        async with self.database.reading() as connection:
+        async with self.database.reading(is_long=True) as connection:
             rows = (await connection.execute(query)).all()
         position = Position(rows[0].epoch, rows[0].seq)
         return position, {
@@ -355,9 +356,9 @@ class Archive:
 
     # --- how it is done ------------------------------------------------------------------------
 
-    async def _recorded(self, chosen: Select[Any]) -> list[Recorded]:
+    async def _recorded(self, chosen: Select[Any], *, is_long: bool = False) -> list[Recorded]:
         """Payments whose ids `chosen` selects, with all their orders, from one snapshot."""
-        rows = await self._joined(_JOINED.where(payments.c.payment_id.in_(chosen)))
+        rows = await self._joined(_JOINED.where(payments.c.payment_id.in_(chosen)), is_long=is_long)
         return [
             (_payment_of(its), [_order_of(part) for part in _groups(its, "order_id")])
             for its in _groups(rows, "payment_id")
@@ -367,8 +368,8 @@ class Archive:
         rows = await self._joined(_JOINED.where(orders.c.order_id.in_(chosen)))
         return [_order_of(its) for its in _groups(rows, "order_id")]
 
-    async def _joined(self, query: Select[Any]) -> list[Row[Any]]:
-        async with self.database.reading() as connection:
+    async def _joined(self, query: Select[Any], *, is_long: bool = False) -> list[Row[Any]]:
+        async with self.database.reading(is_long=is_long) as connection:
             return list((await connection.execute(query)).all())
 
 

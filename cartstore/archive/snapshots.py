@@ -107,7 +107,7 @@ class CartSnapshots:
             .order_by(cart_snapshots.c.cart_id)
             .limit(limit)
         )
-        async with self._database.reading() as connection:
+        async with self._database.reading(is_long=True) as connection:
             return [_snapshot_of(row) for row in await connection.execute(query)]
 
     async def count_live(self) -> int:
@@ -115,7 +115,7 @@ class CartSnapshots:
         query = select(func.count()).where(
             cart_snapshots.c.lines_count > 0, cart_snapshots.c.status.in_(("active", "abandoned"))
         )
-        async with self._database.reading() as connection:
+        async with self._database.reading(is_long=True) as connection:
             return int((await connection.execute(query)).scalar_one())
 
 

@@ -20,6 +20,16 @@ from .running import Shop, running_shop
 SKU = "AWAY-1"
 RECEIVED = 100
 BUYERS = 4
+READERS = 10
+ONLY_THE_DATABASE = (
+    "/v1/products",
+    "/v1/products/away",
+    "/v1/orders",
+    "/v1/orders/0.none",
+    "/v1/payments/0.none",
+    "/v1/admin/orders",
+    f"/v1/admin/stock/{SKU}/ledger",
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +65,12 @@ async def test_carts_and_checkouts_go_on_when_the_database_is_away(quiet_shop: S
                 assert (cold.status, cold.body["line"]["hold"]["quantity"]) == (201, 2), cold
                 level = await admin.get(f"/v1/stock/{SKU}")
                 assert (level["held"], level["on_hand"]) == (3 * (2 * BUYERS + 1) + 2, RECEIVED)
+
+                # --- reads that only the database can answer, more at once than it has connections ----------
+                reads = await asyncio.gather(
+                    *(admin.call("GET", path) for path in ONLY_THE_DATABASE for _ in range(READERS))
+                )
+                assert {(call.status, call.code) for call in reads} == {(503, "STORE_UNAVAILABLE")}, reads
 
                 # --- readiness and checkouts; side by side, because some wait long for an answer --------
                 told, begun, refused = await asyncio.gather(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,6 +17,7 @@ from archive_shop import Story
 from sqlalchemy import text
 
 from cartstore.archive import Archive, migrate
+from cartstore.archive import database as module
 from cartstore.archive.database import libpq_url
 from cartstore.embedded import Database
 from cartstore.errors import (
@@ -25,6 +28,9 @@ from cartstore.errors import (
     StoreUnavailable,
 )
 from cartstore.model import Position
+
+PATIENCE_SECONDS = 60.0
+"""Only there to end a test that hangs: nothing is measured with it."""
 
 
 @pytest.fixture
@@ -48,6 +54,52 @@ def own_database() -> Iterator[Database]:
     yield database
     database.stop()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+class Hanging:
+    """A record on a server that stands still when told to: connections are taken, and nobody answers."""
+
+    def __init__(self, server: Database, archive: Archive) -> None:
+        self._server = server
+        self._archive = archive
+
+    async def read(self) -> int:
+        async with self._archive.database.reading() as connection:
+            return int((await connection.execute(text("SELECT 1"))).scalar_one())
+
+    async def write(self) -> None:
+        async with self._archive.database.transaction() as connection:
+            await connection.execute(text("UPDATE outbox_cursor SET seq = seq"))
+
+    async def heals(self) -> bool:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                with suppress(StoreUnavailable):
+                    return await self.read() == 1
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        assert self._server.pid is not None
+        children = Path(f"/proc/{self._server.pid}/task/{self._server.pid}/children").read_text()
+        # The server first: it starts no further one meanwhile.
+        pids = [self._server.pid, *map(int, children.split())]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                # A backend whose client left may have ended.
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture
+async def hanging(own_database: Database) -> AsyncIterator[Hanging]:
+    await migrate(own_database.url())
+    archive = await Archive.open(own_database.url())
+    yield Hanging(own_database, archive)
+    await archive.close()
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg"])
@@ -114,8 +166,14 @@ async def test_pool_heals_when_the_database_was_restarted(own_database: Database
     await archive.apply_events([Story().adjusted("mug", 5, 5)])
     own_database.kill()
 
+    async def ask_until_it_fails() -> None:
+        # Its backends outlive the server by a moment, and answer in it.
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                await archive.ping()
+
     with pytest.raises(StoreUnavailable):
-        await archive.ping()
+        await ask_until_it_fails()
     # Blocks the loop, so that the pool learns of the death of its connections only when it uses one.
     own_database.start()
     cursor, _ = await archive.cursor()
@@ -142,7 +200,7 @@ async def test_transaction_begins_anew_when_all_pooled_connections_died_just_now
     archive: Archive, database: Database, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They count as used a moment ago, and the loop has no turn in which it could see them end."""
-    monkeypatch.setattr("cartstore.archive.database.IDLE_SECONDS_MAX", 3_600.0)
+    monkeypatch.setattr(module, "IDLE_SECONDS_MAX", 3_600.0)
     name = url.partition("?")[0].rpartition("/")[2]
     story = Story()
     async with AsyncExitStack() as stack:
@@ -158,6 +216,66 @@ async def test_transaction_begins_anew_when_all_pooled_connections_died_just_now
     position = await archive.apply_events([story.adjusted("mug", 5, 5)])
 
     assert position == Position(1, 1)
+
+
+async def test_every_way_in_says_unavailable_when_the_database_hangs(
+    hanging: Hanging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the call meets: an idle connection, one that counts as alive, or none yet."""
+    monkeypatch.setattr(module, "COMMAND_TIMEOUT_SECONDS", 3_600.0)
+    monkeypatch.setattr(module, "HANG_SECONDS", 0.0)
+    for name in ("CONNECT_TIMEOUT_SECONDS", "READ_SECONDS_MAX", "LIFE_SECONDS_MAX"):
+        monkeypatch.setattr(module, name, 0.2)
+    for idle_seconds_max in (0.0, 3_600.0):
+        monkeypatch.setattr(module, "IDLE_SECONDS_MAX", idle_seconds_max)
+        for call in (hanging.read, hanging.write):
+            assert await hanging.heals()
+            with hanging.frozen():
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    for _ in range(3):
+                        with pytest.raises(StoreUnavailable):
+                            await call()
+
+    assert await hanging.heals()
+
+
+async def test_calls_fail_without_asking_when_the_database_was_just_found_to_hang(
+    hanging: Hanging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LIFE_SECONDS_MAX", 0.2)
+    monkeypatch.setattr(module, "IDLE_SECONDS_MAX", 0.0)
+    monkeypatch.setattr(module, "HANG_SECONDS", 3_600.0)
+    await hanging.read()
+    with hanging.frozen(), pytest.raises(StoreUnavailable):
+        await hanging.read()
+
+    for call in (hanging.read, hanging.write):
+        # It would answer by now.
+        with pytest.raises(StoreUnavailable):
+            await call()
+
+
+async def test_one_call_tries_for_all_when_the_hang_was_a_while_ago(
+    hanging: Hanging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CONNECT_TIMEOUT_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(module, "LIFE_SECONDS_MAX", 0.2)
+    monkeypatch.setattr(module, "IDLE_SECONDS_MAX", 0.0)
+    monkeypatch.setattr(module, "HANG_SECONDS", 0.0)
+    await hanging.read()
+    with hanging.frozen():
+        with pytest.raises(StoreUnavailable):
+            await hanging.read()
+        monkeypatch.setattr(module, "HANG_SECONDS", 3_600.0)
+        trying = asyncio.create_task(hanging.read())
+        await asyncio.sleep(0)
+        others = await asyncio.gather(*(hanging.read() for _ in range(50)), return_exceptions=True)
+
+        assert {type(other) for other in others} == {StoreUnavailable}
+        assert not trying.done()
+    await trying
+
+    assert await hanging.read() == 1
 
 
 async def test_apply_is_of_unknown_outcome_when_the_connection_dies_in_the_commit(
