@@ -214,11 +214,6 @@ class _Payment:
     def is_pending(self) -> bool:
         return self.payment.status == "pending"
 
-    def is_over(self, now: int) -> bool:
-        """Whether the window is over. A clock that was set back opens it again; the holds are due then all
-        the same (`MemoryEngine._is_due`), and end the payment as soon as somebody needs a unit."""
-        return self.payment.expires_at_ms <= now
-
     def lines(self) -> Iterable[OrderLine]:
         for order in self.orders:
             yield from order.lines
@@ -249,8 +244,8 @@ class MemoryEngine:
         now_ms: Callable[[], int] | None = None,
         lifetime_ms: int = 7_200_000,
     ) -> None:
-        """`now_ms` is the only clock. No hold lasts longer than `lifetime_ms`: one whose expiry is further
-        away shows that the clock was set back, and is due."""
+        """`now_ms` is the only clock. No hold and no payment's window lasts longer than `lifetime_ms`: one
+        whose end is further away shows that the clock was set back, and is due."""
         self.partition = partition
         self.lifetime_ms = lifetime_ms
         self.events: list[Event] = []
@@ -786,7 +781,7 @@ class MemoryEngine:
             line.held
             for record in self._payments.values()
             for line in record.lines()
-            if record.payment.cart_id == cart_id and record.is_pending and not record.is_over(now)
+            if record.payment.cart_id == cart_id and record.is_pending and not self._is_over(record, now)
         )
 
     def _read(self, cart_id: str, now: int, guest_share_ppm: int) -> Cart:
@@ -1098,9 +1093,9 @@ class MemoryEngine:
         record = self._payment(payment_id)
         if record.payment.status in ("paid", "refund_due", "refunded"):
             raise OrderState(f"The order is {record.payment.status}.")
-        if not record.is_pending or (reason == "expired" and not record.is_over(now)):
+        if not record.is_pending or (reason == "expired" and not self._is_over(record, now)):
             return self._outcome(record, now, changed=False)
-        self._release(record, "expired" if record.is_over(now) else reason, now)
+        self._release(record, "expired" if self._is_over(record, now) else reason, now)
         return self._outcome(record, now, changed=True)
 
     async def close_refund(self, order_id: str) -> PaymentResult:
@@ -1176,11 +1171,17 @@ class MemoryEngine:
     async def release_due_payments(self, limit: int) -> int:
         """Release up to `limit` payments whose window is over, the oldest window first."""
         now = self._now_ms()
-        due = [record for record in self._payments.values() if record.is_pending and record.is_over(now)]
+        due = [
+            record for record in self._payments.values() if record.is_pending and self._is_over(record, now)
+        ]
         due.sort(key=_by_expiry)
         for record in due[:limit]:
             self._release(record, "expired", now)
         return len(due[:limit])
+
+    def _is_over(self, record: _Payment, now: int) -> bool:
+        """Whether the payment's window is over, by the same rule as a hold: its units are in both."""
+        return self._is_due(record.payment.expires_at_ms, now)
 
     def _is_due(self, expires_at_ms: int, now: int) -> bool:
         return expires_at_ms <= now or expires_at_ms > now + self.lifetime_ms
@@ -1235,7 +1236,7 @@ class MemoryEngine:
                 released.add(sku)
 
     def _release_if_due(self, record: _Payment, now: int) -> None:
-        if record.is_pending and record.is_over(now):
+        if record.is_pending and self._is_over(record, now):
             self._release(record, "expired", now)
 
     def _release(self, record: _Payment, reason: ReleaseReason, now: int) -> None:

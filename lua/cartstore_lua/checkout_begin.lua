@@ -46,6 +46,7 @@
 --- @include hash_set
 --- @include order_line_encode
 --- @include outbox_append
+--- @include is_due
 --- @include payment_release
 --- @include payment_reply
 
@@ -65,7 +66,7 @@ if known[1] then
   if known[1] ~= ARGV[7] then
     return { 'IDEMPOTENCY_KEY_REUSED' }
   end
-  if known[2] == 'pending' and tonumber(known[3]) <= call.now then
+  if known[2] == 'pending' and is_due(call, tonumber(known[3])) then
     payment_release(call, payment_id, 'expired')
   end
   return payment_reply(call, 'REPLAYED', payment_id)

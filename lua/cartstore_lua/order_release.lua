@@ -14,6 +14,7 @@
   Cost     O(lines of the orders * log holds)
 ]]
 --- @include call_begin
+--- @include is_due
 --- @include payment_release
 --- @include payment_reply
 
@@ -36,7 +37,7 @@ if known[1] ~= 'pending' then
   end
   return { 'ORDER_STATE', known[1] }
 end
-local is_over = tonumber(known[2]) <= call.now
+local is_over = is_due(call, tonumber(known[2]))
 if reason == 'expired' and not is_over then
   return payment_reply(call, 'UNCHANGED', payment_id)
 end

@@ -12,6 +12,7 @@
   Cost     O(lines of the orders)
 ]]
 --- @include call_begin
+--- @include is_due
 --- @include payment_release
 --- @include outbox_append
 --- @include payment_reply
@@ -25,7 +26,7 @@ local known = redis.call('HMGET', KEYS[2], 'status', 'expires', 'attempts')
 if not known[1] then
   return { 'PAYMENT_NOT_FOUND' }
 end
-if known[1] == 'pending' and tonumber(known[2]) <= call.now then
+if known[1] == 'pending' and is_due(call, tonumber(known[2])) then
   payment_release(call, payment_id, 'expired')
   return { 'PAYMENT_EXPIRED' }
 end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cartstore.errors import InsufficientStock, OrderState, VersionConflict
+from cartstore.errors import InsufficientStock, OrderState, PaymentExpired, VersionConflict
 
 from .shop import ANN, BEN, GUS, LIFETIME_MS, MINUTE_MS, TERMS, WINDOW_MS, Shop, terms
 
@@ -194,6 +194,84 @@ async def test_order_is_due_when_the_clock_stepped_far_back(shop: Shop) -> None:
     await shop.add(BEN, "tee", 2)
 
     assert (await shop.payment(payment_id)).payment.status == "expired"
+
+
+async def _pending_when_the_clock_stepped_back(shop: Shop, policy: str, distance_ms: int) -> str:
+    """A payment whose window ends so far from now."""
+    await shop.sell("tee", 1 if policy == "deny" else 0, policy=policy)
+    payment_id = await shop.buy(ANN, "tee")
+    shop.advance(WINDOW_MS - distance_ms)
+    return payment_id
+
+
+@pytest.mark.parametrize("policy", ["deny", "untracked"])
+@pytest.mark.parametrize("meet", ["read", "list", "fail", "cancel", "expire", "repeat", "sweep"])
+async def test_payment_is_over_when_the_clock_stepped_far_back(shop: Shop, policy: str, meet: str) -> None:
+    """By the rule of a hold, whoever meets it first and whether or not it holds anything."""
+    payment_id = await _pending_when_the_clock_stepped_back(shop, policy, LIFETIME_MS + 1)
+
+    match meet:
+        case "read":
+            await shop.payment(payment_id)
+        case "list":
+            await shop.engine.list_payments(ANN)
+        case "fail":
+            with pytest.raises(PaymentExpired):
+                await shop.engine.fail_payment(payment_id)
+        case "cancel":
+            await shop.engine.release_payment(payment_id, "cancelled")
+        case "expire":
+            await shop.engine.release_payment(payment_id, "expired")
+        case "repeat":
+            await shop.checkout(ANN)
+        case "sweep":
+            assert await shop.engine.release_due_payments(10) == 1
+
+    assert (await shop.event_types())[-1] == "payment_released"
+    assert (await shop.payment(payment_id)).payment.status == "expired"
+
+
+@pytest.mark.parametrize("policy", ["deny", "untracked"])
+async def test_payment_is_open_when_its_end_is_no_further_than_the_longest_lifetime(
+    shop: Shop, policy: str
+) -> None:
+    payment_id = await _pending_when_the_clock_stepped_back(shop, policy, LIFETIME_MS)
+
+    assert await shop.engine.release_due_payments(10) == 0
+    assert (await shop.payment(payment_id)).payment.status == "pending"
+
+
+async def test_order_leaves_its_owner_room_when_the_clock_stepped_far_back(shop: Shop) -> None:
+    await _pending_when_the_clock_stepped_back(shop, "deny", LIFETIME_MS + 1)
+    await shop.sell("cup", 1)
+
+    added = await shop.add(ANN, "cup", terms=terms(held_max=1))
+
+    assert added.line is not None
+    assert added.line.held == 1
+
+
+@pytest.mark.parametrize("is_swept", [False, True])
+async def test_money_is_taken_when_the_clock_stepped_far_back(shop: Shop, is_swept: bool) -> None:
+    """The order is paid whether the money finds it pending or released, and no unit is sold twice."""
+    payment_id = await _pending_when_the_clock_stepped_back(shop, "deny", LIFETIME_MS + 1)
+    if is_swept:
+        assert await shop.engine.release_due_payments(10) == 1
+
+    result = await shop.settle(payment_id)
+
+    assert result.payment.status == "paid"
+    assert await shop.counters("tee") == (0, 0, 1, 0)
+
+
+async def test_money_is_owed_when_the_clock_stepped_far_back_and_the_unit_went_to_another(shop: Shop) -> None:
+    payment_id = await _pending_when_the_clock_stepped_back(shop, "deny", LIFETIME_MS + 1)
+    other = await shop.buy(BEN, "tee")
+
+    late, paid = await shop.settle(payment_id), await shop.settle(other)
+
+    assert (late.payment.status, paid.payment.status) == ("refund_due", "paid")
+    assert await shop.counters("tee") == (0, 0, 1, 0)
 
 
 async def test_order_that_holds_nothing_is_released_when_it_is_read(shop: Shop) -> None:

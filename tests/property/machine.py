@@ -173,8 +173,6 @@ class EnginesMachine(RuleBasedStateMachine):
             if owner == cart_id and not 0 < remaining_ms <= LIFETIME_MS:
                 for shop in self.shops:
                     self.run(shop.payment(payment_id))
-                    # After the clock was set far back an order's holds are due, but its window is not over.
-                    self.run(shop.engine.read_stock(list(SKUS)))
 
     def both(self, call: Call, cart_id: str = "") -> Any:
         """Call a verb on both and compare; the result of the other engine, None if it refused."""

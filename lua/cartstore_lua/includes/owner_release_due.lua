@@ -1,4 +1,5 @@
 --- @include hold_release_sku
+--- @include is_due
 --- @include line_sku
 --- @include payment_release
 
@@ -15,7 +16,7 @@ local function owner_release_due(call, cart)
   if cart.waiting > 0 then
     for _, payment_id in ipairs(redis.call('ZRANGE', call.prefix .. 'orders:' .. cart.id, 0, -1)) do
       local known = redis.call('HMGET', call.prefix .. 'payment:' .. payment_id, 'status', 'expires')
-      if known[1] == 'pending' and tonumber(known[2]) <= call.now then
+      if known[1] == 'pending' and is_due(call, tonumber(known[2])) then
         payments[#payments + 1] = payment_id
       end
     end
