@@ -194,19 +194,24 @@ async def _examine(data_dir: Path, settings: Settings) -> int:
 
 
 def _api(options: argparse.Namespace, settings: Settings) -> int:
-    arguments = ["--host", options.host, "--port", str(options.port)]
-    return _become("cartstore_api", arguments, options, settings)
+    from cartstore.listening import listen
+
+    # The data dir first: that nothing runs there is the more telling reason.
+    complete = resolve(options.data_dir, settings)
+    listener = listen(options.host, options.port)
+    listener.set_inheritable(True)
+    return _become("cartstore_api", ["--fd", str(listener.fileno())], complete)
 
 
 def _worker(options: argparse.Namespace, settings: Settings) -> int:
-    return _become("cartstore_workers", [], options, settings)
+    return _become("cartstore_workers", [], resolve(options.data_dir, settings))
 
 
-def _become(module: str, arguments: list[str], options: argparse.Namespace, settings: Settings) -> int:
+def _become(module: str, arguments: list[str], settings: Settings) -> int:
     """Turn this process into the program, so that signals and exit status are the program's own."""
     from cartstore.embedded.parts import child_environment
 
-    environment = child_environment(resolve(options.data_dir, settings))
+    environment = child_environment(settings)
     os.execve(sys.executable, [sys.executable, "-m", module, *arguments], environment)  # noqa: S606
 
 

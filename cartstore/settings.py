@@ -10,7 +10,7 @@ import ast
 import inspect
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -19,6 +19,10 @@ from cartstore import limits
 from cartstore.errors import ConfigurationError
 
 ENVIRONMENT_PREFIX = "CARTSTORE_"
+
+DATABASE_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
+_REDIS_SCHEMES = ("redis", "rediss", "unix")
+PORT_MAX = 65_535
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=limits.SETTING_MAX)]
 Switch = Literal["on", "off"]
@@ -114,6 +118,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """For tests: the name of a point at which the process kills itself. Refused in production."""
 
     def __post_init__(self) -> None:
+        _check_url("redis_url", self.redis_url, _REDIS_SCHEMES)
+        _check_url("queue_url", self.queue_url, _REDIS_SCHEMES)
+        _check_url("database_url", self.database_url, DATABASE_SCHEMES)
         if self.is_production and self.failpoint:
             raise ConfigurationError("CARTSTORE_FAILPOINT is for tests; production refuses it.")
         if self.partitions != 1:
@@ -135,6 +142,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def is_production(self) -> bool:
         return self.env == "production"
+
+
+def _check_url(name: str, url: str, schemes: Sequence[str]) -> None:
+    """Raise ConfigurationError for what is no URL of that kind. Its text never quotes the URL: a password
+    with a special character is what a wrong one most often consists of."""
+    if not url:
+        return
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in schemes:
+        raise ConfigurationError(f"{ENVIRONMENT_PREFIX}{name.upper()} must be a {schemes[0]}:// URL.")
+    # The host part may name several, as libpq takes them.
+    hosts = rest.partition("/")[0].partition("?")[0].rpartition("@")[2]
+    for host in hosts.split(","):
+        port = host.rpartition("]")[2].partition(":")[2]
+        if port and not (port.isdecimal() and int(port) <= PORT_MAX):
+            raise ConfigurationError(
+                f"{ENVIRONMENT_PREFIX}{name.upper()} has a port that is not a number from 0 to {PORT_MAX}. "
+                "Special characters in a password must be percent-encoded."
+            )
 
 
 def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:

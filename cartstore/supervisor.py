@@ -40,6 +40,7 @@ from cartstore.embedded.parts import (
 )
 from cartstore.embedded.process import Process
 from cartstore.errors import CartError, ConfigurationError, StoreUnavailable
+from cartstore.listening import listen
 from cartstore.settings import Settings
 from cartstore.store import CartStore
 from cartstore.wiring import open_store
@@ -54,7 +55,9 @@ READY_COMPLAINT_SECONDS = 30.0
 STOP_SECONDS = 5.0
 """Patience with requests and jobs in flight. Then their process is killed; nothing acknowledged is lost."""
 
-BACKLOG = 2_048
+EXIT_REFUSED = 2
+"""Of a child of ours, like the command line's own: the settings do not allow a start."""
+
 PROCESSES_MAX = 64
 ENGINE_VERSION_MIN = (6, 2)
 
@@ -103,6 +106,7 @@ class _Up:
         self._told = told
         self._errors = terminal.complaints()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._is_ready = False
 
     async def run(self) -> None:
         """Start everything and keep it running until cancelled; stops it all on the way out."""
@@ -127,6 +131,7 @@ class _Up:
             await stack.enter_async_context(self._worker(folder, settings))
             await stack.enter_async_context(self._api(folder, settings, listener))
             await self._until_ready(folder, listener)
+            self._is_ready = True
             self._go_on()
             address = _address_of(listener)
             announce(folder, settings, address)
@@ -212,7 +217,7 @@ class _Up:
             folder.write_pids(name, [])
 
     def _give_up(self, keeper: asyncio.Task[None]) -> None:
-        """End the run when a child is no longer looked after; only a defect of ours leads here."""
+        """End the run when a child is not looked after any more: it refused the settings, or a defect."""
         error = None if keeper.cancelled() else keeper.exception()
         if error is not None and not self._failed.done():
             self._failed.set_exception(error)
@@ -224,6 +229,9 @@ class _Up:
             began, pid = now(), process.pid
             while process.poll() is None:  # noqa: ASYNC110 (the kernel sets no event)
                 await asyncio.sleep(WATCH_SECONDS)
+            if process.poll() == EXIT_REFUSED and not self._is_ready:
+                # Trying again would not help. A shop that was ready once goes on with its other processes.
+                raise ConfigurationError(_last_words(process))
             if now() - began > STEADY_SECONDS:
                 delay = BACKOFF_FIRST_SECONDS
             self._errors.print(f"{_obituary(process)}. It is started again.")
@@ -250,6 +258,8 @@ class _Up:
         complain_at = now() + READY_COMPLAINT_SECONDS
         while (answer := await _ask_ready(listener)) is not None:
             self._go_on()
+            if self._failed.done():
+                self._failed.result()
             if now() > complain_at:
                 self._errors.print(f"Still not ready, see {folder.path / 'log'}: {answer}")
                 complain_at = now() + READY_COMPLAINT_SECONDS
@@ -324,23 +334,11 @@ def _claim(stack: AsyncExitStack, options: Options) -> tuple[DataDir, socket.soc
     if options.data_dir.exists():
         folder = DataDir(options.data_dir)
         stack.enter_context(folder.lock())
-    listener = stack.enter_context(_listen(options.host, options.port))
+    listener = stack.enter_context(listen(options.host, options.port))
     if folder is None:
         folder = DataDir(options.data_dir)
         stack.enter_context(folder.lock())
     return folder, listener
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = found[0]
-        # Bound here and not in a child: a restart of the API leaves no gap in which connections fail.
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
-    except OSError as error:
-        # Plain numbers have a plain text; only a name that is not found brings its own.
-        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        raise ConfigurationError(f"Cannot listen on {host} port {port}: {why}.") from error
 
 
 def _address_of(listener: socket.socket) -> str:
@@ -382,6 +380,12 @@ def _obituary(process: Process) -> str:
     if status < 0:
         return f"{process.name} was ended by {signal.Signals(-status).name}"
     return process.complaint(f"ended with status {status}")
+
+
+def _last_words(process: Process) -> str:
+    """What a child said when it refused to start."""
+    lines = process.log_tail().splitlines() or [process.complaint("refused to start")]
+    return lines[-1].removeprefix("cartstore: ")
 
 
 async def _first_sku(store: CartStore) -> str | None:

@@ -9,8 +9,10 @@ import sys
 from types import FrameType
 
 import uvicorn
+import uvloop
+from litestar import Litestar
 
-from cartstore.errors import CartStoreError
+from cartstore.errors import CartStoreError, ConfigurationError
 from cartstore.settings import load_settings
 from cartstore_api.app import create_app
 from cartstore_api.logging import configure_logging
@@ -28,10 +30,24 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     configure_logging()
     try:
-        app = create_app(load_settings())
-    except CartStoreError as error:
-        print(error.message, file=sys.stderr)
-        return 2
+        return _serve(create_app(load_settings()), options)
+    # The application's life is a task group's, which wraps what prevents its start.
+    except* CartStoreError as group:
+        error = _first_of(group)
+        print(f"cartstore: {error.message}", file=sys.stderr)
+        status = 2 if isinstance(error, ConfigurationError) else 3
+    return status
+
+
+def _first_of(group: BaseExceptionGroup[CartStoreError]) -> CartStoreError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, CartStoreError)
+    return error
+
+
+def _serve(app: Litestar, options: argparse.Namespace) -> int:
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -40,7 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
             loop="uvloop",
             http="httptools",
             ws="none",
-            lifespan="on",
+            # Held here and not by uvicorn, which would tell of a refused start with a traceback.
+            lifespan="off",
             access_log=False,
             log_config=None,
             server_header=False,
@@ -56,7 +73,12 @@ def main(arguments: list[str] | None = None) -> int:
     # with the default handlers one that looks like a death. These also hold before it began.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    server.run(sockets=[socket.socket(fileno=options.fd)] if options.fd is not None else None)
+
+    async def serve() -> None:
+        async with app.lifespan():
+            await server.serve([socket.socket(fileno=options.fd)] if options.fd is not None else None)
+
+    uvloop.run(serve())
     return 0 if server.started else 3
 
 

@@ -26,6 +26,7 @@ from cartstore.errors import (
     OutcomeUnknown,
     StoreUnavailable,
 )
+from cartstore.settings import DATABASE_SCHEMES
 
 CONNECT_TIMEOUT_SECONDS: Final = 2.0
 COMMAND_TIMEOUT_SECONDS: Final = 10.0
@@ -56,8 +57,6 @@ _UNAVAILABLE_CLASSES = ("08", "25", "28", "3D", "40", "53", "55", "57", "58")
 """Connection, read-only server, log-in, missing database, serialization, resources, locks, shutdown, disk.
 All of them pass without a change of ours, and none of them leaves a transaction applied."""
 
-_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
-
 
 def libpq_url(database_url: str) -> str:
     """The URL in the form that asyncpg parses itself: sockets, sslmode and several hosts work as in libpq.
@@ -65,7 +64,7 @@ def libpq_url(database_url: str) -> str:
     Raises ConfigurationError for any other kind of URL.
     """
     scheme, separator, rest = database_url.partition("://")
-    if not separator or scheme not in _SCHEMES:
+    if not separator or scheme not in DATABASE_SCHEMES:
         raise ConfigurationError("CARTSTORE_DATABASE_URL must be a postgresql:// URL.")
     return f"postgresql://{rest}"
 
@@ -116,7 +115,7 @@ def connector(
                 server_settings={"application_name": "cartstore"},
             )
         except (ValueError, asyncpg.exceptions.InterfaceError) as error:
-            # Before any packet: a port that is no number, an unknown sslmode, a missing host.
+            # Before any packet: an unknown sslmode, a missing host.
             raise ConfigurationError(f"CARTSTORE_DATABASE_URL cannot be used: {error}") from error
         except TimeoutError:
             if hang is not None:

@@ -311,6 +311,47 @@ def test_up_is_refused_when_the_engine_is_away(folder: Path) -> None:
     assert "p4ss" not in text
 
 
+def test_up_stops_in_one_line_when_only_a_child_refuses_the_settings(folder: Path) -> None:
+    status, text = run(
+        "up", "--port", "0", "--data-dir", str(folder / "shop"), CARTSTORE_JWT_JWKS="https://keys.example/"
+    )
+
+    assert status == 2
+    assert [line for line in text.splitlines() if "catalog" not in line] == [
+        "cartstore: CARTSTORE_JWT_JWKS is not supported yet: only HS256 tokens are read."
+    ]
+    assert not list((folder / "shop" / "run").glob("*.pid"))
+
+
+@pytest.mark.parametrize("program", [("api", "--port", "0"), ("worker",)], ids=["api", "worker"])
+def test_child_says_one_line_when_the_store_refuses_its_settings(up: Up, program: tuple[str, ...]) -> None:
+    status, text = run(*program, "--data-dir", str(up.data_dir), CARTSTORE_NAMESPACE="other")
+
+    assert (status, text) == (
+        2,
+        "cartstore: The database was set up with namespace main, but the settings say other.\n",
+    )
+
+
+def test_api_says_one_line_when_its_port_is_taken(up: Up) -> None:
+    port = up.url.rpartition(":")[2]
+
+    status, text = run("api", "--port", port, "--data-dir", str(up.data_dir))
+
+    assert status == 2
+    assert text == f"cartstore: Cannot listen on 127.0.0.1 port {port}: Address already in use.\n"
+
+
+def test_api_says_one_line_when_the_database_is_away(up: Up) -> None:
+    status, text = run(
+        *("api", "--port", "0", "--data-dir", str(up.data_dir)),
+        CARTSTORE_REDIS_URL="redis://127.0.0.1:1/0",
+        CARTSTORE_DATABASE_URL="postgresql://u:p4ss@127.0.0.1:1/shop",
+    )
+
+    assert (status, text) == (3, "cartstore: The database cannot be reached.\n")
+
+
 def test_check_engine_refuses_a_url_without_quoting_it() -> None:
     with pytest.raises(Exception, match="CARTSTORE_REDIS_URL is not a URL of an engine") as refusal:
         check_engine("redis://:half/p4ss@host")

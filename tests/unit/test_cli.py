@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,17 +142,35 @@ def test_expected_errors_become_an_exit_status(
     assert capsys.readouterr().err == ("cartstore: no\n" if isinstance(error, CartStoreError) else "")
 
 
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
 @pytest.mark.parametrize(
     ("arguments", "module", "passed"),
     [
-        (["api", "--host", "::1", "--port", "9000"], "cartstore_api", ["--host", "::1", "--port", "9000"]),
+        (["api", "--host", "::1", "--port", "9000"], "cartstore_api", ["--fd", "FD"]),
         (["worker"], "cartstore_workers", []),
     ],
 )
 def test_api_and_worker_become_the_program_with_complete_settings(
-    arguments: list[str], module: str, passed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    module: str,
+    passed: list[str],
+    listener: socket.socket,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     became: list[Any] = []
+    addresses: list[tuple[str, int]] = []
+
+    def listen(host: str, port: int) -> socket.socket:
+        addresses.append((host, port))
+        return listener
+
+    monkeypatch.setattr("cartstore.listening.listen", listen)
     monkeypatch.setattr(os, "execve", lambda *call: became.extend(call))
     monkeypatch.setenv("CARTSTORE_REDIS_URL", "redis://:secret@engine:1/0")
     monkeypatch.setenv("CARTSTORE_DATABASE_URL", "postgresql://database/c")
@@ -159,7 +179,10 @@ def test_api_and_worker_become_the_program_with_complete_settings(
 
     program, command, environment = became
     assert program == sys.executable
-    assert command == [sys.executable, "-m", module, *passed]
+    descriptor = str(listener.fileno())
+    assert command == [sys.executable, "-m", module, *(descriptor if it == "FD" else it for it in passed)]
+    assert addresses == ([("::1", 9_000)] if module == "cartstore_api" else [])
+    assert listener.get_inheritable() == bool(addresses)
     assert environment["CARTSTORE_REDIS_URL"] == "redis://:secret@engine:1/0"
     assert environment["CARTSTORE_QUEUE_URL"] == "redis://:secret@engine:1/1"
     assert environment["CARTSTORE_JWT_SECRET"] == DataDir(tmp_path / "d").secrets().jwt_secret
@@ -175,14 +198,16 @@ def test_worker_refuses_when_nothing_runs(tmp_path: Path, capsys: pytest.Capture
 def test_settings_have_a_variable_for_everything_that_children_get() -> None:
     from cartstore.embedded.parts import child_environment
 
-    settings = Settings(redis_url="a", database_url="b", queue_url="c", jwt_secret="d" * 32)
+    settings = Settings(
+        redis_url="redis://a", database_url="postgresql://b", queue_url="redis://c", jwt_secret="d" * 32
+    )
 
     passed = child_environment(settings, Path("/metrics"))
 
     assert {name: passed[name] for name in passed if name.startswith(("CARTSTORE_", "PROMETHEUS_"))} == {
-        "CARTSTORE_REDIS_URL": "a",
-        "CARTSTORE_DATABASE_URL": "b",
-        "CARTSTORE_QUEUE_URL": "c",
+        "CARTSTORE_REDIS_URL": "redis://a",
+        "CARTSTORE_DATABASE_URL": "postgresql://b",
+        "CARTSTORE_QUEUE_URL": "redis://c",
         "CARTSTORE_JWT_SECRET": "d" * 32,
         "PROMETHEUS_MULTIPROC_DIR": "/metrics",
     }

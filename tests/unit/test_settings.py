@@ -117,6 +117,42 @@ def test_load_names_the_variable_when_a_text_is_not_taken(variable: str, text: s
         load_settings({variable: text})
 
 
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("CARTSTORE_REDIS_URL", "localhost:6379"),
+        ("CARTSTORE_REDIS_URL", "http://u:p4ss@engine"),
+        ("CARTSTORE_REDIS_URL", "redis://:p4/ss@engine:6379/0"),
+        ("CARTSTORE_QUEUE_URL", "redis://u:p4ss@engine:queue/0"),
+        ("CARTSTORE_QUEUE_URL", "rediss://engine:65536"),
+        ("CARTSTORE_DATABASE_URL", "mysql://u:p4ss@database/shop"),
+        ("CARTSTORE_DATABASE_URL", "postgresql:shop"),
+        ("CARTSTORE_DATABASE_URL", "postgresql://u:p4/ss@database/shop"),
+        ("CARTSTORE_DATABASE_URL", "postgresql://one:5432,two:five/shop"),
+    ],
+)
+def test_load_names_the_variable_and_quotes_nothing_when_a_url_is_not_taken(variable: str, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=variable) as refusal:
+        load_settings({variable: text})
+
+    assert "p4" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("CARTSTORE_REDIS_URL", "redis://[::1]:6379/0"),
+        ("CARTSTORE_REDIS_URL", "unix://user:p%2Fss@/run/engine.sock?db=1"),
+        ("CARTSTORE_DATABASE_URL", "postgresql://u:p%40ss@one:5432,two,[::1]:5433/shop?sslmode=require"),
+        ("CARTSTORE_DATABASE_URL", "postgresql+asyncpg://postgres@/shop?host=/run"),
+    ],
+)
+def test_load_takes_a_url_of_every_form(variable: str, text: str) -> None:
+    settings = load_settings({variable: text})
+
+    assert getattr(settings, variable.removeprefix("CARTSTORE_").lower()) == text
+
+
 @pytest.mark.parametrize("partitions", ["2", "16"])
 def test_load_refuses_when_there_would_be_several_partitions(partitions: str) -> None:
     with pytest.raises(ConfigurationError, match="CARTSTORE_PARTITIONS"):

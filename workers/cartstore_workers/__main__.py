@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 
 from cartstore.errors import ConfigurationError
@@ -17,7 +16,8 @@ def main() -> int:
     try:
         return serve(load_settings())
     except ConfigurationError as error:
-        logging.getLogger("cartstore_workers").error("%s", error)
+        # For whoever started it, as the command line says such things; the log begins with the work.
+        print(f"cartstore: {error.message}", file=sys.stderr)
         return 2
 
 

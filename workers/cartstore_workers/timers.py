@@ -99,8 +99,10 @@ class Timers(CronScheduler):
         self._thread.start()
 
     def stop(self, timeout_seconds: float) -> None:
+        """End the timers, also when they were never started."""
         self._stopping.set()
-        self._thread.join(timeout_seconds)
+        if self._thread.is_alive():
+            self._thread.join(timeout_seconds)
 
     def calculate_sleep_interval(self) -> float:
         return max(0.0, min(timer.rest_seconds for timer in self._timers))

@@ -131,20 +131,19 @@ def serve(settings: Settings, opening: Opening | None = None) -> int:
     _catch_signals(stopping)
     metrics.forget_dead_processes()
     try:
-        if not runtime.open(stopping):
-            return 0
-        jobs.install(runtime)
-        timers.start()
-        _logger.info("the worker is ready", extra={"queue": queue.name})
-        _work(queue, stopping, runtime)
-        return 0
+        if runtime.open(stopping):
+            jobs.install(runtime)
+            timers.start()
+            _logger.info("the worker is ready", extra={"queue": queue.name})
+            _work(queue, stopping, runtime)
     finally:
         stopping.set()
         runtime.hurry()
         timers.stop(GRACE_SECONDS + CLOSE_SECONDS)
         runtime.close()
         jobs.install(None)
-        _logger.info("the worker has stopped")
+    _logger.info("the worker has stopped")
+    return 0
 
 
 def _work(queue: Queue, stopping: threading.Event, runtime: Runtime) -> None:
