@@ -33,6 +33,7 @@ from cartstore.redis.outbox import RedisOutbox
 from cartstore.redis.wire import WireCaller
 from cartstore.settings import Settings, load_settings
 from cartstore.store import CartStore, terms_of
+from cartstore.tasks import end
 
 DATA_DIR_DEFAULT: Final = Path(".cartstore")
 
@@ -172,16 +173,14 @@ async def _ack_mode(settings: Settings, client: Redis) -> AckMode:
 @asynccontextmanager
 async def _own_drain(archive: Archive, outbox: RedisOutbox) -> AsyncIterator[Callable[[], None]]:
     """A doorbell that is answered here, in the background; once more before the context ends."""
-    rung, closing = asyncio.Event(), asyncio.Event()
+    rung = asyncio.Event()
 
     async def answer() -> None:
         with suppress(StoreError):
             await drain(archive, outbox)
 
     async def answer_each() -> None:
-        # A driver may swallow the cancellation when its answer comes in the same instant, so that alone
-        # would leave a task that waits for a ring for ever.
-        while not closing.is_set():
+        while True:
             await rung.wait()
             rung.clear()
             await answer()
@@ -190,8 +189,5 @@ async def _own_drain(archive: Archive, outbox: RedisOutbox) -> AsyncIterator[Cal
     try:
         yield rung.set
     finally:
-        closing.set()
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await end(task)
         await answer()

@@ -16,6 +16,7 @@ from typing import Final, Literal, Protocol
 from cartstore.archive.repository import Archive
 from cartstore.errors import OutcomeUnknown, StoreError
 from cartstore.model import Position
+from cartstore.tasks import end
 
 POLL_SECONDS: Final = 0.05
 
@@ -109,9 +110,7 @@ class Acknowledgement:
         try:
             yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await end(task)
 
     async def _listen(self, announcements: Announcements) -> None:
         async for position in announcements.positions():

@@ -25,6 +25,7 @@ from cartstore.redis.keys import Keys
 from cartstore.redis.replies import order_fields, payment_fields
 from cartstore.redis.scripts import script
 from cartstore.redis.store import RedisEngine
+from cartstore.tasks import end
 
 AT_ONCE: Final = 64
 """Script calls under way together."""
@@ -72,8 +73,7 @@ class Rebuild:
         try:
             await self._put_back(cursor, nonce, fenced_ms)
         finally:
-            beating.cancel()
-            await asyncio.gather(beating, return_exceptions=True)
+            await end(beating)
 
     async def _beat(self) -> None:
         """Show others that this rebuild is alive. When the beat stops, so that it looks dead, it only means
