@@ -40,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CartStoreError as error:
         print(f"cartstore: {error.message}", file=sys.stderr)
         return EXIT_REFUSED if isinstance(error, ConfigurationError) else EXIT_FAILED
+    except OSError as error:
+        # Of the machine and not of us: a full disk, a file that is another user's.
+        print(f"cartstore: {error.filename or 'failed'}: {error.strerror or error}", file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         return 130
 
@@ -59,9 +63,15 @@ def _up(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _token(options: argparse.Namespace, settings: Settings) -> int:
+    if not 0 < len(options.user) <= limits.ID_LENGTH_MAX or not options.user.isprintable():
+        raise ConfigurationError(f"--user takes 1 to {limits.ID_LENGTH_MAX} characters that can be printed.")
+    is_new = not settings.jwt_secret and not options.data_dir.exists()
     secret = settings.jwt_secret or DataDir(options.data_dir).secrets().jwt_secret
-    if not 0 < len(options.user) <= limits.ID_LENGTH_MAX:
-        raise ConfigurationError(f"--user takes 1 to {limits.ID_LENGTH_MAX} characters.")
+    if is_new:
+        # A mistyped --data-dir would otherwise show only as a token that nobody takes.
+        print(
+            f"cartstore: {options.data_dir} is new; the token is for the store made there.", file=sys.stderr
+        )
     now = int(time.time())
     claims = {"sub": options.user, "iat": now, "exp": now + options.ttl}
     if options.scope:
@@ -89,7 +99,8 @@ async def _import_files(files: Sequence[Path], data_dir: Path, settings: Setting
                 await import_with_report(store, file)
             # One file that is no catalog keeps none of the others out.
             except (CartStoreError, OSError) as error:
-                complaints().print(f"cartstore: {file}: {error}")
+                text = str(error)
+                complaints().print(f"cartstore: {text if text.startswith(str(file)) else f'{file}: {text}'}")
                 failed = True
     return EXIT_FAILED if failed else 0
 

@@ -39,9 +39,11 @@ async def import_with_report(store: CartStore, file: Path, name: str | None = No
     for rejection in report.rejected:
         of = f" ({rejection.name})" if rejection.name else ""
         errors.print(f"{name}, line {rejection.line}{of}: {rejection.reason}")
-    left_out = f", {len(report.rejected)} rows left out" if report.rejected else ""
-    output().print(
-        f"{name}: {report.products} products with {report.imported_variants} variants{left_out}",
-        soft_wrap=True,
-    )
+    left_out = f", {_counted(len(report.rejected), 'row')} left out" if report.rejected else ""
+    products, variants = _counted(report.products, "product"), _counted(report.imported_variants, "variant")
+    output().print(f"{name}: {products} with {variants}{left_out}", soft_wrap=True)
     return report
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

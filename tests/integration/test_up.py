@@ -207,7 +207,7 @@ def test_catalog_import_takes_what_it_can_and_names_the_rest(up: Up, folder: Pat
     assert "bad.csv" in text
     assert "Traceback" not in text
     assert re.search(r"good\.csv, line 3 .*", text)
-    assert "1 products with 1 variants, 1 rows left out" in text
+    assert "1 product with 1 variant, 1 row left out" in text
     assert up.ask("/v1/stock/TEA-1")[0] == 200
     assert up.ask("/v1/stock/POT-1")[0] == 404
 
@@ -215,9 +215,7 @@ def test_catalog_import_takes_what_it_can_and_names_the_rest(up: Up, folder: Pat
 def test_catalog_import_names_an_absent_file(up: Up) -> None:
     status, text = run("catalog", "import", "/no/such.csv", "--data-dir", str(up.data_dir))
 
-    assert status == 1
-    assert "/no/such.csv" in text
-    assert "Traceback" not in text
+    assert (status, text) == (1, "cartstore: /no/such.csv cannot be read: No such file or directory.\n")
 
 
 def test_migrate_changes_nothing_when_all_is_there(up: Up) -> None:

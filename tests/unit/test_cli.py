@@ -15,7 +15,7 @@ import pytest
 
 from cartstore import cli
 from cartstore.datadir import DataDir
-from cartstore.errors import CartStoreError, ConfigurationError, StoreUnavailable
+from cartstore.errors import ConfigurationError, StoreUnavailable
 from cartstore.settings import Settings
 
 
@@ -71,13 +71,27 @@ def test_token_follows_the_settings_when_they_are_set(
     assert not (tmp_path / "d").exists()
 
 
-@pytest.mark.parametrize("user", ["", "x" * 129])
+@pytest.mark.parametrize("user", ["", "x" * 129, "a\x01b"])
 def test_token_refuses_a_user_that_no_caller_can_be(
     user: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["token", "--user", user, "--data-dir", str(tmp_path / "d")]) == 2
 
     assert "--user takes 1 to 128 characters" in capsys.readouterr().err
+    assert not (tmp_path / "d").exists()
+
+
+def test_token_says_so_when_it_makes_the_data_dir(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["token", "--user", "ann", "--data-dir", str(tmp_path / "d")]
+
+    cli.main(arguments)
+    first = capsys.readouterr()
+    cli.main(arguments)
+    second = capsys.readouterr()
+
+    assert first.err == f"cartstore: {tmp_path / 'd'} is new; the token is for the store made there.\n"
+    assert first.out.count("\n") == 1
+    assert second.err == ""
 
 
 @pytest.mark.parametrize(
@@ -127,11 +141,25 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("error", "status"),
-    [(ConfigurationError("no"), 2), (StoreUnavailable("no"), 1), (KeyboardInterrupt(), 130)],
+    ("error", "status", "says"),
+    [
+        (ConfigurationError("no"), 2, "cartstore: no\n"),
+        (StoreUnavailable("no"), 1, "cartstore: no\n"),
+        (
+            PermissionError(13, "Permission denied", "/shop/lock"),
+            1,
+            "cartstore: /shop/lock: Permission denied\n",
+        ),
+        (OSError("odd"), 1, "cartstore: failed: odd\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
 )
 def test_expected_errors_become_an_exit_status(
-    error: BaseException, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: BaseException,
+    status: int,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fail(*_: object) -> int:
         raise error
@@ -139,7 +167,7 @@ def test_expected_errors_become_an_exit_status(
     monkeypatch.setattr(cli, "load_settings", fail)
 
     assert cli.main(["worker"]) == status
-    assert capsys.readouterr().err == ("cartstore: no\n" if isinstance(error, CartStoreError) else "")
+    assert capsys.readouterr().err == says
 
 
 @pytest.fixture
