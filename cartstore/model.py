@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
@@ -54,15 +55,18 @@ class Owner(msgspec.Struct, frozen=True):
     @property
     def cart_id(self) -> str:
         """`u.<id>` or `g.<id>`; a user id outside the id alphabet is replaced by a digest of it."""
-        if self.kind == "guest":
-            return f"g.{self.id}"
-        if ID_PATTERN.match(self.id) and not self.id.startswith("~"):
-            return f"u.{self.id}"
-        return "u.~" + hashlib.sha256(self.id.encode()).hexdigest()[:40]
+        return f"g.{self.id}" if self.kind == "guest" else _cart_id_of_user(self.id)
 
     @property
     def is_guest(self) -> bool:
         return self.kind == "guest"
+
+
+@lru_cache(8_192)
+def _cart_id_of_user(user_id: str) -> str:
+    if ID_PATTERN.match(user_id) and not user_id.startswith("~"):
+        return f"u.{user_id}"
+    return "u.~" + hashlib.sha256(user_id.encode()).hexdigest()[:40]
 
 
 def owner_kind_of(cart_id: str) -> OwnerKind:
@@ -83,13 +87,17 @@ def line_id_of(sku: str, properties_json: str | None) -> str:
 
 def sku_of(line_id: str) -> str:
     """The inverse of `line_id_of` for its SKU part."""
+    if PROPERTIES_MARK not in line_id:
+        return line_id
     match = _LINE_ID_WITH_PROPERTIES.match(line_id)
     return match["sku"] if match else line_id
 
 
 def is_sku(text: str) -> bool:
     """Whether `text` may be a SKU: an id that `sku_of` cannot mistake for a line with properties."""
-    return bool(ID_PATTERN.match(text)) and not _LINE_ID_WITH_PROPERTIES.match(text)
+    if not ID_PATTERN.match(text):
+        return False
+    return PROPERTIES_MARK not in text or not _LINE_ID_WITH_PROPERTIES.match(text)
 
 
 # --- catalog ---------------------------------------------------------------------------------------

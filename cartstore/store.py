@@ -19,7 +19,7 @@ from cartstore import limits
 from cartstore.archive.acknowledgement import Acknowledgement
 from cartstore.archive.drain import Outbox, drain
 from cartstore.archive.repository import Archive
-from cartstore.catalog.cache import RevisionCache
+from cartstore.catalog.cache import RevisionCache, SkuCache
 from cartstore.catalog.importing import IMPORT_REFERENCE, ImportReport, import_catalog
 from cartstore.catalog.money import to_minor
 from cartstore.catalog.repository import CatalogRepository
@@ -188,6 +188,7 @@ class CartStore:
         self._recovery = recovery
         self._acknowledgement = acknowledgement
         self._revisions = RevisionCache(catalog)
+        self._by_sku = SkuCache(catalog)
         self._activity_offset = 0
         self._terms = {kind: terms_of(settings, kind) for kind in get_args(OwnerKind)}
 
@@ -215,15 +216,18 @@ class CartStore:
         and InvalidQuantity (quantity below 1)."""
         if not is_sku(sku):
             raise ProductNotFound(sku=sku[: limits.ID_LENGTH_MAX], field="sku")
-        self._check_quantity(quantity, lowest=1)
-        properties_json = canonical_properties(properties)
+        if not 1 <= quantity <= limits.QUANTITY_MAX:
+            self._check_quantity(quantity, lowest=1)
+        properties_json = canonical_properties(properties) if properties else None
         return await self.engine.add_line(
             owner.cart_id,
             sku,
             quantity,
             properties_json=properties_json,
             terms=self._terms[owner.kind],
-            guard=self._guard(guard, "add_line", sku, quantity, properties_json),
+            guard=guard
+            if guard is NO_GUARD
+            else self._guard(guard, "add_line", sku, quantity, properties_json),
         )
 
     async def find_variant(self, product_id: str, options: Mapping[str, str] | None) -> Variant:
@@ -548,6 +552,7 @@ class CartStore:
         if level.policy == "untracked" and await self._is_latest_count(result, reference):
             try:
                 product = await self.catalog.set_policy(sku, "deny")
+                self._by_sku.clear()
                 await self.engine.publish_skus(self.catalog.published([product]))
             except StoreError as error:
                 raise OutcomeUnknown(
@@ -567,6 +572,7 @@ class CartStore:
     async def put_product(self, product: Product) -> Product:
         """Create or change a product, visible to the next call. Raises InvalidField."""
         stored, _ = await self.catalog.put_product(product)
+        self._by_sku.clear()
         # Published also when nothing changed: an earlier call may have died between record and engine.
         await self.engine.publish_skus(self.catalog.published([stored]))
         return stored
@@ -603,6 +609,11 @@ class CartStore:
         """What the catalog said in these revisions; those that cannot be had right now are absent."""
         return await self._revisions.get(revisions)
 
+    async def product_of_sku(self, sku: str) -> Product | None:
+        """The product that has this SKU, for advice: a change made by another process may be seen a second
+        late. Raises StoreUnavailable."""
+        return await self._by_sku.get(sku)
+
     async def import_catalog(
         self,
         source: Path | bytes,
@@ -615,6 +626,7 @@ class CartStore:
         """
 
         async def publish(skus: Sequence[SkuFields]) -> None:
+            self._by_sku.clear()
             await self.engine.publish_skus(skus)
 
         async def adjust(sku: str, quantity: int) -> None:

@@ -24,6 +24,7 @@ from cartstore_api.docs import DocsPage, Document
 from cartstore_api.doorbell import Doorbell
 from cartstore_api.edge import Edge
 from cartstore_api.lane import Lane
+from cartstore_api.observing import Observer
 from cartstore_api.services import Services
 
 VERSION = "1"
@@ -67,13 +68,20 @@ def create_app(
     Raises ConfigurationError when the settings do not allow to serve.
     """
     callers = Callers(settings)
+    observer = Observer()
     opened = open_store or _with_doorbell(data_dir)
 
     @asynccontextmanager
     async def serving(app: Litestar) -> AsyncIterator[None]:
-        async with opened(settings) as store:
-            app.state.services = Services(settings, store, callers)
-            yield
+        try:
+            async with opened(settings) as store:
+                services = Services(settings, store, callers, observer)
+                app.state.services = services
+                if lane is not None:
+                    lane.services = services
+                yield
+        finally:
+            observer.close()
 
     app = Litestar(
         route_handlers=[
@@ -84,7 +92,7 @@ def create_app(
             *service.CONTROLLERS,
         ],
         lifespan=[serving],
-        exception_handlers={Exception: problems.answer},
+        exception_handlers={Exception: problems.handle},
         request_max_body_size=settings.max_body_bytes,
         cors_config=_cors(settings),
         openapi_config=OpenAPIConfig(
@@ -101,8 +109,13 @@ def create_app(
         ),
         logging_config=None,
     )
-    handler = Lane(app, app.asgi_handler) if has_lane else app.asgi_handler
-    app.asgi_handler = Edge(handler, _methods_of(app))
+    edge = Edge(app.asgi_handler, _methods_of(app), observer)
+    lane = (
+        Lane(edge, observer, body_bytes_max=settings.max_body_bytes, has_cors=app.cors_config is not None)
+        if has_lane
+        else None
+    )
+    app.asgi_handler = lane or edge
     return app
 
 

@@ -17,8 +17,10 @@ from litestar.dto.data_structures import DTOFieldDefinition
 from litestar.openapi.spec import Reference, Schema
 from litestar.typing import FieldDefinition
 
-from cartstore_api.problems import ProblemError
+from cartstore_api.context import SCOPE_KEY, RequestContext
+from cartstore_api.problems import ProblemError, body_required
 
+_USUAL_TYPE = b"application/json"
 _JSON = re.compile(r"application/(?:[A-Za-z0-9.+-]+\+)?json\Z", re.IGNORECASE)
 _CHARSET = re.compile(r'charset\s*=\s*"?([^";\s]+)', re.IGNORECASE)
 _MAY_HIDE_CONTROL = re.compile(rb"[\\\x7f]|\xc2[\x80-\x9f]")
@@ -64,15 +66,23 @@ class StrictBody(AbstractDTO[Any]):
 
     def decode_bytes(self, value: bytes) -> Any:
         """The body as the handler's type. Raises ProblemError."""
-        check_media_type(self.asgi_connection.headers.get("content-type"))
+        context: RequestContext = self.asgi_connection.scope[SCOPE_KEY]  # type: ignore[typeddict-item]
         handler_id = self.asgi_connection.route_handler.handler_id
-        return decode(value, self._decoders[handler_id])
+        return read_body(context, value, self._decoders[handler_id])
 
 
-def check_media_type(content_type: str | None) -> None:
+def read_body(context: RequestContext, body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
+    """The body of a request, decoded. Raises UNSUPPORTED_MEDIA_TYPE, MALFORMED_JSON, VALIDATION_FAILED."""
+    content_type = context.known.get(b"content-type")
+    if content_type and content_type != _USUAL_TYPE:
+        _check_media_type(content_type.decode("latin-1"))
+    if not body:
+        raise body_required()
+    return decode(body, decoder)
+
+
+def _check_media_type(content_type: str) -> None:
     """Raise UNSUPPORTED_MEDIA_TYPE unless it is JSON in UTF-8; a body without a type is taken as that."""
-    if not content_type:
-        return
     media_type = content_type.partition(";")[0].strip()
     charset = _CHARSET.search(content_type)
     if not _JSON.match(media_type) or (charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii")):

@@ -13,28 +13,27 @@ import re
 import secrets
 import time
 from collections import OrderedDict
-from typing import Any
+from typing import Generic, TypeVar
 from urllib.parse import urlsplit
 
 import jwt
 import msgspec
-from litestar import Request
 
 from cartstore.errors import ConfigurationError, FeatureOff, Forbidden, Unauthenticated
 from cartstore.model import Owner
 from cartstore.settings import Settings
-from cartstore_api.context import context_of
+from cartstore_api.context import RequestContext
 from cartstore_api.problems import ProblemError
 
 LEEWAY_SECONDS = 5
 """Clocks of issuer and service may differ by this much."""
 
-_BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/=-]{1,4096})\Z", re.IGNORECASE)
+_BEARER = re.compile(rb"\s*bearer +([A-Za-z0-9._~+/=-]{1,4096})\s*\Z", re.IGNORECASE)
 _USER_ID_LENGTH_MAX = 128
 _VERIFIED_MAX = 8_192
-"""Access tokens that are remembered as verified."""
+"""Access tokens that are remembered as verified, and as many tokens of guests."""
 
-_GUEST_TOKEN = re.compile(r"[A-Za-z0-9_-]{52}\Z")
+_GUEST_TOKEN = re.compile(rb"[A-Za-z0-9_-]{52}\Z")
 _RANDOM_BYTES = 16
 _ISSUED_BYTES = 5
 _MAC_BYTES = 18
@@ -46,12 +45,32 @@ UNKNOWN_GUEST = Owner("guest", "none")
 """A guest that has no cart yet: reads as an empty cart, and no token ever names it."""
 
 
-class Claims(msgspec.Struct, frozen=True):
-    """What a verified access token says."""
+T = TypeVar("T")
 
-    user_id: str
+
+class Recent(OrderedDict[bytes, T], Generic[T]):
+    """What was found out about the tokens that were used last. Of any other it knows nothing, so that only
+    what was verified may be put in."""
+
+    def find(self, token: bytes) -> T | None:
+        found = self.get(token)
+        if found is not None:
+            self.move_to_end(token)
+        return found
+
+    def remember(self, token: bytes, found: T) -> None:
+        self[token] = found
+        while len(self) > _VERIFIED_MAX:
+            self.popitem(last=False)
+
+
+class Claims(msgspec.Struct, frozen=True):
+    """What a verified access token says; times in seconds since the epoch."""
+
+    owner: Owner
     scopes: frozenset[str]
     expires_at: float
+    not_before: float
 
     def allows(self, scope: str) -> bool:
         return "admin" in self.scopes or scope in self.scopes
@@ -69,10 +88,14 @@ class Callers:
         self._settings = settings
         self._guest_key = _derived(settings.jwt_secret, "guest token")
         self._order_key = _derived(settings.jwt_secret, "order token")
-        self._verified: OrderedDict[str, Claims] = OrderedDict()
+        self._verified: Recent[Claims] = Recent()
+        """By the whole header. It belongs to this object's secret: another secret has another object."""
+
+        self._guests: Recent[tuple[Owner, bytes, int]] = Recent()
         self._guest_ttl_seconds = settings.guest_cart_ttl_days * 86_400 + _RENEW_AFTER_SECONDS
         prefix = "__Host-" if settings.is_production else ""
         self.cookie_name = prefix + settings.guest_cookie
+        self._cookie_name = self.cookie_name.encode()
         self._cookie_tail = f"; Path=/; Max-Age={self._guest_ttl_seconds}; HttpOnly; SameSite=Lax" + (
             "; Secure" if settings.is_production else ""
         )
@@ -84,39 +107,37 @@ class Callers:
 
     # --- access tokens -------------------------------------------------------------------------
 
-    def claims_of(self, request: Request[Any, Any, Any]) -> Claims | None:
+    def claims_of(self, context: RequestContext) -> Claims | None:
         """The verified access token; None when none was sent. Raises Unauthenticated for any other."""
-        authorization = request.headers.get("authorization")
+        authorization = context.known.get(b"authorization")
         if authorization is None:
             return None
-        match = _BEARER.match(authorization.strip())
-        if match is None:
-            raise Unauthenticated("Send `Authorization: Bearer <token>`.")
-        token = match[1]
-        claims = self._verified.get(token)
+        claims = self._verified.find(authorization)
         if claims is None:
-            claims = self._verify(token)
-            self._verified[token] = claims
-            if len(self._verified) > _VERIFIED_MAX:
-                self._verified.popitem(last=False)
-        else:
-            self._verified.move_to_end(token)
+            match = _BEARER.match(authorization)
+            if match is None:
+                raise Unauthenticated("Send `Authorization: Bearer <token>`.")
+            claims = self._verify(match[1])
+            self._verified.remember(authorization, claims)
         # Looked at on every use: a token that was verified once expires all the same.
-        if claims.expires_at + LEEWAY_SECONDS <= time.time():
-            self._verified.pop(token, None)
+        now = time.time()
+        if claims.expires_at + LEEWAY_SECONDS <= now:
+            self._verified.pop(authorization, None)
             raise Unauthenticated("The token has expired.")
+        if claims.not_before - LEEWAY_SECONDS > now:
+            raise Unauthenticated("The token is not valid.")
         return claims
 
-    def require(self, request: Request[Any, Any, Any], scope: str) -> Claims:
+    def require(self, context: RequestContext, scope: str) -> Claims:
         """The access token, which must have this scope. Raises Unauthenticated, Forbidden."""
-        claims = self.claims_of(request)
+        claims = self.claims_of(context)
         if claims is None:
             raise Unauthenticated()
         if not claims.allows(scope):
             raise Forbidden(f"The token lacks the scope {scope}.")
         return claims
 
-    def _verify(self, token: str) -> Claims:
+    def _verify(self, token: bytes) -> Claims:
         settings = self._settings
         try:
             payload = jwt.decode(
@@ -132,6 +153,7 @@ class Callers:
                 },
             )
             user_id, scope, expires_at = payload["sub"], payload.get("scope") or "", float(payload["exp"])
+            not_before = float(payload.get("nbf", 0))
         except jwt.ExpiredSignatureError as error:
             raise Unauthenticated("The token has expired.") from error
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -142,104 +164,116 @@ class Callers:
             raise Unauthenticated("The token names no user: sub must be 1 to 128 characters.")
         if not isinstance(scope, str):
             raise Unauthenticated("The token's scope must be a text.")
-        return Claims(user_id=user_id, scopes=frozenset(scope.split()), expires_at=expires_at)
+        return Claims(Owner("user", user_id), frozenset(scope.split()), expires_at, not_before)
 
     # --- owners --------------------------------------------------------------------------------
 
-    def reader(self, request: Request[Any, Any, Any]) -> Owner:
+    def reader(self, context: RequestContext) -> Owner:
         """Whose things may be read; UNKNOWN_GUEST for a guest without a living token."""
-        claims = self.claims_of(request)
+        claims = self.claims_of(context)
         if claims is not None:
-            return Owner("user", claims.user_id)
-        found = self._read_guest_token(self._sent_guest_token(request) or "")
+            return claims.owner
+        found = self._read_guest_token(self._sent_guest_token(context))
         return found[0] if found is not None else UNKNOWN_GUEST
 
-    def actor(self, request: Request[Any, Any, Any]) -> Owner:
+    def actor(self, context: RequestContext) -> Owner:
         """As `reader`, for a mutation of what exists already: another site may not send it."""
-        owner = self.reader(request)
+        owner = self.reader(context)
         if owner.is_guest:
-            self._refuse_other_sites(request)
+            self._refuse_other_sites(context)
         return owner
 
-    def mutator(self, request: Request[Any, Any, Any]) -> Owner:
+    def mutator(self, context: RequestContext) -> Owner:
         """Whose cart may be changed: a guest without a living token gets a fresh one with the answer.
 
         Raises Unauthenticated, FeatureOff (guests, while they have no carts), CSRF_FAILED.
         """
-        claims = self.claims_of(request)
+        claims = self.claims_of(context)
         if claims is not None:
-            return Owner("user", claims.user_id)
+            return claims.owner
         if self._settings.guest_carts == "off":
             raise FeatureOff("Guests have no carts here: sign in.")
-        self._refuse_other_sites(request)
-        found = self._read_guest_token(self._sent_guest_token(request) or "")
+        self._refuse_other_sites(context)
+        found = self._read_guest_token(self._sent_guest_token(context))
         if found is None:
             identity = secrets.token_bytes(_RANDOM_BYTES)
-            self._issue(request, identity)
+            self._issue(context, identity)
             return _guest_of(identity)
         owner, identity, issued_at = found
         if time.time() - issued_at > _RENEW_AFTER_SECONDS:
-            self._issue(request, identity)
+            self._issue(context, identity)
         return owner
 
-    def new_guest(self, request: Request[Any, Any, Any]) -> tuple[str, float]:
+    def new_guest(self, context: RequestContext) -> tuple[str, float]:
         """A new identity, stored nowhere: its token, and when that expires (seconds since the epoch).
 
         Raises FeatureOff, CSRF_FAILED.
         """
         if self._settings.guest_carts == "off":
             raise FeatureOff("Guests have no carts here: sign in.")
-        self._refuse_other_sites(request)
-        return self._issue(request, secrets.token_bytes(_RANDOM_BYTES))
+        self._refuse_other_sites(context)
+        return self._issue(context, secrets.token_bytes(_RANDOM_BYTES))
 
-    def _issue(self, request: Request[Any, Any, Any], identity: bytes) -> tuple[str, float]:
+    def _issue(self, context: RequestContext, identity: bytes) -> tuple[str, float]:
         """Send a token of this identity, as header and cookie, with whatever the answer is."""
         now = time.time()
         signed = identity + int(now).to_bytes(_ISSUED_BYTES, "big")
         token = base64.urlsafe_b64encode(signed + self._mac(signed)).decode()
-        context_of(request.scope).headers += [
+        context.headers += [
             (b"cart-token", token.encode()),
             (b"set-cookie", f"{self.cookie_name}={token}{self._cookie_tail}".encode()),
         ]
         return token, now + self._guest_ttl_seconds
 
-    def _sent_guest_token(self, request: Request[Any, Any, Any]) -> str | None:
-        return request.headers.get("x-cart-token") or request.cookies.get(self.cookie_name)
+    def _sent_guest_token(self, context: RequestContext) -> bytes:
+        sent = context.known.get(b"x-cart-token")
+        if sent:
+            return sent
+        cookies = context.known.get(b"cookie")
+        return _cookie_of(cookies, self._cookie_name) if cookies else b""
 
-    def _read_guest_token(self, token: str) -> tuple[Owner, bytes, int] | None:
+    def _read_guest_token(self, token: bytes) -> tuple[Owner, bytes, int] | None:
         """Owner, identity and time of issue; None for a token that we did not sign or that is dead."""
-        if not _GUEST_TOKEN.match(token):
+        if not token:
             return None
-        decoded = base64.urlsafe_b64decode(token)
-        signed, mac = decoded[:-_MAC_BYTES], decoded[-_MAC_BYTES:]
-        if not hmac.compare_digest(mac, self._mac(signed)):
+        found = self._guests.find(token)
+        if found is None:
+            if not _GUEST_TOKEN.match(token):
+                return None
+            decoded = base64.urlsafe_b64decode(token)
+            signed, mac = decoded[:-_MAC_BYTES], decoded[-_MAC_BYTES:]
+            if not hmac.compare_digest(mac, self._mac(signed)):
+                return None
+            identity, issued_at = signed[:_RANDOM_BYTES], int.from_bytes(signed[_RANDOM_BYTES:], "big")
+            found = (_guest_of(identity), identity, issued_at)
+            self._guests.remember(token, found)
+        if time.time() - found[2] > self._guest_ttl_seconds:
             return None
-        identity, issued_at = signed[:_RANDOM_BYTES], int.from_bytes(signed[_RANDOM_BYTES:], "big")
-        if time.time() - issued_at > self._guest_ttl_seconds:
-            return None
-        return _guest_of(identity), identity, issued_at
+        return found
 
     def _mac(self, signed: bytes) -> bytes:
         return hmac.digest(self._guest_key, signed, "sha256")[:_MAC_BYTES]
 
-    def _refuse_other_sites(self, request: Request[Any, Any, Any]) -> None:
+    def _refuse_other_sites(self, context: RequestContext) -> None:
         """Raise CSRF_FAILED for a mutation that a page of another site made the browser send.
 
         A token in a header was put there by code that knew it. Everything else rides on the cookie, or
         would have the answer set one: a form of another site must neither use a buyer's cart nor put
         another one in its place.
         """
-        headers = request.headers
-        if headers.get("x-cart-token"):
+        known = context.known
+        if known.get(b"x-cart-token"):
             return
-        site = headers.get("sec-fetch-site")
-        origin = headers.get("origin")
+        site, origin = known.get(b"sec-fetch-site"), context.text(b"origin")
+        if site is None and origin is None:
+            return
         if origin is not None and _hostname(origin) in self._trusted_sites:
             return
         if site is not None:
-            is_foreign = site.strip().lower() == "cross-site"
+            is_foreign = site.strip().lower() == b"cross-site"
         else:
-            is_foreign = origin is not None and _hostname(origin) != _hostname("//" + headers.get("host", ""))
+            host = context.text(b"host") or ""
+            is_foreign = _hostname(origin or "") != _hostname("//" + host)
         if is_foreign:
             raise ProblemError("CSRF_FAILED", "A page of another site may not change this cart.")
 
@@ -250,9 +284,9 @@ class Callers:
         digest = hmac.digest(self._order_key, checkout_id.encode(), "sha256")
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
-    def has_order_token(self, request: Request[Any, Any, Any], checkout_id: str) -> bool:
-        sent = request.headers.get("x-order-token") or ""
-        return hmac.compare_digest(sent.encode(), self.order_token(checkout_id).encode())
+    def has_order_token(self, context: RequestContext, checkout_id: str) -> bool:
+        sent = context.known.get(b"x-order-token", b"")
+        return hmac.compare_digest(sent, self.order_token(checkout_id).encode())
 
 
 def _derived(secret: str, label: str) -> bytes:
@@ -261,6 +295,16 @@ def _derived(secret: str, label: str) -> bytes:
 
 def _guest_of(identity: bytes) -> Owner:
     return Owner("guest", hashlib.sha256(identity).hexdigest()[:32])
+
+
+def _cookie_of(cookies: bytes, wanted: bytes) -> bytes:
+    """The value of one cookie; of several of that name the last. Empty when there is none."""
+    found = b""
+    for cookie in cookies.split(b";"):
+        name, separator, value = cookie.partition(b"=")
+        if separator and name.strip() == wanted:
+            found = value.strip()
+    return found.strip(b'"')
 
 
 def _hostname(url: str) -> str | None:

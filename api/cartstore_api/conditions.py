@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any
-
-from litestar import Request
 
 from cartstore import limits
-from cartstore.model import Guard
+from cartstore.model import NO_GUARD, Guard
+from cartstore_api.context import RequestContext
 from cartstore_api.problems import ProblemError
 
 _VERSION = re.compile(r'(?:W/)?(?P<quote>"?)(?P<version>[0-9]{1,16})(?:-[A-Za-z0-9]{1,64})?(?P=quote)\Z')
@@ -17,14 +15,16 @@ _ESCAPE = re.compile(r"\\(.)")
 _VISIBLE = re.compile(r"[\x20-\x7e]*\Z")
 
 
-def guard_of(request: Request[Any, Any, Any]) -> Guard:
+def guard_of(context: RequestContext) -> Guard:
     """What the mutation is conditional on. Raises VALIDATION_FAILED."""
-    return Guard(idempotency_key=idempotency_key_of(request), if_match=if_match_of(request))
+    if b"idempotency-key" not in context.known and b"if-match" not in context.known:
+        return NO_GUARD
+    return Guard(idempotency_key=idempotency_key_of(context), if_match=if_match_of(context))
 
 
-def if_match_of(request: Request[Any, Any, Any]) -> int | None:
+def if_match_of(context: RequestContext) -> int | None:
     """The version that `If-Match` names: of a whole ETag, quoted or bare, only the version counts."""
-    value = (request.headers.get("if-match") or "").strip()
+    value = (context.text(b"if-match") or "").strip()
     if value in ("", "*"):
         return None
     match = _VERSION.match(value)
@@ -35,9 +35,9 @@ def if_match_of(request: Request[Any, Any, Any]) -> int | None:
     return int(match["version"])
 
 
-def idempotency_key_of(request: Request[Any, Any, Any]) -> str | None:
+def idempotency_key_of(context: RequestContext) -> str | None:
     """The key, the same quoted or bare; an empty one is absent."""
-    value = (request.headers.get("idempotency-key") or "").strip()
+    value = (context.text(b"idempotency-key") or "").strip()
     if value.startswith('"'):
         match = _QUOTED.match(value)
         if match is None:
@@ -52,9 +52,9 @@ def idempotency_key_of(request: Request[Any, Any, Any]) -> str | None:
     return value
 
 
-def required_idempotency_key_of(request: Request[Any, Any, Any]) -> str:
+def required_idempotency_key_of(context: RequestContext) -> str:
     """As above. Raises IDEMPOTENCY_KEY_REQUIRED when it is absent."""
-    key = idempotency_key_of(request)
+    key = idempotency_key_of(context)
     if key is None:
         raise ProblemError(
             "IDEMPOTENCY_KEY_REQUIRED",
@@ -64,9 +64,9 @@ def required_idempotency_key_of(request: Request[Any, Any, Any]) -> str:
     return key
 
 
-def wants_representation(request: Request[Any, Any, Any]) -> bool:
+def wants_representation(context: RequestContext) -> bool:
     """Whether `Prefer: return=representation` was sent."""
-    for value in request.headers.getall("prefer", []):
+    for value in context.texts(b"prefer"):
         for preference in value.split(","):
             name = preference.partition(";")[0].replace(" ", "").replace('"', "").lower()
             if name == "return=representation":
@@ -74,13 +74,13 @@ def wants_representation(request: Request[Any, Any, Any]) -> bool:
     return False
 
 
-def matches_etag(request: Request[Any, Any, Any], etag: str) -> bool:
+def matches_etag(context: RequestContext, etag: bytes) -> bool:
     """Whether `If-None-Match` names this ETag (weak comparison)."""
-    sent = request.headers.get("if-none-match")
+    sent = context.known.get(b"if-none-match")
     if sent is None:
         return False
-    tags = [tag.strip().removeprefix("W/") for tag in sent.split(",")]
-    return etag in tags or "*" in tags
+    tags = [tag.strip().removeprefix(b"W/") for tag in sent.split(b",")]
+    return etag in tags or b"*" in tags
 
 
 def _bad_key(reason: str) -> ProblemError:

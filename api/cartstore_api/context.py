@@ -1,40 +1,87 @@
-"""What is known of one request while it is served. Owns the place where it is kept in the ASGI scope."""
+"""What is known of one request while it is served. Owns which request headers count, how they are read, and
+the place in the ASGI scope where all of it is kept.
+"""
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
-import secrets
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
-SCOPE_KEY = "cartstore"
+from litestar import Request
+
+SCOPE_KEY: Final = "cartstore"
+
+COUNTED: Final = frozenset(
+    {
+        b"authorization",
+        b"content-length",
+        b"content-type",
+        b"cookie",
+        b"host",
+        b"idempotency-key",
+        b"if-match",
+        b"if-none-match",
+        b"origin",
+        b"prefer",
+        b"sec-fetch-site",
+        b"transfer-encoding",
+        b"x-cart-token",
+        b"x-order-token",
+        b"x-request-id",
+    }
+)
+"""The headers that anything here looks at; servers give their names in lower case."""
 
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._~-]{1,128}\Z")
 
+# A random part per process and a counter: as unique as random bytes per request, and cheaper.
+_PREFIX = os.urandom(8).hex()
+_numbers = itertools.count(int.from_bytes(os.urandom(2), "big"))
+
+RawHeader = tuple[bytes, bytes]
+
 
 class RequestContext:
-    """Made by the edge for every request; handlers add response headers, problems leave their code."""
+    """Made for every request; handlers add response headers, problems leave their code."""
 
-    __slots__ = ("code", "headers", "request_id")
+    __slots__ = ("_raw", "code", "headers", "known", "request_id")
 
-    def __init__(self, request_id: str) -> None:
-        self.request_id = request_id
+    def __init__(self, raw: Sequence[RawHeader]) -> None:
+        self._raw = raw
+        self.known = {name: value for name, value in reversed(raw) if name in COUNTED}
+        """The headers that count. Of one that was sent more than once, the first."""
+
+        sent = self.known.get(b"x-request-id")
+        self.request_id = request_id_of(sent)
         self.code: str | None = None
         """Of the problem that the request ended in."""
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.headers: list[RawHeader] = []
         """Sent with whatever the answer is, a problem included: a fresh guest token must reach its caller
         also when the outcome of the mutation is unknown, or the repeated call would miss its cart."""
 
+    def text(self, name: bytes) -> str | None:
+        """A header that counts, as text; None when it was not sent."""
+        value = self.known.get(name)
+        return None if value is None else value.decode("latin-1")
 
-def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    def texts(self, name: bytes) -> Iterable[str]:
+        """Every value of a header that counts, as text."""
+        if name not in self.known:
+            return ()
+        return [value.decode("latin-1") for sent, value in self._raw if sent == name]
+
+
+def request_id_of(sent: bytes | None) -> str:
     """The caller's own id when it is sane, else a new one."""
-    for name, value in headers:
-        if name == b"x-request-id" and _SANE_REQUEST_ID.match(value):
-            return value.decode("ascii")
-    return secrets.token_hex(8)
+    if sent is not None and _SANE_REQUEST_ID.match(sent):
+        return sent.decode("ascii")
+    return f"{_PREFIX}{next(_numbers):x}"
 
 
-def context_of(scope: Any) -> RequestContext:
-    """The context of the request that this ASGI scope is of."""
-    context: RequestContext = scope[SCOPE_KEY]
+def context_of(request: Request[Any, Any, Any]) -> RequestContext:
+    """The context of a request that goes through Litestar."""
+    context: RequestContext = request.scope[SCOPE_KEY]  # type: ignore[typeddict-item]
     return context

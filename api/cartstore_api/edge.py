@@ -1,26 +1,22 @@
-"""The outermost layer of the service: what every request gets, whatever answers it.
+"""The outermost layer of what Litestar answers: what every request gets, whatever answers it.
 
-Owns request ids, the access log, request metrics, HEAD, and the headers that a handler leaves in the
-request's context. Refuses to look at bodies.
+Owns HEAD, complete `Allow` headers, and the headers that a handler leaves in the request's context. Refuses
+to look at bodies.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from litestar import Request
 from litestar.types import ASGIApp, Receive, Send
 
 from cartstore.errors import OutcomeUnknown
-from cartstore_api import metrics, problems
-from cartstore_api.context import SCOPE_KEY, RequestContext, request_id_of
-from cartstore_api.lane import send_whole
-
-access_logger = logging.getLogger("cartstore.access")
+from cartstore_api import problems
+from cartstore_api.context import SCOPE_KEY, RequestContext
+from cartstore_api.observing import Observer
 
 UNMATCHED = "unmatched"
 """The route of a request that no route takes: its path must not become a label."""
@@ -29,9 +25,10 @@ UNMATCHED = "unmatched"
 class Edge:
     """Wraps the application's ASGI handler."""
 
-    def __init__(self, app: ASGIApp, methods: Mapping[str, Iterable[str]]) -> None:
+    def __init__(self, app: ASGIApp, methods: Mapping[str, Iterable[str]], observer: Observer) -> None:
         """`methods` are those of each route template."""
         self._app = app
+        self._observer = observer
         self._allow = {
             template: ", ".join(sorted({*taken, "OPTIONS", *(["HEAD"] if "GET" in taken else [])})).encode()
             for template, taken in methods.items()
@@ -42,7 +39,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        context = RequestContext(request_id_of(scope["headers"]))
+        context = RequestContext(scope["headers"])
         method: str = scope["method"]
         is_head = method == "HEAD"
         # A copy: the server looks at its own scope's method to know that a HEAD has no body.
@@ -67,24 +64,11 @@ class Edge:
             # The process stops and waits no longer: without an answer of ours the server would give a 500.
             if has_begun:
                 raise
-            await send_whole(problems.answer(Request(inner), OutcomeUnknown()), answer)
+            unknown = problems.answer(context, OutcomeUnknown(), inner["method"], inner["path"])
+            status = unknown.status
+            await unknown.send(context, send)
         finally:
-            seconds = time.perf_counter() - started
-            route = _template_of(inner)
-            metrics.observe(method, route, status, seconds, context.code)
-            access_logger.info(
-                "request",
-                extra={
-                    "fields": {
-                        "request_id": context.request_id,
-                        "method": method[:16],
-                        "route": route,
-                        "status": status,
-                        "code": context.code,
-                        "ms": round(seconds * 1_000, 2),
-                    }
-                },
-            )
+            self._observer.note(context, method, _template_of(inner), status, time.perf_counter() - started)
 
     def _with_allow(self, scope: Any, headers: Any) -> Any:
         """Complete `Allow`: Litestar names the methods of one handler, and does not know of HEAD."""

@@ -1,135 +1,127 @@
-"""The fast lane: the five hot routes of the cart, without routing, signatures and serialization plans.
+"""The fast lane: the five hot routes of the cart, without Litestar's request, routing and encoding.
 
-It runs the very handlers that Litestar has, with the same request object, body decoder, callers and problem
-answers; what it leaves out is only the way there. Whatever is unusual about a request (another method or
-path, a cross-origin page, a body that announces itself as too large) goes through Litestar. tests/api sends
-every request through both and compares the answers.
+Both lanes run the same calls (`cart_calls`) with the same context, body reading, problems and answers; what
+this one leaves out is only the way there. Whatever is unusual about a request (another method or path, a
+cross-origin page, a body that announces itself as too large or not at all) goes the other way. tests/api
+sends every request through both and compares the answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from time import perf_counter
 from typing import Any, Final
 
 import msgspec
-from litestar import Litestar, Request, Response
 from litestar.exceptions import ClientException
 from litestar.types import ASGIApp, Receive, Send
 
-from cartstore_api import problems, schemas
-from cartstore_api.bodies import check_media_type, decode
-from cartstore_api.controllers.cart import CartController
-
-Handler = Callable[..., Awaitable[Response[Any]]]
-
-_encode = msgspec.json.Encoder().encode
-_add_item = msgspec.json.Decoder(schemas.AddItem)
-_set_quantity = msgspec.json.Decoder(schemas.SetQuantity)
+from cartstore.errors import OutcomeUnknown
+from cartstore_api import cart_calls, problems, schemas
+from cartstore_api.answers import Answer
+from cartstore_api.bodies import read_body
+from cartstore_api.context import RequestContext
+from cartstore_api.observing import Observer
+from cartstore_api.services import Services
 
 CART: Final = "/v1/cart"
 SUMMARY: Final = "/v1/cart/summary"
 ITEMS: Final = "/v1/cart/items"
-_ITEM_PREFIX: Final = ITEMS + "/"
-_ITEM_TEMPLATE: Final = "/v1/cart/items/{line_id:str}"
+_LINE: Final = ITEMS + "/"
+_LINE_TEMPLATE: Final = "/v1/cart/items/{line_id:str}"
 
-_JSON: Final = (b"content-type", b"application/json")
-
-
-class _Route:
-    """One hot route: its template, its handler, and the decoder of its body, if it takes one."""
-
-    __slots__ = ("call", "decoder", "handler", "template")
-
-    def __init__(self, template: str, handler: Any, decoder: msgspec.json.Decoder[Any] | None) -> None:
-        self.template = template
-        self.handler = handler
-        self.call: Handler = handler.fn
-        self.decoder = decoder
+_add_item = msgspec.json.Decoder(schemas.AddItem)
+_set_quantity = msgspec.json.Decoder(schemas.SetQuantity)
 
 
 class Lane:
-    """Wraps Litestar's ASGI handler; answers hot requests itself."""
+    """Stands before `beyond`, which takes every request that this lane does not."""
 
-    def __init__(self, app: Litestar, beyond: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, beyond: ASGIApp, observer: Observer, *, body_bytes_max: int, has_cors: bool) -> None:
+        self.services: Services | None = None
+        """Set when the application has started; until then every request goes beyond."""
+
         self._beyond = beyond
-        self._body_bytes_max = int(app.request_max_body_size or 0)  # type: ignore[arg-type]
-        self._has_cors = app.cors_config is not None
-        controller = CartController
-        self._by_path = {
-            ("GET", CART): _Route(CART, controller.read, None),
-            ("GET", SUMMARY): _Route(SUMMARY, controller.read_summary, None),
-            ("POST", ITEMS): _Route(ITEMS, controller.add_line, _add_item),
-        }
-        self._by_line = {
-            "PATCH": _Route(_ITEM_TEMPLATE, controller.set_quantity, _set_quantity),
-            "DELETE": _Route(_ITEM_TEMPLATE, controller.remove_line, None),
-        }
+        self._observer = observer
+        self._body_bytes_max = body_bytes_max
+        self._has_cors = has_cors
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        path: str = scope["path"]
-        method: str = scope["method"] if scope["type"] == "http" else ""
-        arguments: dict[str, Any] = {}
-        route = self._by_path.get((method, path))
-        if route is None and method in self._by_line and path.startswith(_ITEM_PREFIX):
-            line_id = path[len(_ITEM_PREFIX) :]
-            if line_id and "/" not in line_id:
-                route = self._by_line[method]
-                arguments["line_id"] = line_id
-        if route is None or self._is_unusual(scope, route):
+        services = self.services
+        if scope["type"] != "http" or services is None:
             await self._beyond(scope, receive, send)
             return
-        scope["litestar_app"] = self._app
-        scope["path_template"] = route.template
-        scope["route_handler"] = route.handler
-        request: Request[Any, Any, Any] = Request(scope, receive, send)
+        path: str = scope["path"]
+        method: str = scope["method"]
+        template = path
+        if path == ITEMS:
+            is_hot = method == "POST"
+        elif path in (CART, SUMMARY):
+            is_hot = method == "GET"
+        else:
+            is_hot = (
+                (method == "PATCH" or method == "DELETE")
+                and path.startswith(_LINE)
+                and "/" not in path[len(_LINE) :]
+                and len(path) > len(_LINE)
+            )
+            template = _LINE_TEMPLATE
+        if not is_hot:
+            await self._beyond(scope, receive, send)
+            return
+        started = perf_counter()
+        context = RequestContext(scope["headers"])
+        if self._is_unusual(context):
+            await self._beyond(scope, receive, send)
+            return
+        status = 500
         try:
-            if route.decoder is not None:
-                body = await self._body_of(receive)
-                check_media_type(request.headers.get("content-type"))
-                if not body:
-                    raise problems.body_required()
-                arguments["data"] = decode(body, route.decoder)
-            response = await route.call(None, request, **arguments)
+            answer = await self._answer(services, context, method, path, receive)
+            status = answer.status
+            await answer.send(context, send)
+        finally:
+            self._observer.note(context, method, template, status, perf_counter() - started)
+
+    async def _answer(
+        self, services: Services, context: RequestContext, method: str, path: str, receive: Receive
+    ) -> Answer:
+        try:
+            if method == "POST":
+                added = read_body(context, await _body_of(receive), _add_item)
+                return await cart_calls.add_line(services, context, added)
+            if method == "GET":
+                read = cart_calls.read if path == CART else cart_calls.read_summary
+                return await read(services, context)
+            line_id = path[len(_LINE) :]
+            if method == "PATCH":
+                wanted = read_body(context, await _body_of(receive), _set_quantity)
+                return await cart_calls.set_quantity(services, context, line_id, wanted)
+            return await cart_calls.remove_line(services, context, line_id)
+        except asyncio.CancelledError:
+            # The process stops and waits no longer: without an answer of ours the server would give a 500.
+            return problems.answer(context, OutcomeUnknown(), method, path)
         except Exception as error:
-            response = problems.answer(request, error)
-        await send_whole(response, send)
+            return problems.answer(context, error, method, path)
 
-    def _is_unusual(self, scope: Any, route: _Route) -> bool:
-        for name, value in scope["headers"]:
-            if name == b"content-length":
-                if not value.isdigit() or len(value) > 9 or int(value) > self._body_bytes_max:
-                    return True
-            elif name == b"transfer-encoding" or (name == b"origin" and self._has_cors):
-                return True
-        return False
-
-    async def _body_of(self, receive: Receive) -> bytes:
-        message: Any = await receive()
-        body: bytes = message.get("body", b"")
-        if message["type"] == "http.disconnect":
-            raise ClientException("disconnected")
-        if not message.get("more_body"):
-            return body
-        parts = [body]
-        while message.get("more_body"):
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientException("disconnected")
-            parts.append(message.get("body", b""))
-        return b"".join(parts)
+    def _is_unusual(self, context: RequestContext) -> bool:
+        known = context.known
+        length = known.get(b"content-length")
+        if length is not None and not (
+            length.isdigit() and len(length) <= 9 and int(length) <= self._body_bytes_max
+        ):
+            return True
+        return b"transfer-encoding" in known or (self._has_cors and b"origin" in known)
 
 
-async def send_whole(response: Response[Any], send: Send) -> None:
-    """Send an answer whose content is one of the contract's shapes, past Litestar."""
-    body = b"" if response.content is None else _encode(response.content)
-    headers: list[tuple[bytes, bytes]] = []
-    if body:
-        media_type = response.media_type
-        headers.append(_JSON if not media_type else (b"content-type", str(media_type).encode()))
-        headers.append((b"content-length", str(len(body)).encode()))
-    for name, value in response.headers.items():
-        headers.append((name.lower().encode(), value.encode()))
-    start: Any = {"type": "http.response.start", "status": response.status_code, "headers": headers}
-    await send(start)
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+async def _body_of(receive: Receive) -> bytes:
+    message: Any = await receive()
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body") and message["type"] != "http.disconnect":
+        return body
+    parts = [body]
+    while message.get("more_body"):
+        message = await receive()
+        parts.append(message.get("body", b""))
+    if message["type"] == "http.disconnect":
+        raise ClientException("disconnected")
+    return b"".join(parts)

@@ -9,15 +9,20 @@ from __future__ import annotations
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
+
+FORMATTED: Final = "is_formatted"
+"""A record with this attribute brings ready lines as its message."""
 
 
 class JsonFormatter(logging.Formatter):
     """A record as one line of JSON: `at`, `level`, `logger`, `message`, then its fields."""
 
     def format(self, record: logging.LogRecord) -> str:
+        if getattr(record, FORMATTED, False):
+            return str(record.msg)
         line: dict[str, Any] = {
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),

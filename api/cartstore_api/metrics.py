@@ -9,7 +9,7 @@ what it counted.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
@@ -19,6 +19,9 @@ from prometheus_client.registry import REGISTRY, Collector
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
+SECONDS_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+"""Upper bounds of the histogram's buckets, themselves included; one more bucket is without bound."""
+
 REQUESTS = Counter(
     "cartstore_http_requests", "Requests answered.", ["method", "route", "status"], registry=REGISTRY
 )
@@ -26,7 +29,7 @@ SECONDS = Histogram(
     "cartstore_http_request_seconds",
     "Time from the first byte of a request to the last of its answer.",
     ["method", "route"],
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    buckets=SECONDS_BOUNDS,
     registry=REGISTRY,
 )
 PROBLEMS = Counter("cartstore_problems", "Requests that ended in a problem.", ["code"], registry=REGISTRY)
@@ -37,17 +40,31 @@ RINGS = Counter(
     registry=REGISTRY,
 )
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-def observe(method: str, route: str, status: int, seconds: float, code: str | None) -> None:
-    """Count one answered request."""
-    if method not in _METHODS:
+def add(
+    method: str,
+    route: str,
+    status: int,
+    code: str | None,
+    *,
+    count: int,
+    seconds: float,
+    buckets: Sequence[int],
+) -> None:
+    """Count answered requests of one kind: `seconds` in all, `buckets` how many fell into each."""
+    if method not in METHODS:
         method = "other"
-    REQUESTS.labels(method, route, f"{status // 100}xx").inc()
-    SECONDS.labels(method, route).observe(seconds)
+    REQUESTS.labels(method, route, f"{status // 100}xx").inc(count)
     if code is not None:
-        PROBLEMS.labels(code).inc()
+        PROBLEMS.labels(code).inc(count)
+    # The library takes one observation at a time; its own values take what was added up.
+    histogram: Any = SECONDS.labels(method, route)
+    histogram._sum.inc(seconds)
+    for number, bucket in enumerate(histogram._buckets):
+        if buckets[number]:
+            bucket.inc(buckets[number])
 
 
 def render(checks: Mapping[str, Any]) -> bytes:

@@ -8,7 +8,7 @@ worked out in `remedies.py`.
 from __future__ import annotations
 
 import logging
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from litestar import Request, Response
@@ -23,13 +23,16 @@ from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.openapi.datastructures import ResponseSpec
 
 from cartstore.errors import CartError, CartStoreError, StoreError
-from cartstore_api.context import context_of
+from cartstore_api.answers import PROBLEM, Answer
+from cartstore_api.context import RawHeader, RequestContext, context_of
 from cartstore_api.schemas import Cart, Fix, Shortfall
 
-MEDIA_TYPE = "application/problem+json"
+MEDIA_TYPE = PROBLEM[1].decode()
 TYPE_PREFIX = "urn:cartstore:problem:"
 
 logger = logging.getLogger("cartstore.api")
+
+_encode = msgspec.json.Encoder().encode
 
 _NUMBER_MAX = 2**53
 """Numbers beyond it are not echoed: JavaScript clients could not read them."""
@@ -37,15 +40,17 @@ _DETAIL_LENGTH_MAX = 1_000
 _INSTANCE_LENGTH_MAX = 512
 
 
-class Kind(NamedTuple):
+class Kind(msgspec.Struct, frozen=True):
     """One row of the table: what every problem of this code says."""
 
     status: int
     title: str
     suggested_action: str | None = None
+    type: str = ""
+    headers: tuple[RawHeader, ...] = ()
 
 
-KINDS: dict[str, Kind] = {
+_ROWS: dict[str, Kind] = {
     "MALFORMED_JSON": Kind(400, "The body is not JSON"),
     "IDEMPOTENCY_KEY_REQUIRED": Kind(400, "An Idempotency-Key is required", "send_idempotency_key"),
     "SIGNATURE_INVALID": Kind(400, "The signature is not valid"),
@@ -90,15 +95,33 @@ KINDS: dict[str, Kind] = {
     "OUTCOME_UNKNOWN": Kind(504, "The outcome is unknown", "retry_with_same_key"),
     "INTERNAL": Kind(500, "A defect of the service", "retry_with_same_key"),
 }
-"""Every code, in the order of the contract's table. INTERNAL is the one that no request should reach."""
-
 _RETRY_AFTER_SECONDS = {
-    "STORE_UNAVAILABLE": "1",
-    "STORE_RECOVERING": "2",
-    "STORE_FULL": "5",
-    "OUTCOME_UNKNOWN": "1",
-    "IDEMPOTENCY_IN_PROGRESS": "1",
+    "STORE_UNAVAILABLE": b"1",
+    "STORE_RECOVERING": b"2",
+    "STORE_FULL": b"5",
+    "OUTCOME_UNKNOWN": b"1",
+    "IDEMPOTENCY_IN_PROGRESS": b"1",
 }
+
+
+def _headers_of(code: str, status: int) -> tuple[RawHeader, ...]:
+    headers: tuple[RawHeader, ...] = ()
+    if code in _RETRY_AFTER_SECONDS:
+        headers += ((b"retry-after", _RETRY_AFTER_SECONDS[code]),)
+    if status == 401:
+        headers += ((b"www-authenticate", b"Bearer"),)
+    return headers
+
+
+KINDS: dict[str, Kind] = {
+    code: msgspec.structs.replace(
+        row,
+        type=TYPE_PREFIX + code.lower().replace("_", "-"),
+        headers=_headers_of(code, row.status),
+    )
+    for code, row in _ROWS.items()
+}
+"""Every code, in the order of the contract's table. INTERNAL is the one that no request should reach."""
 
 
 class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -139,7 +162,7 @@ class ProblemError(Exception):
         suggested_action: str | None = None,
         fix: Fix | None = None,
         cart: Cart | None = None,
-        headers: dict[str, str] | None = None,
+        headers: tuple[RawHeader, ...] = (),
     ) -> None:
         super().__init__(detail)
         self.code = code
@@ -153,7 +176,7 @@ class ProblemError(Exception):
         self.suggested_action = suggested_action
         self.fix = fix
         self.cart = cart
-        self.headers = headers or {}
+        self.headers = headers
 
     @classmethod
     def of(cls, error: CartError) -> ProblemError:
@@ -181,27 +204,26 @@ def shortfall_of(entry: dict[str, Any]) -> Shortfall:
     )
 
 
-def answer(request: Request[Any, Any, Any], exc: Exception) -> Response[Problem]:
+def handle(request: Request[Any, Any, Any], exc: Exception) -> Response[Any]:
     """The one exception handler of the application."""
+    return answer(context_of(request), exc, request.scope["method"], request.scope["path"]).response()
+
+
+def answer(context: RequestContext, exc: Exception, method: str, path: str) -> Answer:
+    """What a request ends in that raised this."""
     error = translate(exc)
-    if error.code == "OUTCOME_UNKNOWN" and request.scope["method"] == "GET":
+    if error.code == "OUTCOME_UNKNOWN" and method == "GET":
         error = ProblemError("STORE_UNAVAILABLE", "The store gave no answer in time; nothing was changed.")
     kind = KINDS[error.code]
-    context = context_of(request.scope)
     context.code = error.code
-    headers = dict(error.headers)
-    if error.code in _RETRY_AFTER_SECONDS:
-        headers.setdefault("Retry-After", _RETRY_AFTER_SECONDS[error.code])
-    if kind.status == 401:
-        headers.setdefault("WWW-Authenticate", "Bearer")
     if kind.status == 500:
         logger.error("unexpected", exc_info=exc, extra={"fields": {"request_id": context.request_id}})
     problem = Problem(
-        type=TYPE_PREFIX + error.code.lower().replace("_", "-"),
+        type=kind.type,
         title=kind.title,
         status=kind.status,
         detail=_printable(error.detail, _DETAIL_LENGTH_MAX),
-        instance=_printable(request.scope["path"], _INSTANCE_LENGTH_MAX),
+        instance=_printable(path, _INSTANCE_LENGTH_MAX),
         code=error.code,
         request_id=context.request_id,
         field=_printable(error.field, _INSTANCE_LENGTH_MAX) if error.field is not None else None,
@@ -214,7 +236,7 @@ def answer(request: Request[Any, Any, Any], exc: Exception) -> Response[Problem]
         fix=error.fix,
         cart=error.cart,
     )
-    return Response(problem, status_code=kind.status, media_type=MEDIA_TYPE, headers=headers)
+    return Answer(_encode(problem), kind.status, (*kind.headers, *error.headers), PROBLEM)
 
 
 def translate(exc: Exception) -> ProblemError:
@@ -248,12 +270,14 @@ def _translate_http(exc: HTTPException) -> ProblemError:
     if isinstance(exc, MethodNotAllowedException):
         allow = ", ".join(sorted((exc.headers or {}).get("allow", "").split(", ")))
         return ProblemError(
-            "METHOD_NOT_ALLOWED", f"This path takes {allow}.", headers={"Allow": allow} if allow else None
+            "METHOD_NOT_ALLOWED",
+            f"This path takes {allow}.",
+            headers=((b"allow", allow.encode("latin-1")),) if allow else (),
         )
     if isinstance(exc, RequestEntityTooLarge):
         # The rest of the body is not read, so the connection cannot be used again.
         return ProblemError(
-            "BODY_TOO_LARGE", "The body is larger than this path takes.", headers={"Connection": "close"}
+            "BODY_TOO_LARGE", "The body is larger than this path takes.", headers=((b"connection", b"close"),)
         )
     if isinstance(exc, InternalServerException) and "disconnected" in exc.detail:
         return ProblemError("MALFORMED_JSON", "The body ended early.")

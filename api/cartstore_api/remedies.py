@@ -8,7 +8,7 @@ or the catalog cannot be asked, the problem goes out without a fix rather than a
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -24,7 +24,8 @@ from cartstore_api.quantities import Rules, rules_of
 CART = "/v1/cart"
 ITEMS = "/v1/cart/items"
 
-ReadCart = Callable[[Owner], Awaitable[schemas.Cart]]
+ReadCart = Callable[[Owner], Awaitable[bytes]]
+"""Gives a cart as it is told."""
 
 
 class Remedies:
@@ -108,7 +109,7 @@ class Remedies:
     async def _explain(self, problem: ProblemError, error: CartError, owner: Owner) -> None:
         if isinstance(error, VersionConflict):
             problem.detail = f"The cart's version is {error.version}."
-            problem.cart = await self._read_cart(owner)
+            problem.cart = cast(Any, msgspec.Raw(await self._read_cart(owner)))
             problem.fix = schemas.Fix(method="GET", path=CART)
         elif problem.code in ("ITEM_NOT_FOUND", "PAYMENT_EXPIRED"):
             problem.fix = schemas.Fix(method="GET", path=CART)
@@ -164,7 +165,7 @@ class Remedies:
 
     async def _variant(self, sku: str) -> model.Variant | None:
         try:
-            product = await self._store.catalog.find_sku(sku)
+            product = await self._store.product_of_sku(sku)
         except StoreError:
             return None
         return product.variant(sku) if product is not None else None

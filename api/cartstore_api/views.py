@@ -6,7 +6,6 @@ name. Where that revision cannot be had right now, the SKU stands in for the nam
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -31,10 +30,6 @@ def time_text(at_ms: int) -> str:
     return f"{_second_text(at_ms // 1_000)}.{at_ms % 1_000:03d}Z"
 
 
-def optional_time_text(at_ms: int | None) -> str | None:
-    return time_text(at_ms) if at_ms is not None else None
-
-
 @lru_cache(4_096)
 def _second_text(at_s: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at_s))
@@ -53,71 +48,9 @@ def revisions_of(lines: Iterable[model.Line]) -> set[int]:
     return {revision for line in lines for revision in (line.revision, line.current_revision)}
 
 
-def cart_view(
-    cart: model.Cart, products: Products, *, owner: model.OwnerKind, currency: str, cart_ttl_ms: int
-) -> schemas.Cart:
-    """The whole cart; `currency` is that of a cart that has none yet."""
-    currency = cart.summary.currency or currency
-    lines = [line_view(line, products, currency=currency, now_ms=cart.read_at_ms) for line in cart.lines]
-    subtotal = to_text(sum(line.line_total_minor for line in cart.lines if line.is_available), currency)
-    return schemas.Cart(
-        id=cart.cart_id,
-        owner=owner,
-        currency=currency,
-        items=lines,
-        saved=[],
-        items_count=len(lines),
-        total_items=sum(line.quantity for line in lines),
-        subtotal=subtotal,
-        discounts=[],
-        total=subtotal,
-        has_unavailable_items=any(not line.is_available for line in lines),
-        has_changes=any(line.changes for line in lines),
-        version=cart.summary.version,
-        created_at=optional_time_text(cart.created_at_ms),
-        updated_at=optional_time_text(cart.updated_at_ms),
-        expires_at=time_text(cart.updated_at_ms + cart_ttl_ms) if cart.updated_at_ms is not None else None,
-    )
-
-
-def line_view(line: model.Line, products: Products, *, currency: str, now_ms: int) -> schemas.Line:
-    """One line; `now_ms` is the engine's time of the reading, for the hold's countdown."""
+def changes_of(line: model.Line, products: Products, currency: str) -> dict[str, schemas.Change]:
+    """What is not as the buyer saw it, by member."""
     seen, now = products.get(line.revision), products.get(line.current_revision)
-    variant = seen.variant(line.sku) if seen else None
-    return schemas.Line(
-        line_id=line.line_id,
-        variation_key=line.line_id,
-        sku=line.sku,
-        product_id=seen.id if seen else None,
-        name=_name_of(seen, line.sku),
-        options=variant.options if variant else {},
-        properties=_decode_object(line.properties_json) if line.properties_json else {},
-        image=_image_of(seen),
-        quantity=line.quantity,
-        unit_price=to_text(line.unit_price_minor, currency),
-        line_total=to_text(line.line_total_minor, currency),
-        added_at=time_text(line.added_at_ms),
-        updated_at=time_text(line.updated_at_ms),
-        is_available=line.is_available,
-        available_quantity=line.available_quantity,
-        hold=_hold_view(line, now_ms),
-        changes=_changes_of(line, seen, now, currency),
-    )
-
-
-def _hold_view(line: model.Line, now_ms: int) -> schemas.Hold | None:
-    if line.held == 0:
-        return None
-    return schemas.Hold(
-        quantity=line.held,
-        expires_at=time_text(line.hold_expires_at_ms),
-        expires_in_seconds=seconds_left(line.hold_expires_at_ms, now_ms),
-    )
-
-
-def _changes_of(
-    line: model.Line, seen: model.Product | None, now: model.Product | None, currency: str
-) -> dict[str, schemas.Change]:
     changes = {}
     if line.unit_price_minor != line.current_price_minor:
         changes["price"] = schemas.Change(
@@ -126,41 +59,9 @@ def _changes_of(
     if seen is not None and now is not None and seen is not now:
         if seen.title != now.title:
             changes["name"] = schemas.Change(old=seen.title, new=now.title)
-        if _image_of(seen) != _image_of(now):
-            changes["image"] = schemas.Change(old=_image_of(seen), new=_image_of(now))
+        if image_of(seen) != image_of(now):
+            changes["image"] = schemas.Change(old=image_of(seen), new=image_of(now))
     return changes
-
-
-def summary_view(summary: model.Summary, currency: str) -> schemas.Summary:
-    currency = summary.currency or currency
-    return schemas.Summary(
-        items_count=summary.lines_count,
-        total_items=summary.total_items,
-        subtotal=to_text(summary.subtotal_minor, currency),
-        currency=currency,
-        version=summary.version,
-    )
-
-
-def etag_of(cart: model.Cart, products: Products) -> str:
-    """`"<version>-<digest>"`: the digest covers what may change without the version, not the countdown."""
-    parts = [
-        (
-            line.line_id,
-            line.quantity,
-            line.held,
-            line.hold_expires_at_ms,
-            line.current_price_minor,
-            line.current_revision,
-            line.is_available,
-            line.available_quantity,
-            line.revision in products,
-            line.current_revision in products,
-        )
-        for line in cart.lines
-    ]
-    digest = hashlib.sha256(msgspec.json.encode((cart.cart_id, parts))).hexdigest()[:16]
-    return f'"{cart.summary.version}-{digest}"'
 
 
 def validation_view(
@@ -186,7 +87,7 @@ def validation_view(
         details.append(
             schemas.LineVerdict(
                 line_id=line.line_id,
-                product_name=_name_of(products.get(line.revision), line.sku),
+                product_name=name_of(products.get(line.revision), line.sku),
                 requested_quantity=line.quantity,
                 available_quantity=line.available_quantity,
                 is_valid=not problems,
@@ -251,8 +152,8 @@ def _order_line_view(line: model.OrderLine, seen: model.Product | None, currency
     return schemas.OrderLine(
         line_id=line.line_id,
         sku=line.sku,
-        name=_name_of(seen, line.sku),
-        image=_image_of(seen),
+        name=name_of(seen, line.sku),
+        image=image_of(seen),
         options=variant.options if variant else {},
         properties=_decode_object(line.properties_json) if line.properties_json else {},
         quantity=line.quantity,
@@ -376,9 +277,11 @@ def _stock_fields(level: model.StockLevel) -> dict[str, Any]:
     }
 
 
-def _name_of(product: model.Product | None, sku: str) -> str:
+def name_of(product: model.Product | None, sku: str) -> str:
+    """The name that is told; the SKU where the catalog cannot be had."""
     return product.title if product is not None else sku
 
 
-def _image_of(product: model.Product | None) -> str | None:
+def image_of(product: model.Product | None) -> str | None:
+    """The image that is told: the product's first."""
     return product.images[0] if product is not None and product.images else None

@@ -1,4 +1,8 @@
-"""Products by revision, kept in memory. A revision never changes, so nothing here is ever stale."""
+"""Products kept in memory: by revision, and by SKU for a moment.
+
+A revision never changes, so nothing that is kept by revision is ever stale. What a SKU says now may change in
+another process: it is kept for SKU_SECONDS, and forgotten at once where this process changes it.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,9 @@ if TYPE_CHECKING:
     from cartstore.catalog.repository import CatalogRepository
 
 ENTRIES_MAX: Final = 10_000
+
+SKU_SECONDS: Final = 1.0
+"""How long another process's change of a SKU may go unseen where only advice depends on it."""
 
 LOAD_SECONDS_MAX: Final = 1.0
 """What a cart waits for the names of its lines."""
@@ -54,3 +61,35 @@ class RevisionCache:
             while len(self._products) > ENTRIES_MAX:
                 self._products.popitem(last=False)
         return found
+
+
+class SkuCache:
+    """Products by SKU as they were at most SKU_SECONDS ago, at most ENTRIES_MAX."""
+
+    def __init__(self, catalog: CatalogRepository) -> None:
+        self._catalog = catalog
+        self._entries: OrderedDict[str, tuple[Product | None, float]] = OrderedDict()
+        self._changes = 0
+
+    async def get(self, sku: str) -> Product | None:
+        """The product that has this SKU; None for an unknown one. Raises StoreUnavailable."""
+        now = time.monotonic()
+        entry = self._entries.get(sku)
+        if entry is not None:
+            if now < entry[1]:
+                return entry[0]
+            # One caller looks anew; the others have what was known meanwhile, not a queue for the database.
+            self._entries[sku] = (entry[0], now + LOAD_SECONDS_MAX)
+        changes = self._changes
+        product = await self._catalog.find_sku(sku)
+        if changes == self._changes:
+            self._entries[sku] = (product, time.monotonic() + SKU_SECONDS)
+            self._entries.move_to_end(sku)
+            while len(self._entries) > ENTRIES_MAX:
+                self._entries.popitem(last=False)
+        return product
+
+    def clear(self) -> None:
+        """Forget everything: products were changed here. What is being read at this moment is not kept."""
+        self._changes += 1
+        self._entries.clear()

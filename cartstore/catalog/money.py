@@ -65,7 +65,12 @@ def to_minor(text: str, currency: str, *, maximum: int = PRICE_MINOR_MAX, field:
 
 def to_text(minor: int, currency: str) -> str:
     """14997 in USD as `"149.97"`: always with the currency's decimals. Raises InvalidField (currency)."""
-    exponent = exponent_of(currency)
+    exponent = EXPONENTS.get(currency)
+    if exponent == 2 and minor >= 0:
+        # Nearly every amount of nearly every shop, many times in each answer.
+        return f"{minor // 100}.{minor % 100:02d}"
+    if exponent is None:
+        exponent = exponent_of(currency)
     sign, digits = ("-" if minor < 0 else ""), str(abs(minor))
     if exponent == 0:
         return sign + digits

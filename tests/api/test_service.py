@@ -79,7 +79,8 @@ async def test_metrics_count_requests_by_template_when_ids_differ(api: Any) -> N
 def test_metrics_are_of_all_processes_when_a_folder_is_shared(tmp_path: Path) -> None:
     program = (
         "from cartstore_api import metrics\n"
-        "metrics.observe('GET', '/v1/cart', 200, 0.01, None)\n"
+        "buckets = [0, 0, 0, 1] + [0] * 10\n"
+        "metrics.add('GET', '/v1/cart', 200, None, count=1, seconds=0.01, buckets=buckets)\n"
         "print(metrics.render({'engine': {'ok': True}}).decode())\n"
     )
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
@@ -91,6 +92,10 @@ def test_metrics_are_of_all_processes_when_a_folder_is_shared(tmp_path: Path) ->
         )
 
     assert 'cartstore_http_requests_total{method="GET",route="/v1/cart",status="2xx"} 2.0' in run.stdout
+    assert 'seconds_bucket{le="0.005",method="GET",route="/v1/cart"} 0.0' in run.stdout
+    assert 'seconds_bucket{le="0.01",method="GET",route="/v1/cart"} 2.0' in run.stdout
+    assert 'seconds_count{method="GET",route="/v1/cart"} 2.0' in run.stdout
+    assert 'seconds_sum{method="GET",route="/v1/cart"} 0.02' in run.stdout
     assert 'cartstore_check_ok{check="engine"} 1.0' in run.stdout
 
 
@@ -104,8 +109,10 @@ async def test_logs_tell_the_request_without_secrets_when_it_is_answered(api: An
             headers={"X-Request-Id": "me-1", "Cookie": "cart=hush", "X-Cart-Token": "hush"},
         )
         await api.ana.get("/v1/orders/hush")
+        api.app.state.services.observer.flush()
 
-    lines = [json.loads(JsonFormatter().format(record)) for record in caplog.records]
+    texts = [JsonFormatter().format(record) for record in caplog.records]
+    lines = [json.loads(line) for text in texts for line in text.splitlines()]
     assert [
         (line["request_id"], line["method"], line["route"], line["status"], line["code"])
         for line in lines[:1]
@@ -154,7 +161,7 @@ def test_logging_goes_to_stderr_when_it_is_configured(capsys: Any) -> None:
     [("abc-1.~_", True), ("a" * 128, True), ("a" * 129, False), ("a b", False), ("", False), ("a\n", False)],
 )
 def test_request_id_is_kept_when_it_is_sane(sent: str, is_kept: bool) -> None:
-    made = request_id_of([(b"x-request-id", sent.encode())])
+    made = request_id_of(sent.encode())
 
     assert (made == sent) is is_kept
     assert re.fullmatch(r"[A-Za-z0-9._~-]{1,128}", made)
@@ -354,7 +361,7 @@ async def test_program_serves_and_ends_cleanly_when_it_is_told_to(settings: Sett
 
 
 def test_metrics_take_any_method_when_it_is_unknown() -> None:
-    metrics.observe("BREW", "/x", 418, 0.0, None)
+    metrics.add("BREW", "/x", 418, None, count=1, seconds=0.0, buckets=[1] + [0] * 13)
 
     labels = {"method": "other", "route": "/x", "status": "4xx"}
     assert REGISTRY.get_sample_value("cartstore_http_requests_total", labels) == 1.0

@@ -21,7 +21,9 @@ from cartstore.catalog.money import to_minor
 from cartstore.errors import CartError, InvalidField
 from cartstore.recovery.reconcile import Drift, Reconciler, ReconcileReport
 from cartstore_api import schemas, views
+from cartstore_api.answers import Answer
 from cartstore_api.bodies import StrictBody
+from cartstore_api.context import context_of
 from cartstore_api.operations import Admin
 from cartstore_api.paging import Cursor, Limit, check_cursor
 from cartstore_api.problems import ProblemError, responses
@@ -73,7 +75,7 @@ class AdminCatalogController(Controller):
     ) -> Response[schemas.Product]:
         """Visible to the next request. Takes what `GET /v1/products/{id}` gives. Scope: catalog:write."""
         services = services_of(request)
-        services.callers.require(request, CATALOG)
+        services.callers.require(context_of(request), CATALOG)
         product = await services.store.put_product(_product_of(product_id, data, services.settings.currency))
         return answer(views.product_view(product, await services.store.stock_of([product])))
 
@@ -90,7 +92,7 @@ class AdminCatalogController(Controller):
         """A shop's export as CSV. Rows that cannot be taken are named with line and reason, the rest go in.
         Importing again changes prices and texts that changed, never stock. Scope: catalog:write."""
         services = services_of(request)
-        services.callers.require(request, CATALOG)
+        services.callers.require(context_of(request), CATALOG)
         media_type = (request.headers.get("content-type") or "").partition(";")[0].strip().lower()
         if media_type not in _CATALOG_TYPES:
             raise ProblemError("UNSUPPORTED_MEDIA_TYPE", "This path takes text/csv.")
@@ -132,7 +134,7 @@ class AdminStockController(Controller):
         """Adds units (negative: takes away). The same reference with the same content is answered with the
         first result, with other content refused. Scope: stock:write."""
         services = services_of(request)
-        services.callers.require(request, STOCK)
+        services.callers.require(context_of(request), STOCK)
         result = await services.store.adjust_stock(
             sku, data.delta, reason=data.reason, reference=data.reference
         )
@@ -153,7 +155,7 @@ class AdminStockController(Controller):
         """A list of adjustments, each on its own. When some are refused the problem names them; the others
         were applied, and the whole list can be sent again: a reference counts once. Scope: stock:write."""
         services = services_of(request)
-        services.callers.require(request, STOCK)
+        services.callers.require(context_of(request), STOCK)
         outcomes = await _adjust_all(services, data)
         refused = [
             (entry, outcome)
@@ -182,7 +184,7 @@ class AdminStockController(Controller):
         """Moves on_hand to a value, applied as a delta; an untracked SKU is limited by stock from then on.
         Refused below what is held, and when `expected_on_hand` differs. Scope: stock:write."""
         services = services_of(request)
-        services.callers.require(request, STOCK)
+        services.callers.require(context_of(request), STOCK)
         result = await services.store.set_stock(
             sku,
             data.on_hand,
@@ -208,7 +210,7 @@ class AdminStockController(Controller):
     ) -> Response[schemas.Ledger]:
         """Every change of its on_hand that was archived, newest first. Scope: ops:read."""
         services = services_of(request)
-        services.callers.require(request, OPERATIONS)
+        services.callers.require(context_of(request), OPERATIONS)
         place = check_cursor(cursor)
         await services.store.read_stock(sku)
         rows, next_cursor = await services.store.archive.ledger(sku, limit=limit, cursor=place)
@@ -248,7 +250,7 @@ class AdminOrderController(Controller):
     ) -> Response[schemas.Orders]:
         """Archived orders, newest first. Scope: ops:read."""
         services = services_of(request)
-        services.callers.require(request, OPERATIONS)
+        services.callers.require(context_of(request), OPERATIONS)
         orders, next_cursor = await services.store.archive.list_orders(
             status=status, limit=limit, cursor=check_cursor(cursor)
         )
@@ -268,7 +270,7 @@ class AdminOrderController(Controller):
         """Records that the money of a `refund_due` order went back. Repeated: the same answer.
         Scope: admin."""
         services = services_of(request)
-        services.callers.require(request, ADMIN)
+        services.callers.require(context_of(request), ADMIN)
         result = await services.store.close_refund(order_id)
         order = next(order for order in result.orders if order.order_id == order_id)
         products = await views.products_of_orders(services.store, (order,))
@@ -291,12 +293,12 @@ class AdminController(Controller):
     async def cart(self, request: AnyRequest, cart_id: FromPath[str]) -> Response[schemas.Cart]:
         """By its id; an absent cart reads as an empty one. Scope: ops:read."""
         services = services_of(request)
-        services.callers.require(request, OPERATIONS)
+        services.callers.require(context_of(request), OPERATIONS)
         if not _CART_ID.match(cart_id):
             raise ProblemError("NOT_FOUND", "A cart's id begins with u. or g.")
         cart = await services.store.engine.read_cart(cart_id)
-        products = await services.store.products_by_revision(views.revisions_of(cart.lines))
-        return answer(services.view(cart, products, "user" if cart_id.startswith("u.") else "guest"))
+        body, _ = await services.text.cart(cart, "user" if cart_id.startswith("u.") else "guest")
+        return Answer(body).response()
 
     @get(
         "/events",
@@ -311,7 +313,7 @@ class AdminController(Controller):
         """Archived events after a position, oldest first: everything that happened to stock, orders and
         payments, for other systems to follow. Scope: ops:read."""
         services = services_of(request)
-        services.callers.require(request, OPERATIONS)
+        services.callers.require(context_of(request), OPERATIONS)
         if after and not _POSITION.match(after):
             raise InvalidField("after must be the position of an event.", field="after")
         position = model.Position.parse(after) if after else model.Position(0, 0)
@@ -338,7 +340,7 @@ class AdminController(Controller):
     async def check(self, request: AnyRequest) -> Response[schemas.Reconciliation]:
         """Goes round once and repairs nothing; `drift` is everything that disagrees. Scope: ops:read."""
         services = services_of(request)
-        services.callers.require(request, OPERATIONS)
+        services.callers.require(context_of(request), OPERATIONS)
         return answer(_reconciliation(await Reconciler(services.store).run(repair=False)))
 
     @post(
@@ -353,7 +355,7 @@ class AdminController(Controller):
         """Goes round once and repairs what is provably safe to; `drift` is what could not be repaired. Scope:
         admin."""
         services = services_of(request)
-        services.callers.require(request, ADMIN)
+        services.callers.require(context_of(request), ADMIN)
         return answer(_reconciliation(await Reconciler(services.store).run()))
 
     @get(
@@ -366,7 +368,7 @@ class AdminController(Controller):
     async def stats(self, request: AnyRequest) -> Response[schemas.Stats]:
         """Sizes and readiness at a glance. Scope: ops:read."""
         services = services_of(request)
-        services.callers.require(request, OPERATIONS)
+        services.callers.require(context_of(request), OPERATIONS)
         found = await services.store.readiness()
         settings = services.settings
         return answer(

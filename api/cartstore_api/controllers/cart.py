@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 from litestar import Controller, Request, Response, delete, get, patch, post, put
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, JSONBody
@@ -12,9 +13,11 @@ from litestar.params import FromPath, JSONBody
 from cartstore import model
 from cartstore.errors import CartError, VersionConflict
 from cartstore.store import canonical_properties
-from cartstore_api import schemas, views
+from cartstore_api import cart_calls, schemas, views
+from cartstore_api.answers import Answer
 from cartstore_api.bodies import StrictBody
-from cartstore_api.conditions import guard_of, matches_etag, wants_representation
+from cartstore_api.conditions import guard_of
+from cartstore_api.context import context_of
 from cartstore_api.operations import CachedCartRead, CartMutation, CartRead
 from cartstore_api.problems import ProblemError, responses
 from cartstore_api.services import Services, answer, services_of
@@ -40,7 +43,7 @@ class GuestController(Controller):
     )
     async def create(self, request: AnyRequest) -> Response[schemas.Guest]:
         """Gives a signed token of a new guest, as a cookie too, and stores nothing."""
-        token, expires_at = services_of(request).callers.new_guest(request)
+        token, expires_at = services_of(request).callers.new_guest(context_of(request))
         guest = schemas.Guest(token=token, expires_at=views.time_text(int(expires_at * 1_000)))
         return answer(guest, status=201)
 
@@ -62,16 +65,7 @@ class CartController(Controller):
         """The cart with exact availability of every line; an absent cart reads as an empty one.
 
         `ETag` changes with everything that is told, except the countdown of holds."""
-        services = services_of(request)
-        cart, etag = await services.read_cart_with_etag(services.callers.reader(request))
-        headers = {
-            "ETag": etag,
-            "Cache-Control": "private, no-cache",
-            "Vary": "Authorization, Cookie, X-Cart-Token",
-        }
-        if matches_etag(request, etag):
-            return Response(None, status_code=304, headers=headers)  # type: ignore[arg-type]
-        return answer(cart, headers=headers)
+        return (await cart_calls.read(services_of(request), context_of(request))).response()
 
     @get(
         "/summary",
@@ -82,8 +76,7 @@ class CartController(Controller):
     )
     async def read_summary(self, request: AnyRequest) -> Response[schemas.Summary]:
         """The running totals of all lines at the prices the buyer saw; costs the same for any cart."""
-        services = services_of(request)
-        return answer(await services.read_summary(services.callers.reader(request)))
+        return (await cart_calls.read_summary(services_of(request), context_of(request))).response()
 
     @post(
         "/items",
@@ -98,24 +91,7 @@ class CartController(Controller):
     ) -> Response[schemas.LineChange | schemas.Cart]:
         """Adds units of a SKU, or of the variant of a product that the options choose, and holds them. The
         same variation adds to its line. With `Prefer: return=representation` the answer is the whole cart."""
-        services = services_of(request)
-        guard = guard_of(request)
-        owner = services.callers.mutator(request)
-        sku = await _sku_to_add(services, data)
-        try:
-            result = await services.store.add_line(
-                owner, sku, data.quantity, properties=data.properties, guard=guard
-            )
-        except CartError as error:
-            raise await services.remedies.explain_line(
-                error,
-                owner,
-                line_id=_line_id_of(sku, data),
-                quantity=data.quantity,
-                properties=data.properties,
-                is_add=True,
-            ) from error
-        return await _line_answer(services, request, owner, result, status=201)
+        return (await cart_calls.add_line(services_of(request), context_of(request), data)).response()
 
     @patch(
         "/items/{line_id:str}",
@@ -129,16 +105,8 @@ class CartController(Controller):
     ) -> Response[schemas.LineChange | schemas.Cart]:
         """0 removes the line; `line` is null then. With `Prefer: return=representation` the answer is the
         whole cart."""
-        services = services_of(request)
-        guard = guard_of(request)
-        owner = services.callers.mutator(request)
-        try:
-            result = await services.store.set_quantity(owner, line_id, data.quantity, guard=guard)
-        except CartError as error:
-            raise await services.remedies.explain_line(
-                error, owner, line_id=line_id, quantity=data.quantity
-            ) from error
-        return await _line_answer(services, request, owner, result)
+        services, context = services_of(request), context_of(request)
+        return (await cart_calls.set_quantity(services, context, line_id, data)).response()
 
     @delete(
         "/items/{line_id:str}",
@@ -153,14 +121,7 @@ class CartController(Controller):
     ) -> Response[schemas.LineChange | schemas.Cart]:
         """Its hold goes back in the same step. With `Prefer: return=representation` the answer is the whole
         cart."""
-        services = services_of(request)
-        guard = guard_of(request)
-        owner = services.callers.mutator(request)
-        try:
-            result = await services.store.remove_line(owner, line_id, guard=guard)
-        except CartError as error:
-            raise await services.remedies.explain(error, owner) from error
-        return await _line_answer(services, request, owner, result)
+        return (await cart_calls.remove_line(services_of(request), context_of(request), line_id)).response()
 
     @put(
         "/items",
@@ -176,8 +137,8 @@ class CartController(Controller):
         named. `partial`: each entry on its own, with a result per entry. Lines of a cart that was read can
         be sent back as they are. With `Prefer: return=representation` the answer is the whole cart."""
         services = services_of(request)
-        guard = guard_of(request)
-        owner = services.callers.mutator(request)
+        guard = guard_of(context_of(request))
+        owner = services.callers.mutator(context_of(request))
         try:
             result = await services.store.put_lines(
                 owner,
@@ -187,7 +148,6 @@ class CartController(Controller):
             )
         except CartError as error:
             raise await services.remedies.explain_put(error, owner, data.items) from error
-        summary = services.summary(result.summary)
         change = schemas.ItemsChange(
             results=[
                 schemas.ItemResult(
@@ -199,8 +159,8 @@ class CartController(Controller):
                 )
                 for outcome in result.outcomes
             ],
-            summary=summary,
-            version=summary.version,
+            summary=cast(Any, msgspec.Raw(services.text.summary(result.summary))),
+            version=result.summary.version,
         )
         return await _answer_or_cart(services, request, owner, change, is_replay=result.replayed)
 
@@ -215,8 +175,8 @@ class CartController(Controller):
         """Removes all lines; all holds go back. With `Prefer: return=representation` the answer is the whole
         cart."""
         services = services_of(request)
-        guard = guard_of(request)
-        owner = services.callers.mutator(request)
+        guard = guard_of(context_of(request))
+        owner = services.callers.mutator(context_of(request))
         try:
             result = await services.store.clear_cart(owner, guard=guard)
         except CartError as error:
@@ -266,10 +226,8 @@ class CartController(Controller):
         services = services_of(request)
         owner = await _unguarded_owner(services, request)
         cart = await services.store.extend_holds(owner)
-        products = await services.store.products_by_revision(views.revisions_of(cart.lines))
-        return answer(
-            services.view(cart, products, owner.kind), headers={"ETag": views.etag_of(cart, products)}
-        )
+        body, etag = await services.text.cart(cart, owner.kind)
+        return Answer(body, 200, ((b"etag", etag),)).response()
 
     @post(
         "/changes/accept",
@@ -285,8 +243,8 @@ class CartController(Controller):
         """Takes the current prices and texts of lines (all when none are named) as seen. With `Prefer:
         return=representation` the answer is the whole cart."""
         services = services_of(request)
-        guard = guard_of(request)
-        owner = services.callers.mutator(request)
+        guard = guard_of(context_of(request))
+        owner = services.callers.mutator(context_of(request))
         try:
             result = await services.store.accept_changes(
                 owner, data.line_ids if data is not None else None, guard=guard
@@ -294,34 +252,6 @@ class CartController(Controller):
         except CartError as error:
             raise await services.remedies.explain(error, owner) from error
         return await _cart_answer(services, request, owner, result)
-
-
-async def _sku_to_add(services: Services, data: schemas.AddItem) -> str:
-    """The SKU, or that of the variant which product and options choose."""
-    if data.sku is not None:
-        if data.product_id is not None or data.options is not None:
-            raise ProblemError(
-                "VALIDATION_FAILED", "Name a sku, or a product_id with its options.", field="product_id"
-            )
-        return data.sku
-    if data.product_id is None:
-        raise ProblemError("VALIDATION_FAILED", "Name a sku or a product_id.", field="sku")
-    try:
-        return (await services.store.find_variant(data.product_id, data.options)).sku
-    except CartError as error:
-        problem = ProblemError.of(error)
-        if problem.code.startswith("OPTION_"):
-            problem.fix = schemas.Fix(method="GET", path=f"/v1/products/{data.product_id}")
-        elif problem.code == "PRODUCT_NOT_FOUND":
-            problem.fix = schemas.Fix(method="GET", path="/v1/products")
-        raise problem from error
-
-
-def _line_id_of(sku: str, data: schemas.AddItem) -> str:
-    try:
-        return model.line_id_of(sku, canonical_properties(data.properties))
-    except CartError:
-        return sku
 
 
 def _put_item(item: schemas.PutItem, number: int) -> model.PutItem | model.PutItemByLine:
@@ -345,8 +275,8 @@ def _put_item(item: schemas.PutItem, number: int) -> model.PutItem | model.PutIt
 async def _unguarded_owner(services: Services, request: AnyRequest) -> model.Owner:
     """The caller of a mutation that never changes the version. If-Match is compared beforehand: what may
     happen in between changes nothing that this mutation depends on, and repeating it does no harm."""
-    guard = guard_of(request)
-    owner = services.callers.mutator(request)
+    guard = guard_of(context_of(request))
+    owner = services.callers.mutator(context_of(request))
     if guard.if_match is not None:
         version = (await services.store.read_summary(owner)).version
         if version != guard.if_match:
@@ -355,23 +285,12 @@ async def _unguarded_owner(services: Services, request: AnyRequest) -> model.Own
     return owner
 
 
-async def _line_answer(
-    services: Services,
-    request: AnyRequest,
-    owner: model.Owner,
-    result: model.LineResult,
-    *,
-    status: int = 200,
-) -> Response[Any]:
-    change = await services.line_change(result)
-    return await _answer_or_cart(services, request, owner, change, is_replay=result.replayed, status=status)
-
-
 async def _cart_answer(
     services: Services, request: AnyRequest, owner: model.Owner, result: model.CartResult
 ) -> Response[Any]:
-    summary = services.summary(result.summary)
-    change = schemas.CartChange(summary=summary, version=summary.version)
+    change = schemas.CartChange(
+        summary=cast(Any, msgspec.Raw(services.text.summary(result.summary))), version=result.summary.version
+    )
     return await _answer_or_cart(services, request, owner, change, is_replay=result.replayed)
 
 
@@ -379,17 +298,15 @@ async def _answer_or_cart(
     services: Services,
     request: AnyRequest,
     owner: model.Owner,
-    change: schemas.LineChange | schemas.ItemsChange | schemas.CartChange,
+    change: schemas.ItemsChange | schemas.CartChange,
     *,
     is_replay: bool,
-    status: int = 200,
 ) -> Response[Any]:
     """What the mutation did, or the whole cart when the caller prefers that."""
-    if not wants_representation(request):
-        return answer(change, status=status, is_replay=is_replay)
-    cart, etag = await services.read_cart_with_etag(owner)
-    headers = {"ETag": etag, "Preference-Applied": "return=representation"}
-    return answer(cart, status=status, is_replay=is_replay, headers=headers)
+    found = await cart_calls.answer_or_cart(
+        services, context_of(request), owner, msgspec.json.encode(change), is_replay=is_replay
+    )
+    return found.response()
 
 
 CONTROLLERS: Sequence[type[Controller]] = (GuestController, CartController)

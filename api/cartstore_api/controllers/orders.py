@@ -17,6 +17,7 @@ from cartstore_api import schemas, views
 from cartstore_api.bodies import StrictBody
 from cartstore_api.callers import UNKNOWN_GUEST
 from cartstore_api.conditions import idempotency_key_of, if_match_of, required_idempotency_key_of
+from cartstore_api.context import context_of
 from cartstore_api.operations import CartRead, CheckoutMutation, OrderMutation, OrderRead, Public
 from cartstore_api.paging import Cursor, Limit, check_cursor
 from cartstore_api.problems import ProblemError, responses
@@ -48,9 +49,9 @@ class CheckoutController(Controller):
         them for the payment window. The same `Idempotency-Key` gives the same checkout for ever. Refused,
         with every line named, when a price rose that was not accepted or a line cannot be held."""
         services = services_of(request)
-        key = required_idempotency_key_of(request)
-        if_match = if_match_of(request)
-        owner = services.callers.mutator(request)
+        key = required_idempotency_key_of(context_of(request))
+        if_match = if_match_of(context_of(request))
+        owner = services.callers.mutator(context_of(request))
         try:
             checkout = await services.store.begin_checkout(
                 owner,
@@ -87,7 +88,7 @@ class OrderController(Controller):
     ) -> Response[schemas.Orders]:
         """The caller's orders, newest first; listed the moment that checkout answers."""
         services = services_of(request)
-        owner = services.callers.reader(request)
+        owner = services.callers.reader(context_of(request))
         if owner is UNKNOWN_GUEST:
             return answer(schemas.Orders(items=[], next_cursor=None))
         orders, next_cursor = await _page_of(services, owner, limit, check_cursor(cursor))
@@ -105,7 +106,7 @@ class OrderController(Controller):
     async def read(self, request: AnyRequest, order_id: FromPath[str]) -> Response[schemas.Order]:
         """By its owner, or with the access token that checkout gave."""
         services = services_of(request)
-        owner = services.callers.reader(request)
+        owner = services.callers.reader(context_of(request))
         checkout, order = await services.store.read_order(order_id, None)
         if not _may_read(services, request, owner, checkout.payment):
             raise OrderNotFound
@@ -123,8 +124,8 @@ class OrderController(Controller):
         """Cancels the whole checkout that it belongs to; its units go back and its lines return to the cart.
         Repeated: the same answer. Refused once it was paid."""
         services = services_of(request)
-        idempotency_key_of(request)
-        owner = services.callers.actor(request)
+        idempotency_key_of(context_of(request))
+        owner = services.callers.actor(context_of(request))
         result = await services.store.cancel_order(order_id, owner)
         order = next((order for order in result.orders if order.order_id == order_id), None)
         if order is None:
@@ -149,7 +150,7 @@ class PaymentController(Controller):
     async def read(self, request: AnyRequest, payment_id: FromPath[str]) -> Response[schemas.PaymentDetail]:
         """By its owner, or with the access token that checkout gave."""
         services = services_of(request)
-        owner = services.callers.reader(request)
+        owner = services.callers.reader(context_of(request))
         checkout = await services.store.read_payment(payment_id, None)
         if not _may_read(services, request, owner, checkout.payment):
             raise PaymentNotFound
@@ -275,12 +276,14 @@ async def _page_of(
 
 
 def _may_read(services: Services, request: AnyRequest, owner: model.Owner, payment: model.Payment) -> bool:
-    return payment.cart_id == owner.cart_id or services.callers.has_order_token(request, payment.checkout_id)
+    return payment.cart_id == owner.cart_id or services.callers.has_order_token(
+        context_of(request), payment.checkout_id
+    )
 
 
 async def _own_payment(services: Services, request: AnyRequest, payment_id: str) -> model.Payment:
-    idempotency_key_of(request)
-    owner = services.callers.actor(request)
+    idempotency_key_of(context_of(request))
+    owner = services.callers.actor(context_of(request))
     return (await services.store.read_payment(payment_id, owner)).payment
 
 

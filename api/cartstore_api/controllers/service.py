@@ -64,7 +64,9 @@ class ServiceController(Controller):
     )
     async def metrics(self, request: AnyRequest) -> Response[str]:
         """For Prometheus: one view over all processes."""
-        found = await services_of(request).store.readiness()
+        services = services_of(request)
+        found = await services.store.readiness()
+        services.observer.flush()
         return Response(metrics.render(found["checks"]).decode(), media_type=metrics.CONTENT_TYPE)
 
     @get("/", include_in_schema=False)

@@ -1,0 +1,178 @@
+"""Carts as JSON text, in the shapes of `schemas`. Owns what is encoded once and used again: the texts of the
+catalog, which are the same for every buyer of a revision.
+
+What a line tells is mostly numbers, times and ids, none of which needs escaping; so a line is one format of
+ready parts. `tests/api` holds this text and the shapes together, member by member.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from cartstore import model
+from cartstore.catalog.money import to_text
+from cartstore.settings import Settings
+from cartstore_api import views
+from cartstore_api.views import Products, time_text
+
+FRAGMENTS_MAX: Final = 20_000
+"""Texts of variants that are kept; a few hundred bytes each."""
+
+_DAY_MS = 86_400_000
+_encode = msgspec.json.Encoder().encode
+
+Load = Callable[[Iterable[int]], Awaitable[Mapping[int, model.Product]]]
+
+
+class _Fragment(NamedTuple):
+    """What a line tells of the catalog: the members before its properties, and the one after them."""
+
+    before: str
+    image: str
+
+
+class _LineText(NamedTuple):
+    """A line in three parts; the one in the middle is the countdown of its hold, or empty."""
+
+    before: str
+    countdown: str
+    after: str
+
+
+class CartText:
+    """Writes the carts of one shop; `load` gives products by revision."""
+
+    def __init__(self, settings: Settings, load: Load) -> None:
+        self._load = load
+        self._currency = settings.currency
+        self._cart_ttl_ms = {
+            "guest": settings.guest_cart_ttl_days * _DAY_MS,
+            "user": settings.member_cart_ttl_days * _DAY_MS,
+        }
+        self._fragments: dict[tuple[int, str], _Fragment] = {}
+
+    async def cart(self, cart: model.Cart, kind: model.OwnerKind) -> tuple[bytes, bytes]:
+        """A whole cart, and its ETag: `"<version>-<digest>"`, the digest over everything that is told except
+        the countdown of holds."""
+        lines = cart.lines
+        products = await self._products_of(lines)
+        summary = cart.summary
+        currency, now_ms = summary.currency or self._currency, cart.read_at_ms
+        texts = [self._line(line, products, currency, now_ms) for line in lines]
+        units = subtotal_minor = 0
+        is_unavailable = False
+        for line in lines:
+            units += line.quantity
+            if line.is_available:
+                subtotal_minor += line.unit_price_minor * line.quantity
+            else:
+                is_unavailable = True
+        subtotal = to_text(subtotal_minor, currency)
+        updated_at_ms = cart.updated_at_ms
+        head = f'{{"id":{_json(cart.cart_id)},"owner":"{kind}","currency":"{currency}","items":['
+        tail = (
+            f'],"saved":[],"items_count":{len(lines)},"total_items":{units},"subtotal":"{subtotal}",'
+            f'"discounts":[],"total":"{subtotal}","has_unavailable_items":{_bool(is_unavailable)},'
+            f'"has_changes":{_bool(any(not text.after.endswith(_NO_CHANGES) for text in texts))},'
+            f'"version":{summary.version},"created_at":{_time(cart.created_at_ms)},'
+            f'"updated_at":{_time(updated_at_ms)},"expires_at":'
+            f"{_time(None if updated_at_ms is None else updated_at_ms + self._cart_ttl_ms[kind])}}}"
+        )
+        stable = f"{head}{','.join([text.before + text.after for text in texts])}{tail}"
+        digest = hashlib.sha256(stable.encode()).hexdigest()[:16]
+        body = f"{head}{','.join([''.join(text) for text in texts])}{tail}"
+        return body.encode(), f'"{summary.version}-{digest}"'.encode()
+
+    async def line_change(self, result: model.LineResult) -> bytes:
+        """What a mutation of one line did."""
+        line, summary = result.line, result.summary
+        told = "null"
+        if line is not None:
+            products = await self._products_of((line,))
+            text = self._line(line, products, summary.currency or self._currency, result.read_at_ms)
+            told = "".join(text)
+        return f'{{"line":{told},"summary":{self._summary(summary)},"version":{summary.version}}}'.encode()
+
+    def summary(self, summary: model.Summary) -> bytes:
+        """The running totals."""
+        return self._summary(summary).encode()
+
+    def _summary(self, summary: model.Summary) -> str:
+        currency = summary.currency or self._currency
+        return (
+            f'{{"items_count":{summary.lines_count},"total_items":{summary.total_items},'
+            f'"subtotal":"{to_text(summary.subtotal_minor, currency)}","currency":"{currency}",'
+            f'"version":{summary.version}}}'
+        )
+
+    async def _products_of(self, lines: Iterable[model.Line]) -> Products:
+        """What must be asked of the catalog: texts that are not kept, and both sides of a change."""
+        wanted: set[int] = set()
+        for line in lines:
+            if line.revision != line.current_revision:
+                wanted.add(line.revision)
+                wanted.add(line.current_revision)
+            elif (line.revision, line.sku) not in self._fragments:
+                wanted.add(line.revision)
+        return await self._load(wanted) if wanted else _NO_PRODUCTS
+
+    def _line(self, line: model.Line, products: Products, currency: str, now_ms: int) -> _LineText:
+        revision, sku, line_id, quantity = line.revision, line.sku, line.line_id, line.quantity
+        fragment = self._fragments.get((revision, sku)) or self._new_fragment(products.get(revision), sku)
+        price, available = line.unit_price_minor, line.available_quantity
+        before = (
+            f'{{"line_id":"{line_id}","variation_key":"{line_id}","sku":"{sku}",{fragment.before}'
+            f'{line.properties_json or "{}"}{fragment.image},"quantity":{quantity},'
+            f'"unit_price":"{to_text(price, currency)}","line_total":"{to_text(price * quantity, currency)}",'
+            f'"added_at":"{time_text(line.added_at_ms)}","updated_at":"{time_text(line.updated_at_ms)}",'
+            f'"is_available":{_bool(line.is_available)},'
+            f'"available_quantity":{"null" if available is None else available},"hold":'
+        )
+        if price == line.current_price_minor and revision == line.current_revision:
+            changes = _NO_CHANGES
+        else:
+            changes = f',"changes":{_json(views.changes_of(line, products, currency))}}}'
+        if not line.held:
+            return _LineText(f"{before}null", "", changes)
+        expires_at_ms = line.hold_expires_at_ms
+        return _LineText(
+            f'{before}{{"quantity":{line.held},"expires_at":"{time_text(expires_at_ms)}",'
+            '"expires_in_seconds":',
+            f"{views.seconds_left(expires_at_ms, now_ms)}}}",
+            changes,
+        )
+
+    def _new_fragment(self, seen: model.Product | None, sku: str) -> _Fragment:
+        """Without the product (the catalog is away) the SKU stands in for the name, and nothing is kept."""
+        variant = seen.variant(sku) if seen is not None else None
+        fragment = _Fragment(
+            f'"product_id":{_json(seen.id if seen is not None else None)},'
+            f'"name":{_json(views.name_of(seen, sku))},'
+            f'"options":{_json(variant.options if variant is not None else {})},"properties":',
+            f',"image":{_json(views.image_of(seen))}',
+        )
+        if seen is not None:
+            while len(self._fragments) >= FRAGMENTS_MAX:
+                del self._fragments[next(iter(self._fragments))]
+            self._fragments[seen.revision, sku] = fragment
+        return fragment
+
+
+_NO_CHANGES: Final = ',"changes":{}}'
+_NO_PRODUCTS: Final[Products] = {}
+
+
+def _json(value: Any) -> str:
+    return _encode(value).decode()
+
+
+def _bool(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _time(at_ms: int | None) -> str:
+    return "null" if at_ms is None else f'"{time_text(at_ms)}"'

@@ -1,0 +1,132 @@
+"""What is noted of every answered request: a line of the access log, and the counts of the metrics.
+
+Both are gathered in this process and handed on together, at most FLUSH_SECONDS later and at the end: a write
+to the log and the shared metrics for each request would cost more than the request itself. Owns the form of
+an access line, which is that of `logging.JsonFormatter`, and never has a token, a body, an address or a query
+string in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from bisect import bisect_left
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+
+from cartstore_api import metrics
+from cartstore_api.context import RequestContext
+from cartstore_api.logging import FORMATTED
+
+access_logger = logging.getLogger("cartstore.access")
+
+FLUSH_SECONDS: Final = 0.5
+LINES_MAX: Final = 256
+"""Lines that wait; more are written at once, so that no single write holds up requests for long."""
+
+_bucket_of = bisect_left
+_BOUNDS = metrics.SECONDS_BOUNDS
+
+
+class _Kind:
+    """Requests that differ in nothing but id and time: the fixed part of their lines, and their counts."""
+
+    __slots__ = ("buckets", "code", "count", "fields", "method", "route", "seconds", "status")
+
+    def __init__(self, method: str, route: str, status: int, code: str | None) -> None:
+        self.method = method
+        self.route = route
+        self.status = status
+        self.code = code
+        told = {"method": method[:16], "route": route, "status": status, "code": code}
+        self.fields = msgspec.json.encode(told).decode()[1:-1]
+        self.reset()
+
+    def reset(self) -> None:
+        self.count = 0
+        self.seconds = 0.0
+        self.buckets = [0] * (len(_BOUNDS) + 1)
+
+
+class Observer:
+    """Notes the requests of one application. Belongs to the event loop of the first one it notes."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[tuple[str, str, int, str | None], _Kind] = {}
+        self._lines: list[str] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    def note(self, context: RequestContext, method: str, route: str, status: int, seconds: float) -> None:
+        """Note one answered request; `route` is its template, so that no id gets into a label."""
+        key = (method, route, status, context.code)
+        kind = self._kinds.get(key)
+        if kind is None:
+            kind = self._new_kind(key)
+        kind.count += 1
+        kind.seconds += seconds
+        kind.buckets[_bucket_of(_BOUNDS, seconds)] += 1
+        now = time.time()
+        whole = int(now)
+        self._lines.append(
+            f'{{"at":"{_second_text(whole)}.{int((now - whole) * 1_000):03d}+00:00","level":"info",'
+            f'"logger":"cartstore.access","message":"request","request_id":"{context.request_id}",'
+            f'{kind.fields},"ms":{seconds * 1_000:.2f}}}'
+        )
+        if self._timer is None:
+            self._arm()
+        if len(self._lines) >= LINES_MAX:
+            self._write()
+
+    def flush(self) -> None:
+        """Hand on everything that was noted."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._write()
+        for key, kind in list(self._kinds.items()):
+            if kind.count:
+                metrics.add(
+                    kind.method,
+                    kind.route,
+                    kind.status,
+                    kind.code,
+                    count=kind.count,
+                    seconds=kind.seconds,
+                    buckets=kind.buckets,
+                )
+                kind.reset()
+            if kind.method not in metrics.METHODS:
+                # Callers make up methods; what is kept must not grow with them.
+                del self._kinds[key]
+
+    def close(self) -> None:
+        """The end: what was noted is handed on, and what still comes is handed on at once."""
+        self._is_closed = True
+        self.flush()
+
+    def _new_kind(self, key: tuple[str, str, int, str | None]) -> _Kind:
+        kind = self._kinds[key] = _Kind(*key)
+        return kind
+
+    def _arm(self) -> None:
+        if self._is_closed:
+            self.flush()
+        else:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+
+    def _write(self) -> None:
+        if self._lines:
+            lines, self._lines = "\n".join(self._lines), []
+            access_logger.info(lines, extra=_EXTRA)
+
+
+_EXTRA: Final[dict[str, Any]] = {FORMATTED: True}
+
+
+@lru_cache(4)
+def _second_text(at_s: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at_s))
