@@ -101,6 +101,7 @@ def test_metrics_are_of_all_processes_when_a_folder_is_shared(tmp_path: Path) ->
 
 async def test_logs_tell_the_request_without_secrets_when_it_is_answered(api: Any, caplog: Any) -> None:
     await api.sell()
+    api.app.state.services.observer.flush()
     caplog.clear()
     with caplog.at_level(logging.INFO, logger="cartstore.access"):
         await api.ana.post(
