@@ -609,9 +609,9 @@ class CartStore:
         """What the catalog said in these revisions; those that cannot be had right now are absent."""
         return await self._revisions.get(revisions)
 
-    async def product_of_sku(self, sku: str) -> Product | None:
-        """The product that has this SKU, for advice: a change made by another process may be seen a second
-        late. Raises StoreUnavailable."""
+    async def variant_of(self, sku: str) -> Variant | None:
+        """The variant of this SKU, for advice: a change made by another process may be seen a second late.
+        Raises StoreUnavailable."""
         return await self._by_sku.get(sku)
 
     async def import_catalog(

@@ -44,12 +44,14 @@ class Answer:
     async def send(self, context: RequestContext, send: Send) -> None:
         """Send it past Litestar, with the headers that every answer has."""
         body = self.body
-        headers: list[RawHeader] = []
-        if body:
-            headers = [self.content_type, (b"content-length", b"%d" % len(body))]
-        headers += self.headers
-        headers += context.headers
-        headers.append((b"x-request-id", context.request_id.encode("ascii")))
+        request_id = (b"x-request-id", context.request_id.encode("ascii"))
+        if not body:
+            headers = [*self.headers, *context.headers, request_id]
+        elif self.headers or context.headers:
+            length = (b"content-length", b"%d" % len(body))
+            headers = [self.content_type, length, *self.headers, *context.headers, request_id]
+        else:
+            headers = [self.content_type, (b"content-length", b"%d" % len(body)), request_id]
         start: Any = {"type": "http.response.start", "status": self.status, "headers": headers}
         await send(start)
         await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -12,7 +12,6 @@ import hmac
 import re
 import secrets
 import time
-from collections import OrderedDict
 from typing import Generic, TypeVar
 from urllib.parse import urlsplit
 
@@ -48,20 +47,42 @@ UNKNOWN_GUEST = Owner("guest", "none")
 T = TypeVar("T")
 
 
-class Recent(OrderedDict[bytes, T], Generic[T]):
-    """What was found out about the tokens that were used last. Of any other it knows nothing, so that only
-    what was verified may be put in."""
+class Recent(Generic[T]):
+    """What was found out about the tokens that were used last, at most _VERIFIED_MAX of them. Only what was
+    verified is put in: of a token that is not there nothing is known.
+
+    Two generations: what is used again moves to the young one; when that is full it becomes the old one, and
+    what was not used since the last time is forgotten. So a use costs one look-up, and nothing is reordered.
+    """
+
+    __slots__ = ("_old", "_young")
+
+    def __init__(self) -> None:
+        self._young: dict[bytes, T] = {}
+        self._old: dict[bytes, T] = {}
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
 
     def find(self, token: bytes) -> T | None:
-        found = self.get(token)
-        if found is not None:
-            self.move_to_end(token)
+        """What is known of a token; None when nothing is."""
+        found = self._young.get(token)
+        if found is None:
+            found = self._old.pop(token, None)
+            if found is not None:
+                self.remember(token, found)
         return found
 
     def remember(self, token: bytes, found: T) -> None:
-        self[token] = found
-        while len(self) > _VERIFIED_MAX:
-            self.popitem(last=False)
+        """Keep what was verified."""
+        self._young[token] = found
+        if len(self._young) >= max(1, _VERIFIED_MAX // 2):
+            self._old, self._young = self._young, {}
+
+    def forget(self, token: bytes) -> None:
+        """Look at it anew the next time."""
+        self._young.pop(token, None)
+        self._old.pop(token, None)
 
 
 class Claims(msgspec.Struct, frozen=True):
@@ -122,7 +143,7 @@ class Callers:
         # Looked at on every use: a token that was verified once expires all the same.
         now = time.time()
         if claims.expires_at + LEEWAY_SECONDS <= now:
-            self._verified.pop(authorization, None)
+            self._verified.forget(authorization)
             raise Unauthenticated("The token has expired.")
         if claims.not_before - LEEWAY_SECONDS > now:
             raise Unauthenticated("The token is not valid.")

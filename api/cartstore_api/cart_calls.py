@@ -98,7 +98,7 @@ async def answer_or_cart(
 ) -> Answer:
     """What a mutation did, or the whole cart when the caller prefers that."""
     headers = (REPLAYED,) if is_replay else NO_HEADERS
-    if b"prefer" not in context.known or not wants_representation(context):
+    if not wants_representation(context):
         return Answer(change, status, headers)
     cart, etag = await services.read_cart_with_etag(owner)
     return Answer(cart, status, (*headers, (b"etag", etag), _IS_REPRESENTATION))
@@ -112,7 +112,13 @@ async def _line_answer(
     *,
     status: int = 200,
 ) -> Answer:
-    change = await services.text.line_change(result)
+    text = services.text
+    if text.is_ready(result):
+        change = text.line_change(result)
+    else:
+        change = text.line_change(result, await text.products_of(result))
+    if b"prefer" not in context.known:
+        return Answer(change, status, (REPLAYED,) if result.replayed else NO_HEADERS)
     return await answer_or_cart(services, context, owner, change, is_replay=result.replayed, status=status)
 
 

@@ -25,6 +25,9 @@ FRAGMENTS_MAX: Final = 20_000
 _DAY_MS = 86_400_000
 _encode = msgspec.json.Encoder().encode
 
+_NO_CHANGES: Final = ',"changes":{}}'
+_NO_PRODUCTS: Final[Products] = {}
+
 Load = Callable[[Iterable[int]], Awaitable[Mapping[int, model.Product]]]
 
 
@@ -35,12 +38,8 @@ class _Fragment(NamedTuple):
     image: str
 
 
-class _LineText(NamedTuple):
-    """A line in three parts; the one in the middle is the countdown of its hold, or empty."""
-
-    before: str
-    countdown: str
-    after: str
+LineText = tuple[str, str, str]
+"""A line in three parts; the one in the middle is the countdown of its hold, or empty."""
 
 
 class CartText:
@@ -62,12 +61,20 @@ class CartText:
         products = await self._products_of(lines)
         summary = cart.summary
         currency, now_ms = summary.currency or self._currency, cart.read_at_ms
-        texts = [self._line(line, products, currency, now_ms) for line in lines]
+        told: list[str] = []
+        stable: list[str] = []
         units = subtotal_minor = 0
-        is_unavailable = False
+        is_unavailable = has_changes = False
         for line in lines:
+            is_available = line.is_available
+            before, countdown, after = self._line(line, is_available, products, currency, now_ms)
+            told.append(f"{before}{countdown}{after}")
+            stable.append(before)
+            if after is not _NO_CHANGES:
+                has_changes = True
+                stable.append(after)
             units += line.quantity
-            if line.is_available:
+            if is_available:
                 subtotal_minor += line.unit_price_minor * line.quantity
             else:
                 is_unavailable = True
@@ -77,37 +84,50 @@ class CartText:
         tail = (
             f'],"saved":[],"items_count":{len(lines)},"total_items":{units},"subtotal":"{subtotal}",'
             f'"discounts":[],"total":"{subtotal}","has_unavailable_items":{_bool(is_unavailable)},'
-            f'"has_changes":{_bool(any(not text.after.endswith(_NO_CHANGES) for text in texts))},'
-            f'"version":{summary.version},"created_at":{_time(cart.created_at_ms)},'
-            f'"updated_at":{_time(updated_at_ms)},"expires_at":'
+            f'"has_changes":{_bool(has_changes)},"version":{summary.version},'
+            f'"created_at":{_time(cart.created_at_ms)},"updated_at":{_time(updated_at_ms)},"expires_at":'
             f"{_time(None if updated_at_ms is None else updated_at_ms + self._cart_ttl_ms[kind])}}}"
         )
-        stable = f"{head}{','.join([text.before + text.after for text in texts])}{tail}"
-        digest = hashlib.sha256(stable.encode()).hexdigest()[:16]
-        body = f"{head}{','.join([''.join(text) for text in texts])}{tail}"
-        return body.encode(), f'"{summary.version}-{digest}"'.encode()
+        digest = hashlib.sha256(f"{head}{''.join(stable)}{tail}".encode()).hexdigest()[:16]
+        return f"{head}{','.join(told)}{tail}".encode(), f'"{summary.version}-{digest}"'.encode()
 
-    async def line_change(self, result: model.LineResult) -> bytes:
+    async def products_of(self, result: model.LineResult) -> Products:
+        """What telling this result needs of the catalog."""
+        return await self._products_of((result.line,)) if result.line is not None else _NO_PRODUCTS
+
+    def is_ready(self, result: model.LineResult) -> bool:
+        """Whether telling this result needs nothing of the catalog."""
+        line = result.line
+        return line is None or (
+            line.revision == line.current_revision and (line.revision, line.sku) in self._fragments
+        )
+
+    def line_change(self, result: model.LineResult, products: Products = _NO_PRODUCTS) -> bytes:
         """What a mutation of one line did."""
         line, summary = result.line, result.summary
-        told = "null"
-        if line is not None:
-            products = await self._products_of((line,))
-            text = self._line(line, products, summary.currency or self._currency, result.read_at_ms)
-            told = "".join(text)
-        return f'{{"line":{told},"summary":{self._summary(summary)},"version":{summary.version}}}'.encode()
+        currency = summary.currency or self._currency
+        if line is None:
+            told = "null"
+        else:
+            before, countdown, after = self._line(
+                line, line.is_available, products, currency, result.read_at_ms
+            )
+            told = f"{before}{countdown}{after}"
+        version = summary.version
+        return (
+            f'{{"line":{told},"summary":{{"items_count":{summary.lines_count},'
+            f'"total_items":{summary.total_items},"subtotal":"{to_text(summary.subtotal_minor, currency)}",'
+            f'"currency":"{currency}","version":{version}}},"version":{version}}}'
+        ).encode()
 
     def summary(self, summary: model.Summary) -> bytes:
         """The running totals."""
-        return self._summary(summary).encode()
-
-    def _summary(self, summary: model.Summary) -> str:
         currency = summary.currency or self._currency
         return (
             f'{{"items_count":{summary.lines_count},"total_items":{summary.total_items},'
             f'"subtotal":"{to_text(summary.subtotal_minor, currency)}","currency":"{currency}",'
             f'"version":{summary.version}}}'
-        )
+        ).encode()
 
     async def _products_of(self, lines: Iterable[model.Line]) -> Products:
         """What must be asked of the catalog: texts that are not kept, and both sides of a change."""
@@ -120,26 +140,29 @@ class CartText:
                 wanted.add(line.revision)
         return await self._load(wanted) if wanted else _NO_PRODUCTS
 
-    def _line(self, line: model.Line, products: Products, currency: str, now_ms: int) -> _LineText:
+    def _line(
+        self, line: model.Line, is_available: bool, products: Products, currency: str, now_ms: int
+    ) -> LineText:
         revision, sku, line_id, quantity = line.revision, line.sku, line.line_id, line.quantity
-        fragment = self._fragments.get((revision, sku)) or self._new_fragment(products.get(revision), sku)
+        texts, image = self._fragments.get((revision, sku)) or self._new_fragment(products.get(revision), sku)
         price, available = line.unit_price_minor, line.available_quantity
         before = (
-            f'{{"line_id":"{line_id}","variation_key":"{line_id}","sku":"{sku}",{fragment.before}'
-            f'{line.properties_json or "{}"}{fragment.image},"quantity":{quantity},'
+            f'{{"line_id":"{line_id}","variation_key":"{line_id}","sku":"{sku}",{texts}'
+            f'{line.properties_json or "{}"}{image},"quantity":{quantity},'
             f'"unit_price":"{to_text(price, currency)}","line_total":"{to_text(price * quantity, currency)}",'
             f'"added_at":"{time_text(line.added_at_ms)}","updated_at":"{time_text(line.updated_at_ms)}",'
-            f'"is_available":{_bool(line.is_available)},'
+            f'"is_available":{"true" if is_available else "false"},'
             f'"available_quantity":{"null" if available is None else available},"hold":'
         )
         if price == line.current_price_minor and revision == line.current_revision:
             changes = _NO_CHANGES
         else:
-            changes = f',"changes":{_json(views.changes_of(line, products, currency))}}}'
+            found = views.changes_of(line, products, currency)
+            changes = f',"changes":{_json(found)}}}' if found else _NO_CHANGES
         if not line.held:
-            return _LineText(f"{before}null", "", changes)
+            return f"{before}null", "", changes
         expires_at_ms = line.hold_expires_at_ms
-        return _LineText(
+        return (
             f'{before}{{"quantity":{line.held},"expires_at":"{time_text(expires_at_ms)}",'
             '"expires_in_seconds":',
             f"{views.seconds_left(expires_at_ms, now_ms)}}}",
@@ -160,10 +183,6 @@ class CartText:
                 del self._fragments[next(iter(self._fragments))]
             self._fragments[seen.revision, sku] = fragment
         return fragment
-
-
-_NO_CHANGES: Final = ',"changes":{}}'
-_NO_PRODUCTS: Final[Products] = {}
 
 
 def _json(value: Any) -> str:

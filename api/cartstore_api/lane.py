@@ -9,6 +9,7 @@ sends every request through both and compares the answers.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from time import perf_counter
 from typing import Any, Final
 
@@ -18,7 +19,6 @@ from litestar.types import ASGIApp, Receive, Send
 
 from cartstore.errors import OutcomeUnknown
 from cartstore_api import cart_calls, problems, schemas
-from cartstore_api.answers import Answer
 from cartstore_api.bodies import read_body
 from cartstore_api.context import RequestContext
 from cartstore_api.observing import Observer
@@ -28,6 +28,7 @@ CART: Final = "/v1/cart"
 SUMMARY: Final = "/v1/cart/summary"
 ITEMS: Final = "/v1/cart/items"
 _LINE: Final = ITEMS + "/"
+_LINE_AT: Final = len(_LINE)
 _LINE_TEMPLATE: Final = "/v1/cart/items/{line_id:str}"
 
 _add_item = msgspec.json.Decoder(schemas.AddItem)
@@ -62,8 +63,8 @@ class Lane:
             is_hot = (
                 (method == "PATCH" or method == "DELETE")
                 and path.startswith(_LINE)
-                and "/" not in path[len(_LINE) :]
-                and len(path) > len(_LINE)
+                and len(path) > _LINE_AT
+                and path.find("/", _LINE_AT) < 0
             )
             template = _LINE_TEMPLATE
         if not is_hot:
@@ -71,40 +72,34 @@ class Lane:
             return
         started = perf_counter()
         context = RequestContext(scope["headers"])
-        if self._is_unusual(context):
+        if self._is_unusual(context.known):
             await self._beyond(scope, receive, send)
             return
         status = 500
         try:
-            answer = await self._answer(services, context, method, path, receive)
+            try:
+                if method == "POST":
+                    added = read_body(context, await _body_of(receive), _add_item)
+                    answer = await cart_calls.add_line(services, context, added)
+                elif method == "GET":
+                    read = cart_calls.read if path == CART else cart_calls.read_summary
+                    answer = await read(services, context)
+                elif method == "PATCH":
+                    wanted = read_body(context, await _body_of(receive), _set_quantity)
+                    answer = await cart_calls.set_quantity(services, context, path[_LINE_AT:], wanted)
+                else:
+                    answer = await cart_calls.remove_line(services, context, path[_LINE_AT:])
+            except asyncio.CancelledError:
+                # The process stops and waits no longer: without our answer the server would give a 500.
+                answer = problems.answer(context, OutcomeUnknown(), method, path)
+            except Exception as error:
+                answer = problems.answer(context, error, method, path)
             status = answer.status
             await answer.send(context, send)
         finally:
             self._observer.note(context, method, template, status, perf_counter() - started)
 
-    async def _answer(
-        self, services: Services, context: RequestContext, method: str, path: str, receive: Receive
-    ) -> Answer:
-        try:
-            if method == "POST":
-                added = read_body(context, await _body_of(receive), _add_item)
-                return await cart_calls.add_line(services, context, added)
-            if method == "GET":
-                read = cart_calls.read if path == CART else cart_calls.read_summary
-                return await read(services, context)
-            line_id = path[len(_LINE) :]
-            if method == "PATCH":
-                wanted = read_body(context, await _body_of(receive), _set_quantity)
-                return await cart_calls.set_quantity(services, context, line_id, wanted)
-            return await cart_calls.remove_line(services, context, line_id)
-        except asyncio.CancelledError:
-            # The process stops and waits no longer: without an answer of ours the server would give a 500.
-            return problems.answer(context, OutcomeUnknown(), method, path)
-        except Exception as error:
-            return problems.answer(context, error, method, path)
-
-    def _is_unusual(self, context: RequestContext) -> bool:
-        known = context.known
+    def _is_unusual(self, known: Mapping[bytes, bytes]) -> bool:
         length = known.get(b"content-length")
         if length is not None and not (
             length.isdigit() and len(length) <= 9 and int(length) <= self._body_bytes_max

@@ -298,7 +298,8 @@ def _translate_validation(exc: ValidationException) -> ProblemError:
 
 def _printable(text: str, length_max: int) -> str:
     """A text that can be encoded whatever the caller sent: a lone surrogate would fail the encoder."""
-    return text[:length_max].encode("utf-8", "replace").decode()
+    text = text[:length_max]
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _sane(number: int | None) -> int | None:

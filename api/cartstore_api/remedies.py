@@ -58,9 +58,17 @@ class Remedies:
         problem = ProblemError.of(error)
         if not (is_add and problem.code == "ITEM_NOT_FOUND"):
             problem.line_id = problem.line_id or (line_id if problem.code != "PRODUCT_NOT_FOUND" else None)
+        if problem.code == "INSUFFICIENT_STOCK":
+            # The commonest refusal, and the one that comes in crowds: no step more than it needs.
+            available = problem.available_quantity or 0
+            # Nothing at all is left in a shop that sells out: answered without asking anyone.
+            if available:
+                available = (await self._rules(model.sku_of(line_id))).nearest(available, available)
+            problem.fix = _set_line(line_id, available, properties, is_there=not is_add)
+            return problem
         try:
             await self._explain(problem, error, owner)
-            if problem.code in ("INSUFFICIENT_STOCK", "INVALID_QUANTITY", "LIMIT_EXCEEDED"):
+            if problem.code in ("INVALID_QUANTITY", "LIMIT_EXCEEDED"):
                 target = await self._target(problem, owner, line_id, quantity, is_add=is_add)
                 if target is not None:
                     problem.fix = _set_line(line_id, target, properties, is_there=not is_add)
@@ -122,15 +130,8 @@ class Remedies:
         self, problem: ProblemError, owner: Owner, line_id: str, quantity: int, *, is_add: bool
     ) -> int | None:
         """The quantity that the line can have; None when that is not known."""
-        available = problem.available_quantity
-        if problem.code == "INSUFFICIENT_STOCK" and available == 0:
-            # The commonest refusal of a shop that sells out: answered without asking anyone.
-            return 0
         sku = model.sku_of(line_id)
-        rules = rules_of(await self._variant(sku), self._store.settings.max_quantity_per_line)
-        if problem.code == "INSUFFICIENT_STOCK":
-            ceiling = available if available is not None else 0
-            return rules.nearest(ceiling, ceiling)
+        rules = await self._rules(sku)
         cart = await self._store.read_cart(owner)
         line = cart.line(line_id)
         current = line.quantity if line else 0
@@ -165,10 +166,9 @@ class Remedies:
 
     async def _variant(self, sku: str) -> model.Variant | None:
         try:
-            product = await self._store.product_of_sku(sku)
+            return await self._store.variant_of(sku)
         except StoreError:
             return None
-        return product.variant(sku) if product is not None else None
 
     async def _rules(self, sku: str) -> Rules:
         return rules_of(await self._variant(sku), self._store.settings.max_quantity_per_line)

@@ -25,9 +25,12 @@ Products = Mapping[int, model.Product]
 """Products by revision."""
 
 
+_MILLISECONDS = tuple(f".{number:03d}Z" for number in range(1_000))
+
+
 def time_text(at_ms: int) -> str:
     """RFC 3339 in UTC with milliseconds."""
-    return f"{_second_text(at_ms // 1_000)}.{at_ms % 1_000:03d}Z"
+    return f"{_second_text(at_ms // 1_000)}{_MILLISECONDS[at_ms % 1_000]}"
 
 
 @lru_cache(4_096)

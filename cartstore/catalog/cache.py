@@ -1,4 +1,4 @@
-"""Products kept in memory: by revision, and by SKU for a moment.
+"""Products kept in memory by revision, and variants by SKU for a moment.
 
 A revision never changes, so nothing that is kept by revision is ever stale. What a SKU says now may change in
 another process: it is kept for SKU_SECONDS, and forgotten at once where this process changes it.
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from cartstore.errors import StoreUnavailable
-from cartstore.model import Product
+from cartstore.model import Product, Variant
 
 if TYPE_CHECKING:
     from cartstore.catalog.repository import CatalogRepository
@@ -64,15 +64,15 @@ class RevisionCache:
 
 
 class SkuCache:
-    """Products by SKU as they were at most SKU_SECONDS ago, at most ENTRIES_MAX."""
+    """Variants by SKU as they were at most SKU_SECONDS ago, at most ENTRIES_MAX."""
 
     def __init__(self, catalog: CatalogRepository) -> None:
         self._catalog = catalog
-        self._entries: OrderedDict[str, tuple[Product | None, float]] = OrderedDict()
+        self._entries: OrderedDict[str, tuple[Variant | None, float]] = OrderedDict()
         self._changes = 0
 
-    async def get(self, sku: str) -> Product | None:
-        """The product that has this SKU; None for an unknown one. Raises StoreUnavailable."""
+    async def get(self, sku: str) -> Variant | None:
+        """The variant of this SKU; None for an unknown one. Raises StoreUnavailable."""
         now = time.monotonic()
         entry = self._entries.get(sku)
         if entry is not None:
@@ -82,12 +82,13 @@ class SkuCache:
             self._entries[sku] = (entry[0], now + LOAD_SECONDS_MAX)
         changes = self._changes
         product = await self._catalog.find_sku(sku)
+        variant = product.variant(sku) if product is not None else None
         if changes == self._changes:
-            self._entries[sku] = (product, time.monotonic() + SKU_SECONDS)
+            self._entries[sku] = (variant, time.monotonic() + SKU_SECONDS)
             self._entries.move_to_end(sku)
             while len(self._entries) > ENTRIES_MAX:
                 self._entries.popitem(last=False)
-        return product
+        return variant
 
     def clear(self) -> None:
         """Forget everything: products were changed here. What is being read at this moment is not kept."""

@@ -30,6 +30,8 @@ EXPONENTS: Final[dict[str, int]] = {
     code: exponent for exponent, codes in _CODES_BY_EXPONENT.items() for code in codes.split()
 }
 
+_CENTS: Final = tuple(f".{cents:02d}" for cents in range(100))
+
 _AMOUNT = re.compile(r"(?P<units>[0-9]{1,18})(?:\.(?P<decimals>[0-9]{1,18}))?\Z")
 
 
@@ -68,7 +70,7 @@ def to_text(minor: int, currency: str) -> str:
     exponent = EXPONENTS.get(currency)
     if exponent == 2 and minor >= 0:
         # Nearly every amount of nearly every shop, many times in each answer.
-        return f"{minor // 100}.{minor % 100:02d}"
+        return f"{minor // 100}{_CENTS[minor % 100]}"
     if exponent is None:
         exponent = exponent_of(currency)
     sign, digits = ("-" if minor < 0 else ""), str(abs(minor))

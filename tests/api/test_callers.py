@@ -97,13 +97,78 @@ async def test_token_is_refused_when_it_expires_after_it_was_verified(api: Any, 
     assert (response.status_code, response.json()["detail"]) == (401, "The token has expired.")
 
 
-async def test_verified_tokens_are_forgotten_when_there_are_many(api: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(callers_module, "_VERIFIED_MAX", 2)
+async def test_token_is_refused_when_the_clock_is_before_its_time_after_it_was_verified(
+    api: Any, monkeypatch: Any
+) -> None:
+    now = time.time()
+    headers = bearer("ana", nbf=int(now))
+    assert (await api.anyone.get("/v1/cart", headers=headers)).status_code == 200
 
-    for number in range(5):
-        assert (await api.anyone.get("/v1/cart", headers=bearer(f"u{number}"))).status_code == 200
+    monkeypatch.setattr(callers_module.time, "time", lambda: now - 60)
+    response = await api.anyone.get("/v1/cart", headers=headers)
 
-    assert len(api.app.state.services.callers._verified) == 2
+    assert (response.status_code, response.json()["code"]) == (401, "UNAUTHENTICATED")
+
+
+async def test_tokens_are_remembered_up_to_a_bound_when_many_come(api: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(callers_module, "_VERIFIED_MAX", 8)
+    callers = api.app.state.services.callers
+    verified: list[bytes] = []
+    verify = callers._verify
+    monkeypatch.setattr(callers, "_verify", lambda token: verified.append(token) or verify(token))
+    regular, guest = bearer("regular"), (await api.anyone.post("/v1/guest")).json()["token"]
+
+    for number in range(40):
+        token = (await api.client().post("/v1/guest")).json()["token"]
+        for headers in (regular, bearer(f"u{number}"), {"X-Cart-Token": guest}, {"X-Cart-Token": token}):
+            assert (await api.anyone.get("/v1/cart", headers=headers)).status_code == 200
+        assert len(callers._verified) <= 8
+        assert len(callers._guests) <= 8
+
+    # One that is used all the time outlives those that came once.
+    assert len(verified) == 41
+
+
+async def test_token_is_not_remembered_when_it_is_forged(api: Any) -> None:
+    callers = api.app.state.services.callers
+    good = token_of("ana")
+    assert (await api.anyone.get("/v1/cart", headers={"Authorization": f"Bearer {good}"})).status_code == 200
+    head, payload, signature = good.split(".")
+    forged = [
+        token_of("ana", secret="another secret, as long as it must be"),
+        f"{head}.{token_of('ben').split('.')[1]}.{signature}",
+        f"{head}.{payload}.{signature[:-4]}AAAA",
+    ]
+
+    for token in forged * 2:
+        response = await api.anyone.get("/v1/cart", headers={"Authorization": f"Bearer {token}"})
+        assert response.status_code == 401
+
+    assert len(callers._verified) == 1
+
+
+async def test_guest_token_is_not_remembered_when_it_is_forged(api: Any) -> None:
+    callers = api.app.state.services.callers
+    token = (await api.anyone.post("/v1/guest")).json()["token"]
+    mine = (await api.client().get("/v1/cart", headers={"X-Cart-Token": token})).json()["id"]
+    forged = [("A" if token[0] != "A" else "B") + token[1:], token[:-1] + ("A" if token[-1] != "A" else "B")]
+
+    for sent in forged * 2:
+        read = (await api.client().get("/v1/cart", headers={"X-Cart-Token": sent})).json()
+        assert read["id"] != mine
+
+    assert len(callers._guests) == 1
+
+
+async def test_remembered_token_is_of_no_use_when_the_secret_is_another(make_api: Any) -> None:
+    before, after = await make_api(), await make_api(jwt_secret="the secret that came after, long enough")
+    headers = bearer("ana")
+    guest = {"X-Cart-Token": (await before.anyone.post("/v1/guest")).json()["token"]}
+    mine = (await before.client().get("/v1/cart", headers=guest)).json()["id"]
+
+    assert (await before.anyone.get("/v1/cart", headers=headers)).status_code == 200
+    assert (await after.anyone.get("/v1/cart", headers=headers)).status_code == 401
+    assert (await after.client().get("/v1/cart", headers=guest)).json()["id"] != mine
 
 
 async def test_issuer_and_audience_are_checked_when_they_are_set(make_api: Any) -> None:
