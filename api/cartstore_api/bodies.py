@@ -70,12 +70,12 @@ class StrictBody(AbstractDTO[Any]):
 
 
 def read_body(context: RequestContext, body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
-    """The body of a request, decoded. Raises UNSUPPORTED_MEDIA_TYPE, MALFORMED_JSON, VALIDATION_FAILED."""
+    """The body of a request, decoded. Raises MALFORMED_JSON, UNSUPPORTED_MEDIA_TYPE, VALIDATION_FAILED."""
+    if not body:
+        raise body_required()
     content_type = context.known.get(b"content-type")
     if content_type and content_type != _USUAL_TYPE:
         _check_media_type(content_type.decode("latin-1"))
-    if not body:
-        raise body_required()
     return decode(body, decoder)
 
 

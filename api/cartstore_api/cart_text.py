@@ -8,7 +8,7 @@ ready parts. `tests/api` holds this text and the shapes together, member by memb
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -129,16 +129,14 @@ class CartText:
             f'"version":{summary.version}}}'
         ).encode()
 
-    async def _products_of(self, lines: Iterable[model.Line]) -> Products:
-        """What must be asked of the catalog: texts that are not kept, and both sides of a change."""
-        wanted: set[int] = set()
+    async def _products_of(self, lines: Sequence[model.Line]) -> Products:
+        """Nothing when all texts are kept and nothing changed; else what all of these lines need: a text that
+        is kept now may have made room for another when it is wanted."""
+        fragments = self._fragments
         for line in lines:
-            if line.revision != line.current_revision:
-                wanted.add(line.revision)
-                wanted.add(line.current_revision)
-            elif (line.revision, line.sku) not in self._fragments:
-                wanted.add(line.revision)
-        return await self._load(wanted) if wanted else _NO_PRODUCTS
+            if line.revision != line.current_revision or (line.revision, line.sku) not in fragments:
+                return await self._load(views.revisions_of(lines))
+        return _NO_PRODUCTS
 
     def _line(
         self, line: model.Line, is_available: bool, products: Products, currency: str, now_ms: int

@@ -64,7 +64,8 @@ class RevisionCache:
 
 
 class SkuCache:
-    """Variants by SKU as they were at most SKU_SECONDS ago, at most ENTRIES_MAX."""
+    """Variants by SKU as they were at most SKU_SECONDS ago, or as much longer as looking anew takes; at most
+    ENTRIES_MAX."""
 
     def __init__(self, catalog: CatalogRepository) -> None:
         self._catalog = catalog

@@ -7,7 +7,7 @@ same situation; what must differ (ids of requests, versions, times, who asks) is
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -67,8 +67,42 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "read": ("GET", "/v1/cart", {}),
     "read with query": ("GET", "/v1/cart?x=1", {}),
     "read slash": ("GET", "/v1/cart/", {}),
+    "read twice the slash": ("GET", "/v1//cart", {}),
+    "read in upper case": ("GET", "/V1/CART", {}),
+    "read escaped": ("GET", "/v1/%63art", {}),
+    "read compressed": ("GET", "/v1/cart", {"headers": {"Accept-Encoding": "gzip, br"}}),
+    "read as a page": ("GET", "/v1/cart", {"headers": {"Accept": "text/html"}}),
+    "read with body": ("GET", "/v1/cart", {"json": {"sku": "MUG"}}),
+    "read unless": ("GET", "/v1/cart", {"headers": {"If-None-Match": '"0-0", *'}}),
     "head": ("HEAD", "/v1/cart", {}),
+    "head summary": ("HEAD", "/v1/cart/summary", {}),
+    "head items": ("HEAD", ITEMS, {}),
+    "head line": ("HEAD", LINE, {}),
     "summary": ("GET", "/v1/cart/summary", {}),
+    "summary slash": ("GET", "/v1/cart/summary/", {}),
+    "add slash": ("POST", ITEMS + "/", {"json": {"sku": "MUG"}}),
+    "add with query": ("POST", ITEMS + "?quantity=9&sku=X", {"json": {"sku": "MUG"}}),
+    "add compressed": ("POST", ITEMS, {"json": {"sku": "MUG"}, "headers": {"Accept-Encoding": "gzip"}}),
+    "add null": ("POST", ITEMS, {"json": None, "content": b"null"}),
+    "add nulls": ("POST", ITEMS, {"json": {"sku": None, "product_id": None}}),
+    "add both": ("POST", ITEMS, {"json": {"sku": "MUG", "product_id": "p-MUG"}}),
+    "add sku and options": ("POST", ITEMS, {"json": {"sku": "MUG", "options": {}}}),
+    "add options": ("POST", ITEMS, {"json": {"product_id": "p-MUG", "options": {"Size": "M"}}}),
+    "add unknown product": ("POST", ITEMS, {"json": {"product_id": "none"}}),
+    "add long sku": ("POST", ITEMS, {"json": {"sku": "M" * 129}}),
+    "add odd sku": ("POST", ITEMS, {"json": {"sku": "M/U G"}}),
+    "add odd text": ("POST", ITEMS, {"json": {"sku": "MUG", "properties": {"ü": "\x85"}}}),
+    "add wide text": ("POST", ITEMS, {"json": {"sku": "MUG", "properties": {"ü": "漢字 \u2028"}}}),
+    "set slash": ("PATCH", LINE + "/", {"json": {"quantity": 1}}),
+    "set with query": ("PATCH", LINE + "?quantity=7", {"json": {"quantity": 2}}),
+    "set long id": ("PATCH", ITEMS + "/" + "M" * 300, {"json": {"quantity": 1}}),
+    "set escaped id": ("PATCH", ITEMS + "/M%55G", {"json": {"quantity": 2}}),
+    "set id with slash": ("PATCH", ITEMS + "/M%2FG", {"json": {"quantity": 2}}),
+    "set id of dots": ("PATCH", ITEMS + "/..", {"json": {"quantity": 2}}),
+    "remove wide id": ("DELETE", ITEMS + "/漢", {}),
+    "remove whole cart": ("DELETE", LINE, {"headers": {"Prefer": "return=representation"}}),
+    "remove other version": ("DELETE", LINE, {"headers": {"If-Match": 'W/"1-ab"'}}),
+    "any method": ("BREW", "/v1/cart", {}),
     "options": ("OPTIONS", "/v1/cart/items", {}),
     "wrong method": ("PUT", "/v1/cart/summary", {}),
     "bad token": ("GET", "/v1/cart", {"headers": {"Authorization": "Bearer x.y.z"}}),
@@ -79,6 +113,114 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
         ITEMS,
         {"json": {"sku": "MUG"}, "headers": {"Authorization": "", "Sec-Fetch-Site": "cross-site"}},
     ),
+}
+
+JSON = (b"content-type", b"application/json")
+ONE = b'{"sku":"MUG"}'
+FORM = (b"content-type", b"text/plain")
+MINE, OTHERS = b"{mine}", b"{others}"
+"""Replaced by the caller's own access token and by one that is not ours."""
+
+RAW: dict[str, tuple[str, str, list[tuple[bytes, bytes]], list[bytes]]] = {
+    "two tokens": ("GET", "/v1/cart", [(b"authorization", MINE), (b"authorization", OTHERS)], []),
+    "two tokens, a bad one first": (
+        "GET",
+        "/v1/cart",
+        [(b"authorization", OTHERS), (b"authorization", MINE)],
+        [],
+    ),
+    "no token": ("GET", "/v1/cart", [(b"authorization", b"")], []),
+    "a token after spaces": ("GET", "/v1/cart", [(b"authorization", b"  " + MINE + b" ")], []),
+    "scheme in upper case": ("GET", "/v1/cart", [(b"authorization", MINE.upper())], []),
+    "token of no bytes we know": ("GET", "/v1/cart", [(b"authorization", b"Bearer \xff\xfe")], []),
+    "empty guest token": ("POST", ITEMS, [JSON, (b"x-cart-token", b"")], [ONE]),
+    "two guest tokens": ("POST", ITEMS, [JSON, (b"x-cart-token", b"a"), (b"x-cart-token", b"b")], [ONE]),
+    "guest token of odd bytes": ("POST", ITEMS, [JSON, (b"x-cart-token", b"\xff" * 52)], [ONE]),
+    "cookies": ("GET", "/v1/cart", [(b"cookie", b"a=1; cart=x; =; ;b; cart")], []),
+    "two cookie headers": ("GET", "/v1/cart", [(b"cookie", b"a=1"), (b"cookie", b"cart=x")], []),
+    "empty cookie": ("POST", ITEMS, [JSON, (b"cookie", b"")], [ONE]),
+    "cookie of odd bytes": ("POST", ITEMS, [JSON, (b"cookie", b'cart="\xff%zz"')], [ONE]),
+    "type with charset": (
+        "POST",
+        ITEMS,
+        [(b"authorization", MINE), (b"content-type", b"Application/JSON; charset=UTF-8")],
+        [ONE],
+    ),
+    "type with another charset": (
+        "POST",
+        ITEMS,
+        [(b"authorization", MINE), (b"content-type", b"application/json; charset=latin-1")],
+        [ONE],
+    ),
+    "another type of JSON": (
+        "POST",
+        ITEMS,
+        [(b"authorization", MINE), (b"content-type", b"application/merge-patch+json")],
+        [ONE],
+    ),
+    "no type": ("POST", ITEMS, [(b"authorization", MINE)], [ONE]),
+    "empty type": ("POST", ITEMS, [(b"authorization", MINE), (b"content-type", b"")], [ONE]),
+    "odd type": ("POST", ITEMS, [(b"authorization", MINE), (b"content-type", b"json\xff")], [ONE]),
+    "two types": ("POST", ITEMS, [(b"authorization", MINE), JSON, FORM], [ONE]),
+    "two types, a bad one first": ("POST", ITEMS, [(b"authorization", MINE), FORM, JSON], [ONE]),
+    "wrong type and no body": ("POST", ITEMS, [(b"authorization", MINE), FORM], []),
+    "wrong type and no JSON": ("POST", ITEMS, [(b"authorization", MINE), FORM], [b"{"]),
+    "right type and no body": ("PATCH", LINE, [(b"authorization", MINE), JSON], []),
+    "body in pieces": ("POST", ITEMS, [(b"authorization", MINE), JSON], [b'{"sku"', b"", b':"MUG"}']),
+    "chunked": (
+        "POST",
+        ITEMS,
+        [(b"authorization", MINE), JSON, (b"transfer-encoding", b"chunked")],
+        [b'{"sku"', b':"MUG"}'],
+    ),
+    "chunked and too large": (
+        "POST",
+        ITEMS,
+        [(b"authorization", MINE), JSON, (b"transfer-encoding", b"chunked")],
+        [b" " * 40_000, b" " * 40_000],
+    ),
+    "length": ("POST", ITEMS, [(b"authorization", MINE), JSON, (b"content-length", b"13")], [ONE]),
+    "length at the bound": (
+        "POST",
+        ITEMS,
+        [(b"authorization", MINE), JSON, (b"content-length", b"65536")],
+        [ONE + b" " * (65_536 - len(ONE))],
+    ),
+    "length above the bound": (
+        "POST",
+        ITEMS,
+        [(b"authorization", MINE), JSON, (b"content-length", b"65537")],
+        [ONE + b" " * (65_537 - len(ONE))],
+    ),
+    "length no number": ("POST", ITEMS, [(b"authorization", MINE), (b"content-length", b"x")], [ONE]),
+    "length negative": ("POST", ITEMS, [(b"authorization", MINE), (b"content-length", b"-1")], [ONE]),
+    "length empty": ("POST", ITEMS, [(b"authorization", MINE), (b"content-length", b"")], [ONE]),
+    "length huge": ("POST", ITEMS, [(b"authorization", MINE), (b"content-length", b"9" * 30)], [ONE]),
+    "any version": ("POST", ITEMS, [(b"authorization", MINE), JSON, (b"if-match", b"*")], [ONE]),
+    "no version": ("POST", ITEMS, [(b"authorization", MINE), JSON, (b"if-match", b" ")], [ONE]),
+    "two versions": (
+        "POST",
+        ITEMS,
+        [(b"authorization", MINE), JSON, (b"if-match", b"*"), (b"if-match", b"x")],
+        [ONE],
+    ),
+    "version of odd bytes": ("DELETE", LINE, [(b"authorization", MINE), (b"if-match", b"\xb2")], []),
+    "empty key": ("DELETE", LINE, [(b"authorization", MINE), (b"idempotency-key", b'""')], []),
+    "long key": ("DELETE", LINE, [(b"authorization", MINE), (b"idempotency-key", b"k" * 256)], []),
+    "key of odd bytes": ("DELETE", LINE, [(b"authorization", MINE), (b"idempotency-key", b"\xe9")], []),
+    "preferences": (
+        "DELETE",
+        LINE,
+        [(b"authorization", MINE), (b"prefer", b"x, y=1"), (b"prefer", b'Return = "Representation";a=1')],
+        [],
+    ),
+    "other preferences": ("DELETE", LINE, [(b"authorization", MINE), (b"prefer", b"return=minimal")], []),
+    "own site": ("POST", ITEMS, [JSON, (b"host", b"shop.test"), (b"origin", b"http://shop.test")], [ONE]),
+    "no site": ("POST", ITEMS, [JSON, (b"host", b"shop.test"), (b"origin", b"null")], [ONE]),
+    "another site": ("POST", ITEMS, [JSON, (b"sec-fetch-site", b" Cross-Site ")], [ONE]),
+    "an origin and no host": ("DELETE", LINE, [(b"origin", b"http://shop.test")], []),
+    "own request id": ("GET", "/v1/cart/summary", [(b"x-request-id", b"me-1")], []),
+    "two request ids": ("GET", "/v1/cart", [(b"x-request-id", b"a"), (b"x-request-id", b"b")], []),
 }
 
 _STRUCK = [
@@ -105,20 +247,31 @@ def comparable(response: httpx.Response) -> tuple[int, dict[str, str], str]:
     return response.status_code, headers | present, body
 
 
+MakeLanes = Callable[..., Awaitable[list[Api]]]
+
+
 @pytest.fixture
-async def lanes(settings: Settings) -> AsyncIterator[list[Api]]:
+async def make_lanes(settings: Settings) -> AsyncIterator[MakeLanes]:
     async with AsyncExitStack() as stack:
-        apis = []
-        for has_lane in (True, False):
-            app = create_app(
-                msgspec.structs.replace(settings),
-                open_store=partial(open_store, doorbell=nobody_hears),
-                has_lane=has_lane,
-            )
-            await stack.enter_async_context(serving(app))
-            apis.append(Api(app, settings, stack))
-        await apis[0].sell("MUG", stock=40)
-        yield apis
+
+        async def make(**changes: Any) -> list[Api]:
+            chosen = msgspec.structs.replace(settings, **changes)
+            apis = []
+            for has_lane in (True, False):
+                app = create_app(
+                    chosen, open_store=partial(open_store, doorbell=nobody_hears), has_lane=has_lane
+                )
+                await stack.enter_async_context(serving(app))
+                apis.append(Api(app, chosen, stack))
+            await apis[0].sell("MUG", stock=40)
+            return apis
+
+        yield make
+
+
+@pytest.fixture
+async def lanes(make_lanes: MakeLanes) -> list[Api]:
+    return await make_lanes()
 
 
 async def test_answers_are_the_same_when_requests_take_either_lane(lanes: list[Api]) -> None:
@@ -137,6 +290,91 @@ async def test_answers_are_the_same_when_requests_take_either_lane(lanes: list[A
             differing[name] = answers
 
     assert not differing
+
+
+async def sent_raw(
+    api: Api, method: str, path: str, headers: list[tuple[bytes, bytes]], pieces: list[bytes]
+) -> httpx.Response:
+    """What the application answers to exactly these headers, in this order."""
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "scheme": "http",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "server": ("shop.test", 80),
+        "client": ("127.0.0.1", 1),
+        "headers": headers,
+    }
+    waiting = [*pieces] or [b""]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": waiting.pop(0), "more_body": bool(waiting)}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await api.app(scope, receive, send)
+    body = b"".join(message.get("body", b"") for message in sent[1:])
+    return httpx.Response(sent[0]["status"], headers=sent[0]["headers"], content=body)
+
+
+async def test_answers_are_the_same_when_headers_and_bodies_are_odd(lanes: list[Api]) -> None:
+    differing, statuses = {}, set()
+    for name, (method, path, headers, pieces) in RAW.items():
+        answers = []
+        for number, api in enumerate(lanes):
+            mine = f"Bearer {token_of(f'{name} {number}')}".encode()
+            others = f"Bearer {token_of('x', secret='another secret, as long as it must be')}".encode()
+            caller = api.client({"Authorization": mine.decode()})
+            await api.done(caller.post(ITEMS, json={"sku": "MUG"}))
+            exact = [(key, value.replace(MINE, mine).replace(OTHERS, others)) for key, value in headers]
+            answer = await sent_raw(api, method, path, exact, pieces)
+            answers.append(comparable(answer))
+            await caller.delete("/v1/cart")
+            if "cart-token" in answer.headers:
+                guest = {"X-Cart-Token": answer.headers["cart-token"]}
+                await api.done(api.client().delete("/v1/cart", headers=guest))
+        statuses.add(answers[0][0])
+        if answers[0] != answers[1]:
+            differing[name] = answers
+
+    assert not differing
+    assert statuses == {200, 201, 400, 401, 403, 413, 415, 422}
+
+
+async def test_request_ids_are_echoed_when_they_take_either_lane(lanes: list[Api]) -> None:
+    for api in lanes:
+        for sent, is_kept in ((b"me-1", True), (b"a b", False), (b"", False), (b"x" * 129, False)):
+            answer = await sent_raw(api, "GET", "/v1/cart", [(b"x-request-id", sent)], [])
+
+            assert (answer.headers["x-request-id"].encode() == sent) is is_kept
+
+
+async def test_origins_are_answered_the_same_when_other_sites_are_allowed(make_lanes: MakeLanes) -> None:
+    lanes = await make_lanes(cors_origins="https://front.example")
+    for origin in (b"https://front.example", b"https://evil.example", b"", b"\xff"):
+        answers = []
+        for api in lanes:
+            token = (await api.client().post("/v1/guest")).json()["token"].encode()
+            headers = [(b"x-cart-token", token), JSON, (b"origin", origin)]
+            answers.append(
+                [
+                    comparable(await sent_raw(api, method, path, headers, [body]))
+                    for method, path, body in (
+                        ("POST", ITEMS, ONE),
+                        ("GET", "/v1/cart", b""),
+                        ("DELETE", LINE, b""),
+                    )
+                ]
+            )
+
+        assert answers[0] == answers[1], origin
 
 
 async def test_guests_are_known_again_when_they_change_lanes(lanes: list[Api]) -> None:

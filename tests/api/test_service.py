@@ -352,6 +352,8 @@ async def test_program_serves_and_ends_cleanly_when_it_is_told_to(settings: Sett
                 assert "server" not in response.headers
             added = await client.post("/v1/cart/items", json={"sku": "NONE"})
             assert added.status_code == 404
+            for number in range(20):
+                await client.get("/v1/cart", headers={"X-Request-Id": f"last-{number}"})
     finally:
         program.send_signal(signal.SIGTERM)
         _, logged = await asyncio.to_thread(program.communicate, timeout=30)
@@ -359,6 +361,8 @@ async def test_program_serves_and_ends_cleanly_when_it_is_told_to(settings: Sett
     assert program.returncode == 0, logged
     lines = [json.loads(line) for line in logged.splitlines()]
     assert {"/health/ready", "/v1/cart"} <= {line.get("route") for line in lines}
+    told = [line["request_id"] for line in lines if line.get("request_id", "").startswith("last-")]
+    assert told == [f"last-{number}" for number in range(20)]
 
 
 def test_metrics_take_any_method_when_it_is_unknown() -> None:
