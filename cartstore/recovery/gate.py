@@ -29,8 +29,7 @@ from cartstore.redis.outbox import RedisOutbox
 from cartstore.redis.store import RedisEngine
 
 CHANGE_MARGIN: Final = 1_000_000
-"""How far above everything known `change` starts after a rebuild, so that no cart version that was ever told
-is told again for another state."""
+"""More cart mutations than an engine carries out between two snapshots."""
 
 REBUILD_SILENCE_SECONDS: Final = 5.0
 """A rebuild that gave no sign of life for so long has died; another may take over."""
@@ -105,7 +104,7 @@ class Recovery:
         reach("recovery.measured")
         # Versions go on far above what was ever told: mutations are no events, so the engine may have lost
         # some and still hold the last event.
-        change = max(seen.change, (await self._archive.snapshots.state()).change) + CHANGE_MARGIN
+        known = max(seen.change, (await self._archive.snapshots.state()).change)
         reach("recovery.versions_measured")
         async with self._archive.raising_epoch(seen.epoch + 1) as raised:
             reach("recovery.epoch_raised")
@@ -113,7 +112,7 @@ class Recovery:
                 raise StoreRecovering("Another process is draining the outbox.")
             # Within the transaction: were the epoch drawn and the gate not opened in it, the record would
             # refuse every event of the gate that another recoverer opened.
-            if not await self._open(seen, raised.epoch, cursor, change if seen.exists else CHANGE_MARGIN):
+            if not await self._open(seen, raised.epoch, cursor, _change_above(known, raised.epoch)):
                 raise StoreRecovering("Another process opened the gate.")
             reach("recovery.opened")
         _log.info("partition %s open in epoch %d", self._partition.tag, raised.epoch)
@@ -132,7 +131,7 @@ class Recovery:
                 self._engine.keys,
                 epoch=raised.epoch,
                 seq=raised.cursor.seq,
-                change=max(state.change, seen.change) + CHANGE_MARGIN,
+                change=_change_above(max(state.change, seen.change), raised.epoch),
                 lifetime_ms=self._lifetime_ms,
             )
             reach("rebuild.shut")
@@ -181,3 +180,14 @@ class Recovery:
             self._watched = (seen, now)
             return True
         return now - self._watched[1] < REBUILD_SILENCE_SECONDS
+
+
+def _change_above(known: int, epoch: int) -> int:
+    """Where `change` starts in an epoch, so that no cart version that was ever told is told again.
+
+    `known` is what engine and record still know. A margin above that is not enough: an engine that is lost a
+    second time before the next snapshot takes the versions since the first time with it, and the record knows
+    no more than it did then. The epoch is drawn from the record and never again, so each one's versions begin
+    a margin above those of the one before. Exact in Lua for some hundred thousand recoveries.
+    """
+    return known + CHANGE_MARGIN * epoch

@@ -395,6 +395,35 @@ async def test_versions_are_never_told_again_when_the_engine_forgot_mutations(
     assert await store.archive.snapshots.find(BEN.cart_id) is not None
 
 
+async def test_versions_are_never_told_again_when_the_engine_is_lost_twice_between_snapshots(
+    store: CartStore, client: redis.Redis
+) -> None:
+    """What the record knows of versions is as of the last snapshot, both times."""
+    await fill(store)
+    told: list[int] = []
+    for _ in range(3):
+        await client.flushall()
+        await until_open(store)
+        for owner in (ANN, CLEO):
+            told.append((await store.add_line(owner, "a")).summary.version)
+
+    assert told == sorted(set(told))
+
+
+async def test_versions_are_never_told_again_when_the_engine_is_lost_after_a_restart(
+    store: CartStore, own_engine: Engine, client: redis.Redis
+) -> None:
+    await fill(store)
+    restart(own_engine)
+    await until_open(store)
+    for _ in range(10):
+        told = (await store.add_line(ANN, "a")).summary.version
+    await client.flushall()
+    await until_open(store)
+
+    assert (await store.add_line(CLEO, "a")).summary.version > told
+
+
 async def test_carts_leave_the_index_when_they_died_long_after_their_snapshot(
     store: CartStore, client: redis.Redis
 ) -> None:
