@@ -5,12 +5,12 @@ to: certain units never exceed what was delivered (else a unit was promised twic
 justified only if at some instant during its call no more was free than it said, even if every buyer held all
 that they may have held (else it was false).
 
-What is provable. A hold that was granted is certain from the answer until its expiry, or until its owner begins
-anything that may lower it. It may exist from the moment its request was sent, and no longer than its lifetime
-after the cart's last change came to an end, because a lapsed hold counts for nothing in the same instant. An
-operation nobody knows the outcome of may still happen up to LATE_SECONDS later. Where the engine lost its
-memory (an upset) no hold of a cart is certain any more, and each cart may have come back as it was at any
-time shortly before, with holds that begin anew.
+What is provable: a hold that was granted is certain from the answer until its expiry, or until its owner
+begins anything that may lower it. It may exist from the moment its request was sent, and no longer than its
+lifetime after the cart's last change came to an end, because a lapsed hold counts for nothing in the same
+instant. An operation nobody knows the outcome of may still happen up to LATE_SECONDS later. Where the
+engine lost its memory (an upset) no hold of a cart is certain any more, and each cart may have come back as
+it was at any time shortly before, with holds that begin anew.
 """
 
 from __future__ import annotations
@@ -269,6 +269,7 @@ class _Cart:
         self._possible = possible
         self._units: dict[str, int] = {}
         self._past: list[tuple[float, dict[str, int]]] = []
+        self._shaken_until = 0.0
 
     def follow(self, operations: Sequence[Operation], orders: dict[str, _Order]) -> None:
         changing = [its for its in operations if its.first.verb not in ("read", "stock", "restock")]
@@ -276,6 +277,10 @@ class _Cart:
             assert its is not None
             before = dict(self._units)
             self._apply(its, orders)
+            if its.began < self._shaken_until:
+                # It may have been done before the memory was lost, and forgotten with it.
+                for sku, units in before.items():
+                    self._units[sku] = max(units, self._units.get(sku, 0))
             self._past.append((its.ended, dict(self._units)))
             for sku in before.keys() | self._units.keys():
                 most = max(before.get(sku, 0), self._units.get(sku, 0))
@@ -320,6 +325,7 @@ class _Cart:
         """Upsets that began before the next operation: the cart may be as it was at any time before them."""
         while self._upsets and self._upsets[0].began < until:
             upset = self._upsets.pop(0)
+            self._shaken_until = max(self._shaken_until, upset.ended)
             for at, units in self._past:
                 if at > upset.began - SNAPSHOT_SECONDS:
                     for sku, quantity in units.items():

@@ -58,6 +58,7 @@ class _Cart:
         self._upsets = list(upsets)
         self._bought = bought
         self._units: dict[str, set[int] | None] = defaultdict(lambda: {0})
+        self._shaken_until = 0.0
 
     def follow(self, operations: Sequence[Operation]) -> Iterator[Complaint]:
         for its in operations:
@@ -69,14 +70,12 @@ class _Cart:
             yield from self._check(its)
 
     def _is_upset(self, its: Operation) -> bool:
-        """Whether an upset lies before the operation's end. Then nothing is known, and nothing of it either
-        if it overlaps: what it did may have been forgotten again, its key too."""
-        overlaps = False
+        """Whether an upset touches the operation: then what it did, its key too, may have been forgotten
+        again. One that lies before it has made the cart another than it was."""
         while self._upsets and self._upsets[0].began < its.ended:
-            upset = self._upsets.pop(0)
+            self._shaken_until = max(self._shaken_until, self._upsets.pop(0).ended)
             self._units = defaultdict(lambda: _ANY)
-            overlaps = overlaps or its.began < upset.ended
-        return overlaps
+        return its.began < self._shaken_until
 
     def _window_of(self, its: Operation) -> float:
         if (

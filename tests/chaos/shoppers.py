@@ -29,6 +29,9 @@ ANSWER_SECONDS = 8.0
 PAUSE_SECONDS = (0.02, 0.15)
 """Between repetitions of a call."""
 
+LIFE_SECONDS = 0.4
+"""Without a sign of life for so long, an API process gets no calls."""
+
 LINE_UNITS_MAX = 9
 
 
@@ -104,6 +107,8 @@ class Market:
         self.restocks = restocks
         """Whether units of scarce SKUs are delivered meanwhile."""
         self.history = History()
+        self.healthy: list[int] = list(range(len(ports)))
+        """Places in `ports` of the processes that answer."""
         self.is_closing = False
         self.has_closed = False
         """Nobody repeats anything any more."""
@@ -171,7 +176,7 @@ class Caller:
         market.in_flight += 1
         market.sent += 1
         try:
-            answer = await self.chance.choice(self._wires).ask(request)
+            answer = await self._wires[self.chance.choice(market.healthy)].ask(request)
         except NeverSent:
             call.verdict = "failed"
         except NoAnswer:
@@ -403,6 +408,26 @@ async def pay_late(market: Market) -> None:
                     await notify(caller, payment_id)
     finally:
         caller.close()
+
+
+async def look_after(market: Market) -> None:
+    """What a load balancer does: who gives no sign of life gets no more calls until it does."""
+    wires = [Connection(port, LIFE_SECONDS) for port in market.ports]
+
+    async def is_alive(wire: Connection) -> bool:
+        try:
+            return (await wire.ask(b"GET /health/live HTTP/1.1\r\nHost: shop\r\n\r\n")).status == 200
+        except (NeverSent, NoAnswer):
+            return False
+
+    try:
+        while not market.is_closing:
+            alive = await asyncio.gather(*map(is_alive, wires))
+            market.healthy = [place for place, answers in enumerate(alive) if answers] or [*range(len(wires))]
+            await asyncio.sleep(LIFE_SECONDS / 4)
+    finally:
+        for wire in wires:
+            wire.close()
 
 
 async def restock(market: Market) -> None:

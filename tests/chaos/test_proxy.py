@@ -6,12 +6,15 @@ Method: an echoing server behind it, and a client that sends through it.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from .proxy import Proxy
+
+_numbers = itertools.count()
 
 MESSAGE = bytes(range(256)) * 40
 
@@ -42,12 +45,11 @@ def echo() -> Echo:
 
 @pytest.fixture
 async def proxy(server_folder: Path, echo: Echo) -> AsyncIterator[Proxy]:
-    path = str(server_folder / "echo.sock")
+    path = str(server_folder / f"echo-{next(_numbers)}.sock")
     server = await asyncio.start_unix_server(echo.accept, path)
     async with Proxy(path, seed=1).running() as proxy:
         yield proxy
     server.close()
-    Path(path).unlink(missing_ok=True)
 
 
 async def ask(proxy: Proxy) -> bytes:
