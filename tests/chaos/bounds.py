@@ -41,9 +41,13 @@ FOREVER = float("inf")
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """The shop's settings that bounds depend on, in seconds."""
 
-    hold_seconds: float
-    """Longest lifetime of a cart's hold, guests' and members'."""
+    guest_seconds: float
+    member_seconds: float
+    """Lifetimes of a cart's holds."""
     window_seconds: float
+
+    def hold_seconds(self, call: Call) -> float:
+        return self.guest_seconds if call.is_guest else self.member_seconds
 
 
 class Upset(msgspec.Struct, frozen=True):
@@ -127,7 +131,7 @@ def bounds_of(
     possible: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
     for its in by_buyer(operations).values():
         _add_certain_holds(its, upsets, certain)
-        _Cart(terms, upsets, possible).follow(its, orders)
+        _Cart(terms, terms.hold_seconds(its[0].first), upsets, possible).follow(its, orders)
     for order in orders.values():
         _add_certain_order(order, upsets, paid, certain)
         _add_possible_order(order, upsets, possible)
@@ -262,9 +266,14 @@ class _Cart:
     """Units that one cart may hold at most, followed through its operations."""
 
     def __init__(
-        self, terms: Terms, upsets: Sequence[Upset], possible: dict[str, list[tuple[float, float, int]]]
+        self,
+        terms: Terms,
+        hold_seconds: float,
+        upsets: Sequence[Upset],
+        possible: dict[str, list[tuple[float, float, int]]],
     ) -> None:
         self._terms = terms
+        self._hold_seconds = hold_seconds
         self._upsets = list(upsets)
         self._possible = possible
         self._units: dict[str, int] = {}
@@ -295,9 +304,9 @@ class _Cart:
 
     def _lapse_seconds(self, its: Operation) -> float:
         if not its.is_open:
-            return self._terms.hold_seconds
+            return self._hold_seconds
         longest = self._terms.window_seconds if its.first.verb == "checkout" else 0.0
-        return LATE_SECONDS + max(longest, self._terms.hold_seconds)
+        return LATE_SECONDS + max(longest, self._hold_seconds)
 
     def _apply(self, its: Operation, orders: dict[str, _Order]) -> None:
         call, done = its.first, its.done
@@ -330,7 +339,7 @@ class _Cart:
                 if at > upset.began - SNAPSHOT_SECONDS:
                     for sku, quantity in units.items():
                         self._units[sku] = max(quantity, self._units.get(sku, 0))
-            ends = upset.ended + self._terms.hold_seconds + CLOCK_SECONDS
+            ends = upset.ended + self._hold_seconds + CLOCK_SECONDS
             # What the resting cart was counted with ends earlier or is a part of this; both count, which
             # only makes the bound wider.
             self._rest(max(began, upset.began), min(ends, max(until, upset.ended)))

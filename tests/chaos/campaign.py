@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import msgspec
+from acceptance.calling import calling
+from acceptance.running import token
 
-from ..acceptance.calling import calling
-from ..acceptance.running import token
 from .books import Books, is_archived, read_books
 from .bounds import Upset
 from .checker import Violation, check, forgotten
-from .faults import Fault
+from .faults import Strike
 from .meter import Meter
 from .shoppers import Market, Shopper, look_after, pay_late, restock
 from .stage import PATIENCE_SECONDS, TERMS, Stage, until
@@ -29,9 +29,6 @@ SCARCE_UNITS = 14
 """Fewer than the buyers want at once."""
 
 PLENTY_UNITS = 1_000_000
-
-Strike = tuple[type[Fault], ...]
-"""Faults that strike together."""
 
 
 class Struck(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +79,7 @@ class Campaign:
         began = time.monotonic()
         seed = self._seed + 1_000 * self._periods
         name = f"p{self._periods}"
+        assert not any(fault.forgets for strike in plan[:-1] for fault in strike), "only at the end"
         has_upsets = any(fault.is_upset for strike in plan for fault in strike)
         market = Market(
             ports=self._stage.ports,
@@ -96,9 +94,6 @@ class Campaign:
         )
         report = Report(name=f"{name}, acknowledged by {self._stage.ack}")
         delivered = await self._open(market)
-        if any(fault.forgets for strike in plan for fault in strike):
-            await self._stage.back_up()
-            await self._stage.until_ready()
         upsets = await self._attack(market, plan, report, random.Random(seed), until_at)
         books = await self._come_to_rest(market, [*delivered])
         report.violations += check(market.history, books, delivered=delivered, terms=TERMS, upsets=upsets)
@@ -149,9 +144,17 @@ class Campaign:
     ) -> list[Upset]:
         """Strike once and wait until writes are accepted again. TimeoutError when they never are."""
         faults = [fault(self._stage, chance) for fault in strike]
-        meter.start(time.time())
-        sent, in_flight = market.sent, market.in_flight
-        await asyncio.gather(*(_measured(fault, meter, len(faults) == 1) for fault in faults))
+        before: list[int] = []
+
+        def start() -> None:
+            """At the moment when the first of them broke: preparations do not count."""
+            if not before:
+                meter.start(time.time())
+                before.append(market.sent - market.in_flight)
+
+        for fault in faults:
+            fault.on_broken = start
+        await asyncio.gather(*(fault.strike() for fault in faults))
         carts, orders = await meter.until_calm(PATIENCE_SECONDS)
         now = time.time()
         for fault in faults:
@@ -161,14 +164,14 @@ class Campaign:
                     at=fault.struck_at,
                     carts_seconds=carts if len(faults) == 1 else None,
                     orders_seconds=orders if len(faults) == 1 else None,
-                    under_way=in_flight + market.sent - sent,
+                    under_way=market.sent - before[0],
                 )
             )
         return [
             Upset(
                 fault.struck_at,
                 now,
-                self._stage.backup_at if fault.forgets and self._stage.backup_at else float("inf"),
+                self._stage.backup_at if fault.forgets else float("inf"),
             )
             for fault in faults
             if fault.is_upset
@@ -197,21 +200,6 @@ class Campaign:
                 books.drift = [str(entry) for entry in found["drift"]]
                 return books
             await asyncio.sleep(0.1)
-
-
-async def _measured(fault: Fault, meter: Meter, is_alone: bool) -> None:
-    """Strike, and count from the moment at which it really broke."""
-    if not is_alone:
-        await fault.strike()
-        return
-    broke = fault.broke
-
-    def note() -> None:
-        broke()
-        meter.start(fault.struck_at)
-
-    fault.broke = note  # type: ignore[method-assign]
-    await fault.strike()
 
 
 async def _close(market: Market, visits: Sequence[asyncio.Task[None]]) -> None:

@@ -12,6 +12,7 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,6 +25,9 @@ from .stage import Stage, until
 
 JOB_WORK_SECONDS = 0.3
 """How long a fault of RQ's goes on: jobs come a few times a second and are gone at once."""
+
+
+EVENTS_AFTER_BACKUP = 10
 
 
 class Fault:
@@ -41,6 +45,7 @@ class Fault:
         self.chance = chance
         self.struck_at = 0.0
         """When it broke; preparations come before."""
+        self.on_broken: Callable[[], None] = lambda: None
 
     async def strike(self) -> None:
         """Break it, and put back into its place what a supervisor would."""
@@ -48,6 +53,7 @@ class Fault:
 
     def broke(self) -> None:
         self.struck_at = time.time()
+        self.on_broken()
 
 
 # --- engine ------------------------------------------------------------------------------------------------
@@ -348,7 +354,8 @@ class DatabaseFull(Fault):
 
 
 class DatabaseRestored(Fault):
-    """The disk is gone; a backup that is behind the engine takes its place. It ends when it was noticed."""
+    """The disk is gone, and a backup that is behind the engine takes its place: made before, and then some
+    more events were archived. The fault ends when it was noticed and recovered from."""
 
     name = "database: restored from a backup behind the engine"
     part = "database"
@@ -357,6 +364,8 @@ class DatabaseRestored(Fault):
 
     async def strike(self) -> None:
         stage = self.stage
+        await stage.back_up()
+        await until(self._has_moved_on)
         before = await stage.epoch()
         self.broke()
         stage.database.kill()
@@ -366,6 +375,12 @@ class DatabaseRestored(Fault):
             return await stage.epoch() > before
 
         await until(is_recovered)
+
+    async def _has_moved_on(self) -> bool:
+        """Whether the record has events that the backup has not."""
+        async with self.stage.connection() as connection:
+            sql = "SELECT count(*) FROM events WHERE at_ms > $1"
+            return await connection.fetchval(sql, int(self.stage.backup_at * 1_000)) >= EVENTS_AFTER_BACKUP
 
 
 # --- network -----------------------------------------------------------------------------------------------
@@ -447,4 +462,26 @@ LOSING: tuple[type[Fault], ...] = (EngineTailLost, EngineEmptied, ReplicaPromote
 """Which take acknowledged writes from the engine, or from the record. Checkouts that were acknowledged as
 archived survive the first three."""
 
-ALL: tuple[type[Fault], ...] = (*LOSSLESS, *LOSING)
+LONG: tuple[type[Fault], ...] = (EngineStoppedLong, DatabaseDownLong)
+"""Of those without a loss, the ones that take too long for the default run."""
+
+Strike = tuple[type[Fault], ...]
+"""Faults that strike together."""
+
+
+def shuffled(faults: Iterable[type[Fault]], chance: random.Random, *, paired: float) -> list[Strike]:
+    """All of these in some order, about a share `paired` of them two at a time, never of the same part. One
+    that takes the record back comes last, because what is known of the time before ends with it."""
+    waiting = list(faults)
+    chance.shuffle(waiting)
+    waiting.sort(key=lambda fault: fault.forgets)
+    plan: list[Strike] = []
+    while waiting:
+        first = waiting.pop(0)
+        partner = waiting[0] if waiting else first
+        fits = partner.part != first.part and not (partner.forgets or first.forgets)
+        if fits and chance.random() < paired / 2:
+            plan.append((first, waiting.pop(0)))
+        else:
+            plan.append((first,))
+    return plan

@@ -61,6 +61,8 @@ class Call(msgspec.Struct, kw_only=True):
     """0: no answer."""
     code: str = ""
     """Of a problem."""
+    is_guest: bool = False
+    """Whose holds have another lifetime than members'."""
     sku: str = ""
     quantity: int = 0
     payment_id: str = ""

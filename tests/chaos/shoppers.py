@@ -17,9 +17,9 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from acceptance.calling import ADDRESS
+from acceptance.running import token
 
-from ..acceptance.calling import ADDRESS
-from ..acceptance.running import token
 from .history import REPEATABLE, Call, History, Line, Shortfall, Verb
 from .http import Answer, Connection, NeverSent, NoAnswer
 
@@ -132,6 +132,7 @@ class Caller:
         self.name = name
         self.chance = chance
         self._headers = headers
+        self._is_guest = "X-Cart-Token" in headers
         self._wires = [Connection(port, ANSWER_SECONDS) for port in market.ports]
         self._keys = 0
 
@@ -171,6 +172,7 @@ class Caller:
             ended=0,
             verdict="unknown",
             status=0,
+            is_guest=self._is_guest,
             **known,
         )
         market.in_flight += 1

@@ -24,13 +24,13 @@ from urllib.parse import quote
 
 import asyncpg
 import redis.asyncio as redis
+from acceptance.running import private_folder
 
 from cartstore.archive import migrate
 from cartstore.embedded import Database, Engine
 from cartstore.embedded.parts import start_parts, stop_parts
 from cartstore.embedded.process import Process
 
-from ..acceptance.running import private_folder
 from .bounds import Terms
 from .http import Connection, NeverSent, NoAnswer
 from .proxy import Proxy
@@ -40,7 +40,7 @@ AckMode = Literal["engine", "archived"]
 PATIENCE_SECONDS = 60.0
 """After which something that should come about is taken for a failure."""
 
-TERMS = Terms(hold_seconds=8.0, window_seconds=20.0)
+TERMS = Terms(guest_seconds=5.0, member_seconds=8.0, window_seconds=20.0)
 SETTINGS: Mapping[str, object] = {
     "hold_ttl_guest_seconds": 5,
     "hold_ttl_member_seconds": 8,
@@ -73,7 +73,8 @@ class Stage:
         self.api: list[Process] = []
         self.workers: list[Process] = []
         self.ack: AckMode = "engine"
-        self.backup_at: float | None = None
+        self.backup_at = float("inf")
+        """When the latest backup of the database was made."""
         self._listeners = listeners
         self._engines = 1
 

@@ -14,7 +14,7 @@ from .bounds import Terms, Upset
 from .checker import check
 from .history import Call, History, Line, Shortfall
 
-TERMS = Terms(hold_seconds=10, window_seconds=60)
+TERMS = Terms(guest_seconds=4, member_seconds=10, window_seconds=60)
 DELIVERED = {"s": 5}
 
 
@@ -236,6 +236,14 @@ def test_false_sold_out_is_found_when_it_contradicts_itself(history: History, bo
 def test_false_sold_out_is_found_when_the_hold_had_lapsed(history: History, books: Books) -> None:
     """Cleo's line came back unheld at 109; what she may hold is over at 119.1."""
     history.append(sold_out("eve", "e1", 119.3, 4, 5))
+
+    assert found(history, books) == {"false sold out"}
+
+
+def test_false_sold_out_is_found_when_the_guests_hold_had_lapsed(history: History, books: Books) -> None:
+    for its in history:
+        its.is_guest = its.buyer == "cleo"
+    history.append(sold_out("eve", "e1", 118.9, 4, 5))
 
     assert found(history, books) == {"false sold out"}
 
