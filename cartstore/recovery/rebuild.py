@@ -2,7 +2,8 @@
 
 Every step is a script that passes the gate only with this rebuild's token, so a rebuilder that slept while
 another took over changes nothing when it wakes. The order: catalog and counters, pending orders with their
-holds, carts without holds, then the carts' holds taken again by the ordinary hold function, oldest first.
+holds, carts without holds, the anchor of the outbox, then the carts' holds taken again by the ordinary hold
+function, oldest first.
 `held` is never copied: it is the sum of what was really held again.
 """
 
@@ -91,11 +92,13 @@ class Rebuild:
         reach("rebuild.payments_put_back")
         held = await self._put_carts_back()
         reach("rebuild.carts_put_back")
-        await self._hold_again(held)
-        reach("rebuild.held_again")
         if cursor.seq > 0:
+            # Before anything is held: that releases what is due, such as an order whose window ended while
+            # the engine was away, and the event of it comes after the anchor or the stream refuses both.
             await self._call("rebuild_anchor", (self._keys.outbox,), str(cursor), nonce)
             reach("rebuild.anchored")
+        await self._hold_again(held)
+        reach("rebuild.held_again")
 
     async def _call(self, name: str, keys: Iterable[str], *args: str | int) -> None:
         await self._engine.call(script(name), (self._keys.gate, *keys), *args)

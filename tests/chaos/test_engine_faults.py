@@ -145,6 +145,27 @@ async def test_shop_is_rebuilt_when_the_log_lost_its_tail(store: CartStore, own_
     await assert_sound(store)
 
 
+async def test_shop_is_rebuilt_when_the_window_of_a_pending_order_is_over(
+    own_engine: Engine, database_url: str, client: redis.Redis
+) -> None:
+    """Holding the SKU again for somebody else releases that order, with an event, while it is rebuilt."""
+    async with opened(own_engine.url(), database_url, payment_window_seconds=1) as store:
+        await stock_up(store)
+        pending = (await check_out(store, BEN, "c", 3)).payment.payment_id
+        await store.add_line(ANN, "c", 2)
+        await store.drain_outbox()
+        await asyncio.sleep(1.1)
+        await store.snapshot_carts()
+        await client.flushall()
+
+        await until_open(store)
+
+        assert (await store.read_payment(pending, BEN)).payment.status == "expired"
+        assert [line.held for line in (await store.read_cart(ANN)).lines] == [2]
+        assert [line.quantity for line in (await store.read_cart(BEN)).lines] == [3]
+        await assert_sound(store)
+
+
 async def test_other_history_is_found_out_when_it_issued_the_same_numbers(
     store: CartStore, own_engine: Engine, client: redis.Redis
 ) -> None:
