@@ -104,7 +104,7 @@ class Recovery:
         reach("recovery.measured")
         # Versions go on far above what was ever told: mutations are no events, so the engine may have lost
         # some and still hold the last event.
-        known = max(seen.change, (await self._archive.snapshots.state()).change)
+        snapshotted = (await self._archive.snapshots.state()).change
         reach("recovery.versions_measured")
         async with self._archive.raising_epoch(seen.epoch + 1) as raised:
             reach("recovery.epoch_raised")
@@ -112,7 +112,9 @@ class Recovery:
                 raise StoreRecovering("Another process is draining the outbox.")
             # Within the transaction: were the epoch drawn and the gate not opened in it, the record would
             # refuse every event of the gate that another recoverer opened.
-            if not await self._open(seen, raised.epoch, cursor, _change_above(known, raised.epoch)):
+            if not await self._open(
+                seen, raised.epoch, cursor, _change_above(seen.change, snapshotted, raised.epoch)
+            ):
                 raise StoreRecovering("Another process opened the gate.")
             reach("recovery.opened")
         _log.info("partition %s open in epoch %d", self._partition.tag, raised.epoch)
@@ -131,7 +133,7 @@ class Recovery:
                 self._engine.keys,
                 epoch=raised.epoch,
                 seq=raised.cursor.seq,
-                change=_change_above(max(state.change, seen.change), raised.epoch),
+                change=_change_above(seen.change, state.change, raised.epoch),
                 lifetime_ms=self._lifetime_ms,
             )
             reach("rebuild.shut")
@@ -182,12 +184,13 @@ class Recovery:
         return now - self._watched[1] < REBUILD_SILENCE_SECONDS
 
 
-def _change_above(known: int, epoch: int) -> int:
+def _change_above(seen: int, snapshotted: int, epoch: int) -> int:
     """Where `change` starts in an epoch, so that no cart version that was ever told is told again.
 
-    `known` is what engine and record still know. A margin above that is not enough: an engine that is lost a
-    second time before the next snapshot takes the versions since the first time with it, and the record knows
-    no more than it did then. The epoch is drawn from the record and never again, so each one's versions begin
-    a margin above those of the one before. Exact in Lua for some hundred thousand recoveries.
+    `seen` is what the engine says, 0 if it lost it; `snapshotted` what the record knows as of the last
+    snapshot. A margin above the higher of them is not enough: an engine that is lost before the next snapshot
+    takes the versions since then with it, and whole epochs of them if it was restarted meanwhile. The epoch
+    is drawn from the record and never again. Three margins for each epoch there ever was are more than the
+    recoveries since that snapshot can have added: one for each, and one for the mutations in it.
     """
-    return known + CHANGE_MARGIN * epoch
+    return max(seen + CHANGE_MARGIN, snapshotted + 3 * CHANGE_MARGIN * epoch)

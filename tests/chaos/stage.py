@@ -176,6 +176,14 @@ class Stage:
         self.workers = [self._python(f"worker-{number}", ["cartstore_workers"]) for number in range(2)]
         await start_parts(self.workers)
 
+    async def keep_running(self) -> None:
+        """Start processes again that ended by themselves, as supervisors do. Attacks start what they kill."""
+        while True:
+            for process in [*self.api, *self.workers]:
+                if process.poll() is not None:
+                    process.spawn()
+            await asyncio.sleep(0.05)
+
     def _python(self, name: str, arguments: list[str], fd: int | None = None, **settings: object) -> Process:
         # What is killed by SIGKILL has no coverage to tell of, and measuring it only slows the attacks down.
         environment = {
@@ -225,7 +233,12 @@ async def staged(*, seed: int) -> AsyncIterator[Stage]:
                 stage.point_at(stage.engine)
                 await migrate(stage.database.url())
                 await stage.start_workers()
-                yield stage
+                keeper = asyncio.create_task(stage.keep_running())
+                try:
+                    yield stage
+                finally:
+                    keeper.cancel()
+                    await asyncio.gather(keeper, return_exceptions=True)
             finally:
                 await stop_parts([*stage.api, *stage.workers], _STOP_SECONDS)
                 await stop_parts([stage.engine, stage.queue, stage.database])
