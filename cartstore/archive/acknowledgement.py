@@ -55,7 +55,8 @@ class Acknowledgement:
 
         Raises OutcomeUnknown in mode `archived` when the record does not have it in time.
         """
-        if position is None:
+        if position is None or position.seq == 0:
+            # Events count from 1: at 0 stands what was put back from the record, which therefore has it.
             return
         self.ring()
         if self.mode == "engine":

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import redis.asyncio as redis
 
+import cartstore
 from cartstore import Owner, Product, Variant
 from cartstore.embedded import Engine
 from cartstore.errors import OutcomeUnknown, StoreError, StoreFull, StoreRecovering, StoreUnavailable
@@ -27,6 +28,7 @@ from cartstore.redis.gate import read_gate
 from cartstore.redis.keys import Keys
 from cartstore.store import CartStore
 
+from .actors import settings_of
 from .shop import assert_sound, buy, check_out, opened, stock_up, until_open
 
 ANN, BEN, CLEO = Owner("user", "ann"), Owner("user", "ben"), Owner("guest", "cleo")
@@ -143,6 +145,30 @@ async def test_shop_is_rebuilt_when_the_log_lost_its_tail(store: CartStore, own_
     assert await sold(store, "a") == 2
     assert (await store.apply_verdict(pending, "succeeded")).payment.status == "paid"
     await assert_sound(store)
+
+
+async def test_checkout_and_payment_are_acknowledged_again_when_the_shop_was_rebuilt(
+    own_engine: Engine, database_url: str, client: redis.Redis
+) -> None:
+    """What a rebuild, or a repeated payment, puts back from the record has no event of this engine."""
+    settings = settings_of(own_engine.url(), database_url, checkout_ack="archived", ack_timeout_ms=2_000)
+    async with cartstore.open_store(settings) as store:
+        await stock_up(store)
+        pending = await check_out(store, BEN, "c", 3, key="pending")
+        paid = await buy(store, ANN)
+
+        await client.flushall()
+        await until_open(store)
+
+        again = await store.begin_checkout(
+            BEN, idempotency_key="pending", gateway="simulated", payment_method="card"
+        )
+        assert (again.payment.payment_id, again.replayed) == (pending.payment.payment_id, True)
+        for _ in range(2):
+            result = await store.apply_verdict(paid, "succeeded")
+            assert (result.payment.status, result.changed) == ("paid", False)
+        assert await sold(store, "a") == 1
+        await assert_sound(store)
 
 
 async def test_shop_is_rebuilt_when_the_window_of_a_pending_order_is_over(

@@ -65,3 +65,10 @@ async def test_wait_asks_nothing_when_the_engine_acknowledges() -> None:
 
     await acknowledgement(record, "engine").wait(Position(1, 5))
     await acknowledgement(record).wait(None)
+
+
+async def test_wait_asks_nothing_when_it_was_put_back_from_the_record() -> None:
+    record = Record(Position(2, 9))
+    record.is_away = True
+
+    await acknowledgement(record).wait(Position(0, 0))
