@@ -67,8 +67,8 @@ async def test_wait_asks_nothing_when_the_engine_acknowledges() -> None:
     await acknowledgement(record).wait(None)
 
 
-async def test_wait_asks_nothing_when_it_was_put_back_from_the_record() -> None:
-    record = Record(Position(2, 9))
-    record.is_away = True
+async def test_wait_returns_when_it_was_put_back_from_the_record() -> None:
+    acknowledged = acknowledgement(Record(Position(2, 9)))
+    acknowledged.note(Position(2, 9))
 
-    await acknowledgement(record).wait(Position(0, 0))
+    await acknowledged.wait(Position(0, 0))
