@@ -40,8 +40,14 @@ POOL_CONNECTIONS_MAX: Final = 20
 IDLE_SECONDS_MAX: Final = 0.1
 """A connection that lay idle for longer is asked for a sign of life before it is used again."""
 
-LIFE_SECONDS_MAX: Final = 1.0
-"""The time for that sign of life, and for BEGIN."""
+LIFE_SECONDS_MAX: Final = 2.0
+"""The time for that sign of life."""
+
+BEGIN_SECONDS_MAX: Final = 5.0
+"""Longer than a read has: nobody waits for a page, and a busy server is not to count as one that hangs."""
+
+LATE_SECONDS: Final = 0.05
+"""What an answer that is in the socket already gets, when this process itself came late to read it."""
 
 HANG_SECONDS: Final = 1.0
 """After a database gave no sign of life, it is taken to hang for so long: calls fail at once meanwhile."""
@@ -183,7 +189,7 @@ class Database:
             async with self._acquired(self._engine) as connection:
                 try:
                     # The driver's adapter sends BEGIN with the first statement only, so that one is needed.
-                    async with _cut_off_after(LIFE_SECONDS_MAX, connection):
+                    async with _cut_off_after(BEGIN_SECONDS_MAX, connection):
                         await connection.exec_driver_sql("SELECT 1")
                 except TimeoutError:
                     self._hang.note()
@@ -264,13 +270,21 @@ async def _cut_off_after(seconds: float, connection: AsyncConnection) -> AsyncIt
 @contextmanager
 def _cut_off(seconds: float, driver: Any) -> Iterator[None]:
     is_over = False
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
 
     def cut() -> None:
         nonlocal is_over
         is_over = True
         driver.terminate()
 
-    timer = asyncio.get_running_loop().call_later(seconds, cut)
+    def look_again() -> None:
+        # A loop that stood still runs this together with the reading of the answer, and before whoever
+        # waits for it has had his turn.
+        nonlocal timer
+        timer = loop.call_later(LATE_SECONDS, cut)
+
+    timer = loop.call_later(seconds, look_again)
     try:
         yield
     except Exception as error:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
@@ -62,10 +63,18 @@ class Hanging:
     def __init__(self, server: Database, archive: Archive) -> None:
         self._server = server
         self._archive = archive
+        self.has_sent = asyncio.Event()
 
     async def read(self) -> int:
         async with self._archive.database.reading() as connection:
             return int((await connection.execute(text("SELECT 1"))).scalar_one())
+
+    async def read_twice(self) -> int:
+        """The second answer tells whether the connection outlived the first."""
+        async with self._archive.database.reading() as connection:
+            asyncio.get_running_loop().call_soon(self.has_sent.set)
+            await connection.execute(text("SELECT 1"))
+            return int((await connection.execute(text("SELECT 2"))).scalar_one())
 
     async def write(self) -> None:
         async with self._archive.database.transaction() as connection:
@@ -224,7 +233,7 @@ async def test_every_way_in_says_unavailable_when_the_database_hangs(
     """Whatever the call meets: an idle connection, one that counts as alive, or none yet."""
     monkeypatch.setattr(module, "COMMAND_TIMEOUT_SECONDS", 3_600.0)
     monkeypatch.setattr(module, "HANG_SECONDS", 0.0)
-    for name in ("CONNECT_TIMEOUT_SECONDS", "READ_SECONDS_MAX", "LIFE_SECONDS_MAX"):
+    for name in ("CONNECT_TIMEOUT_SECONDS", "READ_SECONDS_MAX", "LIFE_SECONDS_MAX", "BEGIN_SECONDS_MAX"):
         monkeypatch.setattr(module, name, 0.2)
     for idle_seconds_max in (0.0, 3_600.0):
         monkeypatch.setattr(module, "IDLE_SECONDS_MAX", idle_seconds_max)
@@ -237,6 +246,21 @@ async def test_every_way_in_says_unavailable_when_the_database_hangs(
                             await call()
 
     assert await hanging.heals()
+
+
+async def test_answer_is_taken_when_this_process_came_late_to_read_it(
+    hanging: Hanging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop stands still until the time is over, while the answer lies in the socket."""
+    monkeypatch.setattr(module, "IDLE_SECONDS_MAX", 3_600.0)
+    monkeypatch.setattr(module, "READ_SECONDS_MAX", 0.2)
+    assert await hanging.heals()
+    # In the turn after the statement was sent.
+    reading = asyncio.create_task(hanging.read_twice())
+    await hanging.has_sent.wait()
+    time.sleep(0.5)  # noqa: ASYNC251 (this is what it is about)
+
+    assert await reading == 2
 
 
 async def test_calls_fail_without_asking_when_the_database_was_just_found_to_hang(
