@@ -26,6 +26,7 @@ from benchmarks import (
     bench_holds,
     bench_http,
     bench_memory,
+    bench_recovery,
     bench_store,
     charts,
     workload,
@@ -44,6 +45,7 @@ BENCHMARKS: Final = {
     "archive": bench_archive,
     "memory": bench_memory,
     "holds": bench_holds,
+    "recovery": bench_recovery,
 }
 """Each measures the figures whose key begins with its name."""
 

@@ -77,6 +77,7 @@ from cartstore.payments import Gateway, Verdict
 from cartstore.recovery.gate import Recovery
 from cartstore.recovery.rebuild import Progress, no_progress
 from cartstore.recovery.snapshots import DumpingEngine, sweep_activity, take_snapshots
+from cartstore.redis.gate import Gate
 from cartstore.settings import Settings
 
 DRAIN_LAG_EVENTS_MAX = 10_000
@@ -126,6 +127,13 @@ def _texts_in(value: Any) -> Iterable[str]:
 
 def _has_control(text: str) -> bool:
     return any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
+
+
+def _state_of(gate: Gate) -> str:
+    """A shut gate's state, with how far a rebuild is."""
+    if gate.state == "rebuilding" and gate.progress:
+        return f"rebuilding, {gate.progress}"
+    return gate.state or "never opened"
 
 
 def _fingerprint(*parts: object) -> str:
@@ -686,7 +694,7 @@ class CartStore:
         try:
             gate, is_open = await self._recovery.gate()
             checks["engine"] = {"ok": True, "detail": "answers"}
-            checks["gate"] = {"ok": is_open, "detail": "open" if is_open else (gate.state or "never opened")}
+            checks["gate"] = {"ok": is_open, "detail": "open" if is_open else _state_of(gate)}
             seq = gate.seq
         except StoreError as error:
             checks["engine"] = {"ok": False, "detail": error.message}

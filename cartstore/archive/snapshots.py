@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Row, case, func, select, update
+from sqlalchemy import Row, Text, case, func, select, update
+from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -28,6 +29,13 @@ _COLUMNS: Final = (
 )
 
 _encode_lines = msgspec.json.Encoder().encode
+_decode_lines = msgspec.json.Decoder(tuple[SnapshotLine, ...]).decode
+
+_READ: Final = tuple(
+    sql_cast(cart_snapshots.c.lines, Text).label("lines") if name == "lines" else cart_snapshots.c[name]
+    for name in _COLUMNS
+)
+"""The columns, lines as text: decoded once, into what they are."""
 
 
 class SnapshotState(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +98,7 @@ class CartSnapshots:
                 )
 
     async def find(self, cart_id: str) -> CartSnapshot | None:
-        query = select(cart_snapshots).where(cart_snapshots.c.cart_id == cart_id)
+        query = select(*_READ).where(cart_snapshots.c.cart_id == cart_id)
         async with self._database.reading() as connection:
             row = (await connection.execute(query)).one_or_none()
         return _snapshot_of(row) if row is not None else None
@@ -98,7 +106,7 @@ class CartSnapshots:
     async def live(self, after: str, limit: int) -> list[CartSnapshot]:
         """Carts that have lines and are not over, by id, strictly after one."""
         query = (
-            select(cart_snapshots)
+            select(*_READ)
             .where(
                 cart_snapshots.c.cart_id > after,
                 cart_snapshots.c.lines_count > 0,
@@ -167,7 +175,7 @@ async def shift(connection: AsyncConnection, batch: Sequence[Decoded]) -> None:
         return
     moves = await _moves_of(connection, batch, moving)
     query = (
-        select(cart_snapshots)
+        select(*_READ)
         .where(
             cart_snapshots.c.cart_id.in_(
                 array_of(cart_snapshots.c.cart_id, sorted({its.cart_id for its in moves}))
@@ -313,7 +321,7 @@ def _snapshot_of(row: Row[Any]) -> CartSnapshot:
         version=row.version,
         status=row.status,
         currency=row.currency,
-        lines=tuple(msgspec.convert(row.lines, list[SnapshotLine])),
+        lines=_decode_lines(row.lines),
         created_at_ms=row.created_at_ms,
         updated_at_ms=row.updated_at_ms,
         lifetime_ms=row.lifetime_ms,

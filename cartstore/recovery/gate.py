@@ -142,8 +142,8 @@ class Recovery:
         epoch, cursor, nonce = raised.epoch, raised.cursor, raised.nonce
         # An engine that came back empty cannot say since when; the last snapshot was the last sign of life.
         silent_since_ms = fenced_at_ms or state.at_ms
-        fenced_ms = max(0, int(time.time() * 1_000) - silent_since_ms) if silent_since_ms else 0
         _log.warning("partition %s is rebuilt from PostgreSQL as of event %s", self._partition.tag, cursor)
+        began = time.monotonic()
         rebuild = Rebuild(
             client=self._client,
             caller=caller,
@@ -153,7 +153,7 @@ class Recovery:
             terms_of=self._terms_of,
             on_progress=on_progress,
         )
-        await rebuild.run(cursor, nonce, fenced_ms=fenced_ms)
+        await rebuild.run(cursor, nonce, silent_since_ms=silent_since_ms)
         reach("rebuild.done")
         opened = await self._open(
             Gate(state="rebuilding", identity=token, epoch=epoch), epoch, cursor, state.change
@@ -161,7 +161,8 @@ class Recovery:
         reach("rebuild.opened")
         if not opened:
             raise StoreRecovering("Another process took the rebuild over.")
-        _log.warning("partition %s rebuilt, open in epoch %d", self._partition.tag, epoch)
+        took = time.monotonic() - began
+        _log.warning("partition %s rebuilt in %.1f s, open in epoch %d", self._partition.tag, took, epoch)
         return True
 
     async def _open(self, seen: Gate, epoch: int, cursor: Position, change: int) -> bool:

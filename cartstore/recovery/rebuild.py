@@ -1,15 +1,20 @@
 """Puts a partition back from PostgreSQL into an engine that lost it. Owns the order of the steps.
 
 Every step is a script that passes the gate only with this rebuild's token, so a rebuilder that slept while
-another took over changes nothing when it wakes. The order: catalog and counters, pending orders with their
-holds, carts without holds, the anchor of the outbox, then the carts' holds taken again by the ordinary hold
-function, oldest first.
-`held` is never copied: it is the sum of what was really held again.
+another took over changes nothing when it wakes. The order: the last applied event, with which the new outbox
+begins, catalog and counters, pending orders with their holds, carts without holds, then the carts' holds,
+taken again by the ordinary hold function, oldest first. `held` is never copied: it is the sum of what was
+really held again.
+
+Nothing costs a round trip of its own: the record is read in pages, and a script puts back as many things as
+keep the engine busy for some milliseconds. While it does, the next page is read.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
@@ -20,29 +25,41 @@ from redis.exceptions import RedisError
 from cartstore.archive.repository import Archive, Recorded, StockTotals
 from cartstore.catalog.repository import CatalogRepository
 from cartstore.failpoints import reach
-from cartstore.model import CartSnapshot, CartTerms, Order, Partition, Payment, Position, SnapshotLine
+from cartstore.model import CartSnapshot, CartTerms, Partition, Position, SkuFields, SnapshotLine
 from cartstore.redis.caller import ScriptCaller, translate
 from cartstore.redis.keys import Keys
 from cartstore.redis.replies import order_fields, payment_fields
 from cartstore.redis.scripts import script
-from cartstore.redis.store import RedisEngine
+from cartstore.redis.store import RedisEngine, packed_sku, packed_terms
 from cartstore.tasks import end
 
-AT_ONCE: Final = 64
-"""Script calls under way together."""
-
 BEAT_SECONDS: Final = 0.5
-PAGE_CARTS: Final = 1_000
-CLEARED_AT_ONCE: Final = 500
+LOG_SECONDS: Final = 2.0
+PAGE_CARTS: Final = 2_000
+
+# What one script call puts back or removes.
+CALL_CARTS: Final = 200
+CALL_HOLDS: Final = 500
+CALL_KEYS: Final = 1_000
+CALL_PAYMENTS: Final = 50
+CALL_SKUS: Final = 500
 
 T = TypeVar("T")
 
 Progress = Callable[[str, int, int | None], None]
 """(what is being put back, how many so far, how many in all if known)."""
 
+_log = logging.getLogger("cartstore.recovery")
+_encode = msgspec.json.Encoder().encode
+
 
 def no_progress(_what: str, _done: int, _total: int | None) -> None:
     """Tells nobody."""
+
+
+def progress_text(what: str, done: int, total: int | None) -> str:
+    """How far it is, for people: `carts: 42,000 of 100,000`."""
+    return f"{what}: {done:,}" + (f" of {total:,}" if total is not None else "")
 
 
 class Rebuild:
@@ -66,13 +83,16 @@ class Rebuild:
         self._catalog = catalog
         self._terms_of = terms_of
         self._on_progress = on_progress
+        self._far = "has begun"
+        self._logged_at = time.monotonic()
 
-    async def run(self, cursor: Position, nonce: str, *, fenced_ms: int) -> None:
-        """Clear the partition and put everything back. `fenced_ms`: how long the engine has been silent;
-        payment windows are extended by it. Raises StoreRecovering when another rebuild took over."""
+    async def run(self, cursor: Position, nonce: str, *, silent_since_ms: int) -> None:
+        """Clear the partition and put everything back. `silent_since_ms`: since when the engine gave no sign
+        of life, 0 for never; payment windows are extended by the time since then. Raises StoreRecovering when
+        another rebuild took over."""
         beating = asyncio.create_task(self._beat())
         try:
-            await self._put_back(cursor, nonce, fenced_ms)
+            await self._put_back(cursor, nonce, silent_since_ms)
         finally:
             await end(beating)
 
@@ -80,39 +100,46 @@ class Rebuild:
         """Show others that this rebuild is alive. When the beat stops, so that it looks dead, it only means
         that another takes over; this one then ends at its next call."""
         while True:
-            await self._call("rebuild_beat", ())
+            await self._call("rebuild_beat", (), self._far)
             await asyncio.sleep(BEAT_SECONDS)
 
-    async def _put_back(self, cursor: Position, nonce: str, fenced_ms: int) -> None:
+    async def _put_back(self, cursor: Position, nonce: str, silent_since_ms: int) -> None:
         await self._clear()
         reach("rebuild.cleared")
-        await self._put_stock_back()
+        if cursor.seq > 0:
+            # Before anything that may append an event: orders whose window is over are released on the way.
+            await self._call("rebuild_anchor", (self._keys.outbox,), str(cursor), nonce)
+            reach("rebuild.anchored")
+        await self._put_skus_back()
         reach("rebuild.stock_put_back")
-        await self._put_payments_back(fenced_ms)
+        await self._put_payments_back(silent_since_ms)
         reach("rebuild.payments_put_back")
         held = await self._put_carts_back()
         reach("rebuild.carts_put_back")
-        if cursor.seq > 0:
-            # Before anything is held: that releases what is due, such as an order whose window ended while
-            # the engine was away, and the event of it comes after the anchor or the stream refuses both.
-            await self._call("rebuild_anchor", (self._keys.outbox,), str(cursor), nonce)
-            reach("rebuild.anchored")
         await self._hold_again(held)
         reach("rebuild.held_again")
 
-    async def _call(self, name: str, keys: Iterable[str], *args: str | int) -> None:
-        await self._engine.call(script(name), (self._keys.gate, *keys), *args)
+    async def _call(self, name: str, keys: Iterable[str], *args: str | int) -> list[str]:
+        reply: list[str] = await self._engine.call(script(name), (self._keys.gate, *keys), *args)
+        return reply
+
+    def _tell(self, what: str, done: int, total: int | None) -> None:
+        self._far = progress_text(what, done, total)
+        self._on_progress(what, done, total)
+        if time.monotonic() - self._logged_at >= LOG_SECONDS:
+            self._logged_at = time.monotonic()
+            _log.info("rebuilding, %s", self._far)
 
     async def _clear(self) -> None:
         removed = 0
         batch: list[str] = []
         async for key in self._old_keys():
             batch.append(key)
-            if len(batch) == CLEARED_AT_ONCE:
+            if len(batch) == CALL_KEYS:
                 await self._call("rebuild_clear", batch)
                 removed += len(batch)
                 batch = []
-                self._on_progress("old keys cleared", removed, None)
+                self._tell("old keys cleared", removed, None)
         if batch:
             await self._call("rebuild_clear", batch)
 
@@ -124,80 +151,108 @@ class Rebuild:
         except (RedisError, OSError, TimeoutError) as error:
             raise translate(error, sent=False) from error
 
-    async def _put_stock_back(self) -> None:
+    async def _put_skus_back(self) -> None:
         done = 0
-        async for fields in self._catalog.all_sku_fields():
-            await self._engine.publish_skus(fields)
-            _, totals = await self._archive.stock_totals([its.sku for its in fields])
-            await _for_each(self._put_counters_back, totals.items())
-            done += len(fields)
-            self._on_progress("SKUs", done, None)
+        waiting: list[SkuFields] = []
+        async for page in self._catalog.all_sku_fields():
+            waiting += page
+            while len(waiting) >= CALL_SKUS:
+                await self._put_some_skus_back(waiting[:CALL_SKUS])
+                del waiting[:CALL_SKUS]
+                done += CALL_SKUS
+                self._tell("SKUs", done, None)
+        if waiting:
+            await self._put_some_skus_back(waiting)
+            self._tell("SKUs", done + len(waiting), None)
 
-    async def _put_counters_back(self, of_sku: tuple[str, StockTotals]) -> None:
-        sku, its = of_sku
-        await self._call("rebuild_stock", (self._keys.sku(sku),), its.on_hand, its.sold, its.backordered)
-
-    async def _put_payments_back(self, fenced_ms: int) -> None:
-        pending = await self._archive.pending_payments()
-
-        async def put_back(recorded: Recorded) -> None:
-            await self._put_payment_back(*recorded, fenced_ms)
-
-        await _for_each(put_back, pending)
-        self._on_progress("pending payments", len(pending), len(pending))
-
-    async def _put_payment_back(self, payment: Payment, orders: Sequence[Order], fenced_ms: int) -> None:
-        terms = self._terms_of(payment.cart_id)
-        extended = msgspec.structs.replace(payment, expires_at_ms=payment.expires_at_ms + fenced_ms)
+    async def _put_some_skus_back(self, skus: Sequence[SkuFields]) -> None:
+        _, totals = await self._archive.stock_totals([its.sku for its in skus])
         await self._call(
-            "rebuild_payment",
-            (self._keys.payment(payment.payment_id),),
-            msgspec.json.encode(payment_fields(extended, terms.cart_ttl_ms)).decode(),
-            *(msgspec.json.encode(order_fields(order)).decode() for order in orders),
+            "rebuild_skus",
+            [self._keys.sku(its.sku) for its in skus],
+            *(_encode(_sku_parts(its, totals.get(its.sku))).decode() for its in skus),
         )
+
+    async def _put_payments_back(self, silent_since_ms: int) -> None:
+        pending = await self._archive.pending_payments()
+        for start, some in _slices(pending, CALL_PAYMENTS):
+            # With every call anew: the time that this rebuild takes is lost to the buyer as well.
+            lost_ms = max(0, int(time.time() * 1_000) - silent_since_ms) if silent_since_ms else 0
+            await self._call(
+                "rebuild_payments",
+                [self._keys.payment(payment.payment_id) for payment, _ in some],
+                *(_encode(self._payment_parts(recorded, lost_ms)).decode() for recorded in some),
+            )
+            self._tell("pending payments", start + len(some), len(pending))
+
+    def _payment_parts(self, recorded: Recorded, lost_ms: int) -> list[list[str]]:
+        payment, orders = recorded
+        extended = msgspec.structs.replace(payment, expires_at_ms=payment.expires_at_ms + lost_ms)
+        cart_ttl_ms = self._terms_of(payment.cart_id).cart_ttl_ms
+        return [payment_fields(extended, cart_ttl_ms), *(order_fields(order) for order in orders)]
 
     async def _put_carts_back(self) -> list[tuple[int, str, str]]:
         """(first hold, cart, line) of every line that was held."""
         held: list[tuple[int, str, str]] = []
         total = await self._archive.snapshots.count_live()
-        done, after = 0, ""
-        while True:
-            page = await self._archive.snapshots.live(after, PAGE_CARTS)
-            if not page:
-                return held
-            await _for_each(self._put_cart_back, page)
-            held += [
+        done = 0
+
+        async def put(page: list[CartSnapshot]) -> None:
+            nonlocal done
+            for _, some in _slices(page, CALL_CARTS):
+                await self._call(
+                    "rebuild_carts",
+                    [self._keys.cart(its.cart_id) for its in some],
+                    *(_encode(_cart_parts(its)).decode() for its in some),
+                )
+            held.extend(
                 (line.first_held_at_ms, its.cart_id, line.line_id)
                 for its in page
                 for line in its.lines
                 if line.held
-            ]
-            after = page[-1].cart_id
+            )
             done += len(page)
-            self._on_progress("carts", done, total)
+            self._tell("carts", done, total)
 
-    async def _put_cart_back(self, snapshot: CartSnapshot) -> None:
-        lines = sorted(snapshot.lines, key=lambda line: line.ordinal)
-        await self._call(
-            "rebuild_cart",
-            (self._keys.cart(snapshot.cart_id),),
-            snapshot.currency,
-            snapshot.created_at_ms,
-            snapshot.updated_at_ms,
-            snapshot.lifetime_ms,
-            *(part for line in lines for part in _line_parts(line)),
-        )
+        await _overlapped(self._pages_of_carts(), put)
+        return held
+
+    async def _pages_of_carts(self) -> AsyncIterator[list[CartSnapshot]]:
+        after = ""
+        while page := await self._archive.snapshots.live(after, PAGE_CARTS):
+            yield page
+            after = page[-1].cart_id
 
     async def _hold_again(self, held: list[tuple[int, str, str]]) -> None:
+        """One call after the other: whoever was first is first again."""
         held.sort()
-        for start in range(0, len(held), PAGE_CARTS):
-            # Started oldest first; over one pool of connections they arrive so too, but for neighbours.
-            await _for_each(self._hold, held[start : start + PAGE_CARTS])
-            self._on_progress("holds", min(start + PAGE_CARTS, len(held)), len(held))
+        terms = [packed_terms(self._terms_of(cart_id)) for cart_id in ("u.", "g.")]
+        done = 0
+        while done < len(held):
+            some = held[done : done + CALL_HOLDS]
+            parts = [part for _, cart_id, line_id in some for part in (cart_id, line_id)]
+            # Fewer than asked for when holds of a SKU fall due in between: they are released first.
+            reply = await self._call("rebuild_holds", (), *terms, *parts)
+            done += int(reply[1])
+            self._tell("holds", done, len(held))
 
-    async def _hold(self, line: tuple[int, str, str]) -> None:
-        _, cart_id, line_id = line
-        await self._engine.hold_again(cart_id, line_id, self._terms_of(cart_id))
+
+def _sku_parts(fields: SkuFields, totals: StockTotals | None) -> tuple[str, ...]:
+    counted = totals or StockTotals(on_hand=0, sold=0, backordered=0)
+    return (
+        *("revision", str(fields.revision), "fields", packed_sku(fields)),
+        *("seller", fields.seller, "product", fields.product_id),
+        *("on_hand", str(counted.on_hand), "sold", str(counted.sold)),
+        *("backordered", str(counted.backordered)),
+    )
+
+
+def _cart_parts(snapshot: CartSnapshot) -> tuple[object, ...]:
+    lines = sorted(snapshot.lines, key=lambda line: line.ordinal)
+    return (
+        *(snapshot.currency, snapshot.created_at_ms, snapshot.updated_at_ms, snapshot.lifetime_ms),
+        [_line_parts(line) for line in lines],
+    )
 
 
 def _line_parts(line: SnapshotLine) -> tuple[str | int, ...]:
@@ -207,12 +262,21 @@ def _line_parts(line: SnapshotLine) -> tuple[str | int, ...]:
     )
 
 
-async def _for_each(call: Callable[[T], Awaitable[None]], items: Iterable[T]) -> None:
-    """Call for every item, AT_ONCE of them at any time, started in their order."""
-    following = iter(items)
+def _slices(items: Sequence[T], size: int) -> Iterable[tuple[int, Sequence[T]]]:
+    return ((start, items[start : start + size]) for start in range(0, len(items), size))
 
-    async def work() -> None:
-        for item in following:
-            await call(item)
 
-    await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+async def _overlapped(pages: AsyncIterator[T], put: Callable[[T], Awaitable[None]]) -> None:
+    """Put each page while the next one is read."""
+    putting: asyncio.Future[None] | None = None
+    try:
+        async for page in pages:
+            if putting is not None:
+                await putting
+            putting = asyncio.ensure_future(put(page))
+        if putting is not None:
+            await putting
+    finally:
+        if putting is not None and not putting.done():
+            putting.cancel()
+            await asyncio.gather(putting, return_exceptions=True)

@@ -27,6 +27,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     fenced_at_ms: int = 0
     beat: int = 0
     """Grows while somebody rebuilds the partition."""
+    progress: str = ""
+    """How far the rebuild is, for people to read."""
 
     @property
     def exists(self) -> bool:
@@ -52,6 +54,7 @@ async def read_gate(client: Redis, keys: Keys) -> Gate:
         lifetime_ms=int(fields.get("lifetime_ms", 0)),
         fenced_at_ms=int(fields.get("fenced_at", 0)),
         beat=int(fields.get("beat", 0)),
+        progress=fields.get("progress", ""),
     )
 
 

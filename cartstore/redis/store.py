@@ -73,10 +73,19 @@ _PUBLISH_BATCH = 200
 Arg = str | int
 
 
-def _packed(terms: CartTerms) -> str:
+def packed_terms(terms: CartTerms) -> str:
+    """The terms as scripts read them (terms_decode.lua)."""
     return (
         f"{terms.hold_ttl_ms} {terms.hold_cap_ms} {terms.cart_ttl_ms} {terms.quantity_max} {terms.lines_max} "
         f"{terms.items_max} {terms.held_max} {terms.guest_share_ppm} {int(terms.reservations)}"
+    )
+
+
+def packed_sku(sku: SkuFields) -> str:
+    """A SKU's catalog fields as scripts read them (sku_load.lua)."""
+    return (
+        f"{sku.revision} {sku.price_minor} {sku.currency} {int(sku.is_active)} {sku.policy} "
+        f"{sku.hold_policy} {sku.hold_ttl_ms} {sku.min_quantity} {sku.max_quantity} {sku.multiple_of}"
     )
 
 
@@ -161,12 +170,10 @@ class RedisEngine:
             await asyncio.gather(*(self._publish(sku) for sku in skus[start : start + _PUBLISH_BATCH]))
 
     async def _publish(self, sku: SkuFields) -> None:
-        fields = (
-            f"{sku.revision} {sku.price_minor} {sku.currency} {int(sku.is_active)} {sku.policy} "
-            f"{sku.hold_policy} {sku.hold_ttl_ms} {sku.min_quantity} {sku.max_quantity} {sku.multiple_of}"
-        )
         keys = (self.keys.gate, self.keys.sku(sku.sku))
-        await self.call(script("sku_publish"), keys, sku.revision, fields, sku.seller, sku.product_id)
+        await self.call(
+            script("sku_publish"), keys, sku.revision, packed_sku(sku), sku.seller, sku.product_id
+        )
 
     async def adjust_stock(
         self, sku: str, *, delta: int, reason: str, reference: str, fingerprint: str
@@ -254,7 +261,7 @@ class RedisEngine:
         reply = await self.call(
             script(name),
             (self.keys.gate, *keys),
-            _packed(terms),
+            packed_terms(terms),
             "" if guard.if_match is None else guard.if_match,
             guard.idempotency_key or "",
             guard.fingerprint,
@@ -385,20 +392,12 @@ class RedisEngine:
             await self.call(
                 script("hold_extend"),
                 (self.keys.gate, self.keys.cart(cart_id)),
-                _packed(terms),
+                packed_terms(terms),
                 int(extend),
                 self._releases_per_call,
                 *(line_ids or ()),
             )
         return await self.read_cart(cart_id, guest_share_ppm=terms.guest_share_ppm)
-
-    async def hold_again(self, cart_id: str, line_id: str, terms: CartTerms) -> bool:
-        """Take one line's hold again, as hold_lines does, without reading the cart afterwards."""
-        keys = (self.keys.gate, self.keys.cart(cart_id))
-        reply = await self.call(
-            script("hold_extend"), keys, _packed(terms), 0, self._releases_per_call, line_id
-        )
-        return bool(reply[1])
 
     # --- checkout and payment ------------------------------------------------------------------
 
@@ -419,7 +418,7 @@ class RedisEngine:
         reply = await self.call(
             script("checkout_begin"),
             (self.keys.gate, self.keys.cart(cart_id), self.keys.payment(payment_id), self.keys.outbox),
-            _packed(terms),
+            packed_terms(terms),
             "" if if_match is None else if_match,
             checkout_id,
             fingerprint,

@@ -35,5 +35,5 @@ redis.call(
   'lifetime_ms', int(math.max(tonumber(gate[6] or 0), tonumber(ARGV[8]))),
   'partitions', ARGV[9], 'layout', ARGV[10]
 )
-redis.call('HDEL', KEYS[1], 'fenced_at')
+redis.call('HDEL', KEYS[1], 'fenced_at', 'progress')
 return { 'OK' }

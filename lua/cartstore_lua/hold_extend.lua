@@ -24,8 +24,8 @@
 --- @include sku_load
 --- @include sku_has_due
 --- @include owner_release_due
+--- @include hold_retake
 --- @include hold_take
---- @include sku_free
 --- @include cart_save
 
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
@@ -69,19 +69,10 @@ end
 local took = 0
 for _, line_id in ipairs(line_ids) do
   local line, stock = cart.lines[line_id], sku_load(call, line_sku(line_id))
-  local missing = line.quantity - line.held
-  local takes = stock and stock.active and stock.policy == 'deny' and stock.hold_policy == 'on_add'
-    and terms.reservations and missing > 0
-  if takes then
-    local free = sku_free(stock, cart.is_guest, terms.guest_share_ppm)
-    if missing > free and sku_has_due(call, stock) then
-      return { 'AGAIN' }
-    end
-    if missing <= free and cart.held + cart.waiting + missing <= terms.held_max then
-      hold_take(call, cart, stock, line_id, line, line.quantity, terms, false)
-      cart.changed[line_id] = true
-      took = took + 1
-    end
+  if hold_retake(call, cart, line_id, terms) then
+    took = took + 1
+  elseif line.quantity > line.held and stock and sku_has_due(call, stock) then
+    return { 'AGAIN' }
   end
   if extend and stock and line.held > 0 and line.expires > call.now then
     hold_take(call, cart, stock, line_id, line, line.held, terms, false)
