@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ from rich.table import Table
 from cartstore import limits
 from cartstore.datadir import DataDir
 from cartstore.embedded import embedded_parts, resolve
-from cartstore.errors import CartStoreError, ConfigurationError
+from cartstore.errors import CartStoreError, ConfigurationError, StoreRecovering
 from cartstore.settings import Settings, load_settings
 
 TOKEN_TTL_SECONDS = 24 * 3600
+
+PROGRESS_SECONDS = 1.0
+"""How often a long step tells how far it is."""
 
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
@@ -155,18 +159,46 @@ def _recover(options: argparse.Namespace, settings: Settings) -> int:
 
 
 async def _recover_store(data_dir: Path, settings: Settings) -> int:
+    from cartstore.recovery.rebuild import progress_text
     from cartstore.terminal import complaints, output
     from cartstore.wiring import open_store
 
     def show(what: str, done: int, total: int | None) -> None:
-        complaints().print(f"{what}: {done}" + (f" of {total}" if total is not None else ""))
+        if is_worth_telling(what, done == total):
+            complaints().print(progress_text(what, done, total))
 
+    is_worth_telling = _throttle(PROGRESS_SECONDS)
     # Opening a store recovers it: this command is for watching it, and for doing it without an API.
     async with open_store(settings, data_dir=data_dir, on_recovery=show) as store:
-        found = await store.readiness()
+        while True:
+            found = await store.readiness()
+            gate = found["checks"]["gate"]
+            if gate["ok"] or not gate["detail"].startswith("rebuilding"):
+                break
+            # Another process is at it; how far is shown from here until it is done, or dead: then this one
+            # takes over.
+            complaints().print(gate["detail"])
+            await asyncio.sleep(PROGRESS_SECONDS)
+            with suppress(StoreRecovering):
+                await store.recover(show)
     for name, check in found["checks"].items():
         output().print(f"{name}: {check['detail']}")
     return 0 if found["checks"]["gate"]["ok"] else EXIT_FAILED
+
+
+def _throttle(seconds: float) -> Callable[[str, bool], bool]:
+    """Whether to tell of something now: when it is new, when it is done, and every so many seconds."""
+    last: tuple[str, float] = ("", 0.0)
+
+    def is_worth_telling(what: str, is_done: bool) -> bool:
+        nonlocal last
+        now = time.monotonic()
+        if what == last[0] and not is_done and now - last[1] < seconds:
+            return False
+        last = (what, now)
+        return True
+
+    return is_worth_telling
 
 
 def _reconcile(options: argparse.Namespace, settings: Settings) -> int:

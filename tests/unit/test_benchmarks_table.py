@@ -94,6 +94,7 @@ def test_targets_are_those_of_the_contract_when_they_are_listed() -> None:
         "memory_cart": "≤ 800",
         "holds_longest_script": "≤ 5",
         "holds_p99_others": "≤ 2",
+        "recovery_rebuild": "≤ 30",
     }
 
 
