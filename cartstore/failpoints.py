@@ -55,6 +55,7 @@ FAILPOINTS: Final = frozenset(
         "reconcile.looked",
         "reconcile.confirmed",
         "reconcile.repaired",
+        "reconcile.counted",
     }
 )
 

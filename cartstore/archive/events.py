@@ -123,7 +123,28 @@ class OrderRefunded(msgspec.Struct, frozen=True, kw_only=True):
     payment_status: PaymentStatus
 
 
-Body = StockAdjusted | CheckoutBegun | PaymentFailed | PaymentSettled | PaymentReleased | OrderRefunded
+class HeldRepaired(msgspec.Struct, frozen=True, kw_only=True):
+    """Reconcile set `held` to what carts and orders claim. The record keeps no holds: this is for whoever
+    wants to know why a counter moved."""
+
+    sku: Name
+    held: Units
+    delta: Annotated[int, msgspec.Meta(ge=-STOCK_MAX, le=STOCK_MAX)]
+    guest_held: Units
+    guest_delta: Annotated[int, msgspec.Meta(ge=-STOCK_MAX, le=STOCK_MAX)]
+    rev: Revision
+    """Of the SKU, before the repair."""
+
+
+Body = (
+    StockAdjusted
+    | CheckoutBegun
+    | PaymentFailed
+    | PaymentSettled
+    | PaymentReleased
+    | OrderRefunded
+    | HeldRepaired
+)
 
 BODY_TYPES: dict[str, type[Body]] = {
     "stock_adjusted": StockAdjusted,
@@ -132,6 +153,7 @@ BODY_TYPES: dict[str, type[Body]] = {
     "payment_settled": PaymentSettled,
     "payment_released": PaymentReleased,
     "order_refunded": OrderRefunded,
+    "held_repaired": HeldRepaired,
 }
 
 

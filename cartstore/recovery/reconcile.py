@@ -8,6 +8,9 @@ A disagreement between two stores is read at two moments, so a healthy system sh
 stored and is being published, an event that is being drained. Three rules keep them out of the reports:
 the ledger is compared as of the position that was read with the engine's counters; what the ledger has not
 yet is waited for, then left to the next run; and every suspicion is looked at a second time, a moment later.
+
+A counter that is not what its index says is only a suspicion too: a hold may be missing from the index. What
+carts and orders claim is then added up in a visit to all of them (counters.py), spread over runs.
 """
 
 from __future__ import annotations
@@ -22,6 +25,13 @@ import msgspec
 from cartstore.archive.events import PaymentSettled, StockAdjusted, decode
 from cartstore.failpoints import reach
 from cartstore.model import PaymentStatus, Position, SkuFields, StockPolicy
+from cartstore.recovery.counters import (
+    KEYS_PER_PIECE,
+    ClaimingEngine,
+    ClaimVisit,
+    Counted,
+    CounterAudit,
+)
 
 if TYPE_CHECKING:
     from cartstore.store import CartStore
@@ -33,6 +43,8 @@ AUDITED_HOLDS_MAX = 5_000
 class HoldClaim(msgspec.Struct, frozen=True, kw_only=True):
     """Units that a cart line or an order line says it holds."""
 
+    holder: str
+    """Cart or order id."""
     sku: str
     line_id: str
     units: int
@@ -57,6 +69,11 @@ class SkuAudit(msgspec.Struct, frozen=True, kw_only=True):
     """Sum over the index entries of what their cart line or order line says it holds of this SKU.
 
     An entry counts once, whatever else is wrong with it; one without a claim counts 0."""
+    guest_held: int = 0
+    recorded_guest_held: int = 0
+    """Of `recorded_held`, what guests' entries claim."""
+    epoch: int = 0
+    """Of the gate: how often it was opened."""
     orphans: tuple[str, ...] = ()
     """Index entries, as they are spelled, whose cart line or order line is gone or holds nothing of it."""
     earliest_ms: int = 0
@@ -99,7 +116,7 @@ class PaymentAudit(msgspec.Struct, frozen=True, kw_only=True):
     """Lines of its pending orders that hold units for which the SKU's index has no entry."""
 
 
-class AuditedEngine(Protocol):
+class AuditedEngine(ClaimingEngine, Protocol):
     """What reconcile asks of the real engine. All methods raise StoreRecovering while the gate is not open,
     because an engine that lost its memory would otherwise look like drift everywhere.
 
@@ -109,10 +126,6 @@ class AuditedEngine(Protocol):
 
     async def scan_skus(self, cursor: int, count: int) -> tuple[int, list[str]]:
         """SKUs that the engine keeps."""
-        ...
-
-    async def scan_carts(self, cursor: int, count: int) -> tuple[int, list[str]]:
-        """Ids of the carts that the engine keeps."""
         ...
 
     async def scan_due(self, cursor: int, count: int) -> tuple[int, list[str]]:
@@ -142,8 +155,9 @@ class AuditedEngine(Protocol):
         terminal or not there out of `due`. Whether that changed anything."""
         ...
 
-    async def repair_held(self, sku: str, rev: int, delta: int) -> bool:
-        """Add `delta` to `held`, with an event, if the SKU's `rev` is still `rev`. Whether it was."""
+    async def repair_claim(self, claim: HoldClaim) -> bool:
+        """In one script: index a hold that is still claimed and not indexed, if the SKU's counters have room
+        for it beside all that is indexed. Whether it did."""
         ...
 
 
@@ -164,6 +178,23 @@ DriftKind = Literal[
 ]
 
 DRIFT_KINDS: Final[tuple[DriftKind, ...]] = get_args(DriftKind)
+
+REMEDIES: Final[Mapping[DriftKind, str]] = {
+    "counter_above_holds": "set to what carts and orders claim, unless the SKU moves meanwhile",
+    "counter_below_holds": "set to what carts and orders claim, unless the SKU moves meanwhile",
+    "orphan_index_entry": "take the entry out",
+    "unindexed_hold": "index it, if the counter has it",
+    "not_in_holding": "put the SKU there",
+    "payment_not_due": "put it there",
+    "due_without_payment": "take the entry out",
+    "catalog_behind": "publish the SKU",
+    "sku_missing": "publish the SKU",
+}
+"""What a repair does about each kind that it may touch. The others are left to a person."""
+
+COUNTERS: Final = frozenset({"counter_above_holds", "counter_below_holds"})
+COUNTED_SKUS_MAX: Final = 1_000
+"""SKUs that one visit to all claims adds up."""
 
 PAGE_SUBJECTS: Final = 100
 LOOKS_AT_ONCE: Final = 20
@@ -223,6 +254,8 @@ class Reconciler:
         self._pages: AsyncIterator[Sequence[Subject]] | None = None
         self._round = 0
         self._open: dict[tuple[str, str], tuple[int, list[Drift]]] = {}
+        self._visit: ClaimVisit | None = None
+        self._to_count: set[str] = set()
 
     async def run(self, limit: int | None = None, *, repair: bool = True) -> ReconcileReport:
         """Look at about `limit` further subjects, at most one round; None: one whole round from its start.
@@ -252,9 +285,12 @@ class Reconciler:
             if repair:
                 await run.repair()
                 reach("reconcile.repaired")
+                await self._count_claims(run, is_whole=limit is None)
+                reach("reconcile.counted")
         except BaseException:
             # The walk may have been cut in its middle, and could not tell that from its end.
             self._pages = None
+            self._visit = None
             raise
         for subject in run.looked:
             self._open[subject.what, subject.name] = (self._round, run.left_of(subject))
@@ -266,6 +302,29 @@ class Reconciler:
         """How much unrepaired drift of each kind the latest look at every subject found."""
         counts = Counter(drift.kind for _, drifts in self._open.values() for drift in drifts)
         return {kind: counts[kind] for kind in DRIFT_KINDS}
+
+    async def _count_claims(self, run: _Run, *, is_whole: bool) -> None:
+        """Go on with the visit to all claims, or begin one if a counter is in doubt; at its end set the
+        counters that it proves wrong."""
+        self._to_count |= run.skus_to_count()
+        if self._visit is None:
+            if not self._to_count:
+                return
+            skus = sorted(self._to_count)[:COUNTED_SKUS_MAX]
+            self._visit = ClaimVisit(self._engine, await run.counters_of(skus))
+            self._to_count.difference_update(skus)
+        if not await self._visit.go_on(None if is_whole else KEYS_PER_PIECE):
+            return
+        visit, self._visit = self._visit, None
+        for sku, audit in visit.audits.items():
+            counted = visit.counted(sku)
+            if counted != audit.counter and await visit.repair(sku):
+                run.repaired.append(_counter_drift(sku, found=audit.counter, expected=counted))
+                run.forget_counter(sku)
+                round_number, drifts = self._open.get(("sku", sku), (self._round, []))
+                self._open["sku", sku] = (round_number, [its for its in drifts if its.kind not in COUNTERS])
+        # A hold that its counter had no room for has it now.
+        await run.repair()
 
     def _forget_before(self, round_number: int) -> None:
         """Drop what is there no more: a round that ended has looked at everything that is."""
@@ -300,6 +359,11 @@ class _Run:
         self.suspects: dict[Subject, list[Drift]] = {}
         self.repaired: list[Drift] = []
         self.skipped = 0
+        self._not_whole: set[str] = set()
+        self._indexed: set[str] = set()
+        """SKUs of holds that were indexed again."""
+        self._no_room: set[str] = set()
+        """SKUs whose counters had no room for a hold that is claimed and not indexed."""
         self._put_right: set[str] = set()
         """Payments whose entry in `due` was repaired: where there is no payment, no audit tells that."""
 
@@ -312,6 +376,32 @@ class _Run:
 
     def left_of(self, subject: Subject) -> list[Drift]:
         return self.suspects.get(subject, [])
+
+    def skus_to_count(self) -> set[str]:
+        """SKUs whose counters only all claims together can prove right or wrong."""
+        return (
+            {drift.subject for drift in self.left() if drift.kind in COUNTERS}
+            | self._not_whole
+            | self._no_room
+        )
+
+    async def counters_of(self, skus: Iterable[str]) -> list[CounterAudit]:
+        """The counters of these SKUs, of those that the engine has."""
+        found = await asyncio.gather(*map(self._engine.audit_sku, skus))
+        return [
+            CounterAudit(sku=audit.sku, epoch=audit.epoch, rev=audit.rev, counter=_counter(audit))
+            for audit in found
+            if audit is not None
+        ]
+
+    def forget_counter(self, sku: str) -> None:
+        """A SKU's counters were put right."""
+        for subject, drifts in list(self.suspects.items()):
+            left = [drift for drift in drifts if drift.kind not in COUNTERS or drift.subject != sku]
+            if left:
+                self.suspects[subject] = left
+            else:
+                del self.suspects[subject]
 
     async def look(self, page: Sequence[Subject]) -> None:
         """A first look at these subjects."""
@@ -326,6 +416,12 @@ class _Run:
     async def repair(self) -> None:
         """Put right what is safe to put right, and look whether it is."""
         tried = [subject for subject, drifts in self.suspects.items() if await self._repair(subject, drifts)]
+        # A hold that is indexed again may be all that a counter seemed to have too much.
+        tried += [
+            subject
+            for subject in self.suspects
+            if subject.what == "sku" and subject.name in self._indexed and subject not in tried
+        ]
         if not tried:
             return
         after = await self._drifts_of(tried)
@@ -339,8 +435,8 @@ class _Run:
     async def _repair(self, subject: Subject, drifts: Iterable[Drift]) -> bool:
         """Whether anything was tried. Each is one script that checks again what it repairs.
 
-        Not here: counters. Bringing `held` down frees units that a hold missing from the index may still
-        count on, and the ledger's side decides nothing about who is right.
+        Not here: counters, which take a visit to all claims. Nor a difference of engine and ledger, which
+        decides nothing about who is right.
         """
         kinds = {drift.kind for drift in drifts}
         if subject.fields is not None and kinds & {"catalog_behind", "sku_missing"}:
@@ -351,9 +447,22 @@ class _Run:
         elif subject.what == "payment" and kinds & {"payment_not_due", "due_without_payment"}:
             await self._engine.repair_due(subject.name)
             self._put_right.add(subject.name)
+            if "unindexed_hold" in kinds:
+                await self._index_claims(subject)
+        elif "unindexed_hold" in kinds:
+            return await self._index_claims(subject)
         else:
             return False
         return True
+
+    async def _index_claims(self, subject: Subject) -> bool:
+        look = self._engine.audit_cart if subject.what == "cart" else self._engine.audit_payment
+        audit = await look(subject.name)
+        claims = audit.unindexed if audit is not None else ()
+        done = [await self._engine.repair_claim(claim) for claim in claims]
+        for claim, was_done in zip(claims, done, strict=True):
+            (self._indexed if was_done else self._no_room).add(claim.sku)
+        return any(done)
 
     async def _drifts_of(self, subjects: Sequence[Subject]) -> dict[Subject, list[Drift]]:
         found: dict[Subject, list[Drift]] = {}
@@ -416,6 +525,8 @@ class _Run:
                 elif audit.sku in ledger:
                     drifts += drifts_with_ledger(audit, ledger[audit.sku])
                 self.skipped += not audit.is_whole or audit.sku not in ledger
+                if not audit.is_whole:
+                    self._not_whole.add(audit.sku)
             if drifts:
                 found[subject] = drifts
         return found
@@ -482,17 +593,9 @@ class LedgerCount(msgspec.Struct):
 def drifts_of_sku(audit: SkuAudit) -> list[Drift]:
     """What one SKU's own parts say against each other."""
     drifts = []
-    if audit.is_whole and audit.held != audit.recorded_held:
-        is_above = audit.held > audit.recorded_held
-        drifts.append(
-            Drift(
-                kind="counter_above_holds" if is_above else "counter_below_holds",
-                subject=audit.sku,
-                detail=f"held is {'above' if is_above else 'below'} the sum of the holds (rev {audit.rev}).",
-                expected=str(audit.recorded_held),
-                found=str(audit.held),
-            )
-        )
+    recorded = Counted(held=audit.recorded_held, guest_held=audit.recorded_guest_held)
+    if audit.is_whole and _counter(audit) != recorded:
+        drifts.append(_counter_drift(audit.sku, found=_counter(audit), expected=recorded))
     if audit.orphans:
         drifts.append(
             Drift(
@@ -514,6 +617,22 @@ def drifts_of_sku(audit: SkuAudit) -> list[Drift]:
             )
         )
     return drifts
+
+
+def _counter(audit: SkuAudit) -> Counted:
+    return Counted(held=audit.held, guest_held=audit.guest_held)
+
+
+def _counter_drift(sku: str, *, found: Counted, expected: Counted) -> Drift:
+    """Also when only the guests' part is wrong, which limits what guests may hold."""
+    is_above = (found.held, found.guest_held) > (expected.held, expected.guest_held)
+    return Drift(
+        kind="counter_above_holds" if is_above else "counter_below_holds",
+        subject=sku,
+        detail=f"held is {'above' if is_above else 'below'} the sum of the holds.",
+        expected=str(expected),
+        found=str(found),
+    )
 
 
 def drifts_with_catalog(subject: Subject, audit: SkuAudit | None) -> list[Drift]:
@@ -596,18 +715,30 @@ def drifts_of_payment(audit: PaymentAudit) -> list[Drift]:
 
 
 def table(report: ReconcileReport) -> str:
-    """The report as a table for a terminal."""
-    rows = [("state", "kind", "subject", "expected", "found")]
+    """The report as a table for a terminal, then counts, then what a repair would do about what is left."""
+    rows = [("state", "kind", "subject", "expected", "found", "repair")]
     for state, drifts in (("repaired", report.repaired), ("drift", report.drift)):
-        rows += [(state, drift.kind, drift.subject, drift.expected, drift.found) for drift in drifts]
-    summary = f"{report.checked} checked, {len(report.repaired)} repaired, {len(report.drift)} left"
+        rows += [
+            (state, its.kind, its.subject, its.expected, its.found, REMEDIES.get(its.kind, "none"))
+            for its in drifts
+        ]
+    summary = [f"{report.checked} checked, {len(report.repaired)} repaired, {len(report.drift)} left"]
+    if report.skipped:
+        summary.append(f"{report.skipped} looks were not whole: the record was behind, or too many holds")
+    if report.drift:
+        counts = Counter(drift.kind for drift in report.drift)
+        summary.append("left: " + ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())))
+        safe = sum(count for kind, count in counts.items() if kind in REMEDIES)
+        summary.append(
+            f"a repair would try {safe} of {len(report.drift)}, each only if the step that does it proves it safe"
+        )
     if len(rows) == 1:
-        return summary
+        return "\n".join(summary)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-    return "\n".join([*lines, summary])
+    return "\n".join([*lines, *summary])
 
 
 def _unindexed(subject: str, claim: HoldClaim) -> Drift:

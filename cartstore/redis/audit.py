@@ -3,6 +3,7 @@ that a single script can prove to be safe."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from redis.asyncio import Redis
@@ -10,6 +11,7 @@ from redis.exceptions import RedisError
 
 from cartstore.errors import ProductNotFound
 from cartstore.model import Partition, Position
+from cartstore.recovery.counters import Claim, Counted, CounterAudit
 from cartstore.recovery.reconcile import (
     AUDITED_HOLDS_MAX,
     CartAudit,
@@ -24,16 +26,13 @@ from cartstore.redis.replies import STOCK_FIELDS, read_level, read_snapshot
 from cartstore.redis.scripts import script
 from cartstore.redis.store import RedisEngine
 
-_CLAIM_FIELDS = 4
+
+def _rows(reply: list[str], start: int, width: int) -> list[list[str]]:
+    return [reply[place : place + width] for place in range(start, len(reply), width)]
 
 
-def _claims(reply: list[str], start: int) -> tuple[HoldClaim, ...]:
-    return tuple(
-        HoldClaim(line_id=line_id, sku=sku, units=int(units), expires_at_ms=int(expires))
-        for line_id, sku, units, expires in (
-            reply[place : place + _CLAIM_FIELDS] for place in range(start, len(reply), _CLAIM_FIELDS)
-        )
-    )
+def _claim(holder: str, line_id: str, sku: str, units: str, expires: str) -> HoldClaim:
+    return HoldClaim(holder=holder, line_id=line_id, sku=sku, units=int(units), expires_at_ms=int(expires))
 
 
 class AuditedRedisEngine(RedisEngine):
@@ -48,6 +47,9 @@ class AuditedRedisEngine(RedisEngine):
 
     async def scan_carts(self, cursor: int, count: int) -> tuple[int, list[str]]:
         return await self._scan(self.keys.cart(""), cursor, count)
+
+    async def scan_orders(self, cursor: int, count: int) -> tuple[int, list[str]]:
+        return await self._scan(self.keys.order(""), cursor, count)
 
     async def scan_due(self, cursor: int, count: int) -> tuple[int, list[str]]:
         try:
@@ -88,7 +90,10 @@ class AuditedRedisEngine(RedisEngine):
             earliest_ms=int(rest[5]),
             holding_ms=int(rest[6]),
             is_whole=rest[7] == "1",
-            orphans=tuple(rest[8:]),
+            guest_held=int(rest[8]),
+            recorded_guest_held=int(rest[9]),
+            epoch=int(rest[10]),
+            orphans=tuple(rest[11:]),
         )
 
     async def audit_cart(self, cart_id: str) -> CartAudit | None:
@@ -99,7 +104,12 @@ class AuditedRedisEngine(RedisEngine):
             CartTotals(lines=int(lines), items=int(items), subtotal_minor=int(subtotal))
             for lines, items, subtotal in (reply[1:4], reply[4:7])
         )
-        return CartAudit(cart_id=cart_id, running=running, counted=counted, unindexed=_claims(reply, 7))
+        return CartAudit(
+            cart_id=cart_id,
+            running=running,
+            counted=counted,
+            unindexed=tuple(_claim(cart_id, *row) for row in _rows(reply, 7, 4)),
+        )
 
     async def audit_payment(self, payment_id: str) -> PaymentAudit | None:
         reply = await self.call(script("payment_audit"), (self.keys.gate, self.keys.payment(payment_id)))
@@ -110,7 +120,7 @@ class AuditedRedisEngine(RedisEngine):
             status=cast(Any, reply[1]),
             expires_at_ms=int(reply[2]),
             due_ms=int(reply[3]),
-            unindexed=_claims(reply, 4),
+            unindexed=tuple(_claim(row[4], *row[:4]) for row in _rows(reply, 4, 5)),
         )
 
     async def dump_carts(self, after: int, limit: int) -> CartDump:
@@ -141,10 +151,43 @@ class AuditedRedisEngine(RedisEngine):
         keys = (self.keys.gate, self.keys.sku(sku))
         return int((await self.call(script("hold_repair_index"), keys, AUDITED_HOLDS_MAX))[1])
 
+    async def repair_claim(self, claim: HoldClaim) -> bool:
+        # A cart's id tells that it is one: `u.` or `g.`; an order's has no point.
+        holder = self.keys.cart if "." in claim.holder else self.keys.order
+        reply = await self.call(
+            script("hold_repair_claim"),
+            (self.keys.gate, holder(claim.holder), self.keys.sku(claim.sku)),
+            claim.line_id,
+            AUDITED_HOLDS_MAX,
+        )
+        return bool(reply[1] == "1")
+
     async def repair_due(self, payment_id: str) -> bool:
         keys = (self.keys.gate, self.keys.payment(payment_id), self.keys.due)
         return bool((await self.call(script("payment_repair_due"), keys))[1] != "0")
 
-    async def repair_held(self, sku: str, rev: int, delta: int) -> bool:
-        keys = (self.keys.gate, self.keys.sku(sku))
-        return bool((await self.call(script("stock_repair_held"), keys, rev, delta))[1] == "1")
+    async def cart_claims(self, cart_ids: Sequence[str]) -> list[Claim]:
+        return await self._claims_of(cart_ids, [self.keys.cart(cart_id) for cart_id in cart_ids])
+
+    async def order_claims(self, order_ids: Sequence[str]) -> list[Claim]:
+        return await self._claims_of(order_ids, [self.keys.order(order_id) for order_id in order_ids])
+
+    async def _claims_of(self, holders: Sequence[str], hashes: Sequence[str]) -> list[Claim]:
+        reply = await self.call(script("hold_read_claims"), (self.keys.gate, *hashes))
+        return [
+            Claim(holder=holders[int(number) - 1], sku=sku, units=int(units), is_guest=guest == "1")
+            for number, sku, units, guest in _rows(reply, 1, 4)
+        ]
+
+    async def repair_held(self, audit: CounterAudit, counted: Counted) -> bool:
+        reply = await self.call(
+            script("stock_repair_held"),
+            (self.keys.gate, self.keys.sku(audit.sku)),
+            audit.epoch,
+            audit.rev,
+            audit.counter.held,
+            audit.counter.guest_held,
+            counted.held,
+            counted.guest_held,
+        )
+        return bool(reply[1] == "1")

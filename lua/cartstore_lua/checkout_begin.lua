@@ -191,7 +191,7 @@ for _, line in ipairs(lines) do
   if line.held > 0 then
     local stock = sku_load(call, line.sku)
     stock.held = stock.held + line.held
-    stock.held_change = stock.held_change + line.held
+    stock.has_moved = true
     if cart.is_guest then
       stock.guest_held = stock.guest_held + line.held
       stock.has_guest_change = true

@@ -6,7 +6,7 @@
   ARGV[1]  identity               of the engine, as the connection learned it
   ARGV[2]  now override           ms, '' in production
   ARGV[3]  nonce                  of this call
-  Returns  {'OK', status, expires, due, <line_id, sku, held, expires>...} | {'NOTHING'} | {'FENCED'}
+  Returns  {'OK', status, expires, due, <line_id, sku, held, expires, order_id>...} | {'NOTHING'} | {'FENCED'}
   Faults   none
   Cost     O(lines of the orders)
 ]]
@@ -31,7 +31,7 @@ if payment.status == 'pending' then
   for _, order in ipairs(payment.list) do
     for _, line in ipairs(order.lines) do
       if line.held > 0 and not redis.call('ZSCORE', call.prefix .. 'holds:' .. line.sku, 'o\31' .. order.id) then
-        for _, value in ipairs({ line.line_id, line.sku, int(line.held), payment.expires }) do
+        for _, value in ipairs({ line.line_id, line.sku, int(line.held), payment.expires, order.id }) do
           reply[#reply + 1] = value
         end
       end

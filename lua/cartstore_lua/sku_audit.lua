@@ -9,7 +9,8 @@
   ARGV[3]  nonce                  of this call
   ARGV[4]  limit                  index entries looked at
   Returns  {'OK', sku, policy, on_hand, held, sold, backordered, rev, revision, epoch, seq, recorded held,
-           earliest, holding, whole, <orphan>...} | {'PRODUCT_NOT_FOUND'} | {'FENCED'}
+           earliest, holding, whole, guest held, recorded guest held, gate's epoch, <orphan>...}
+           {'PRODUCT_NOT_FOUND'} | {'FENCED'}
            holding: 0 also when the SKU's own bounds do not cover its index
   Faults   CARTBADARG
   Cost     O(limit)
@@ -28,18 +29,19 @@ if not limit then
   return redis.error_reply('CARTBADARG limit')
 end
 local sku = string.sub(KEYS[2], #call.prefix + 5)
-local read = redis.call('HMGET', KEYS[2], 'rev', 'revision', 'earliest', 'latest')
+local read = redis.call('HMGET', KEYS[2], 'rev', 'revision', 'earliest', 'latest', 'guest_held')
 if not read[1] then
   return { 'PRODUCT_NOT_FOUND' }
 end
 
 local holds_key = call.prefix .. 'holds:' .. sku
 local members = redis.call('ZRANGE', holds_key, 0, limit)
-local recorded, orphans = 0, {}
+local recorded, guest_recorded, orphans = 0, 0, {}
 for index = 1, math.min(#members, limit) do
-  local units = hold_claim(call, sku, members[index])
+  local units, is_guest = hold_claim(call, sku, members[index])
   if units > 0 then
     recorded = recorded + units
+    guest_recorded = guest_recorded + (is_guest and units or 0)
   else
     orphans[#orphans + 1] = members[index]
   end
@@ -64,7 +66,7 @@ if last[1] then
 end
 for _, value in ipairs({
   read[1], read[2], epoch, seq, int(recorded), earliest[2] or '0',
-  holding, #members <= limit and '1' or '0',
+  holding, #members <= limit and '1' or '0', read[5], int(guest_recorded), call.epoch,
 }) do
   reply[#reply + 1] = value
 end

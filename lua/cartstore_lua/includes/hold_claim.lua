@@ -1,17 +1,17 @@
 --- @include line_decode
 
 -- The units that the holder of an index entry says it holds of a SKU: a cart's line, or an order's lines
--- while it is pending. 0 when nobody claims the entry.
+-- while it is pending; 0 when nobody claims the entry. And whether the holder is a guest.
 local function hold_claim(call, sku, member)
   local kind, holder, line_id = string.match(member, '^(%a)\31([^\31]+)\31?([^\31]*)$')
   if kind == 'c' then
     local text = redis.call('HGET', call.prefix .. 'cart:' .. holder, 'l:' .. line_id)
     local line = text and line_decode(text, 0, 0, 0)
-    return line and line.held or 0
+    return line and line.held or 0, string.sub(holder, 1, 2) == 'g.'
   end
-  local order = redis.call('HMGET', call.prefix .. 'order:' .. (holder or ''), 'status', 'count')
+  local order = redis.call('HMGET', call.prefix .. 'order:' .. (holder or ''), 'status', 'count', 'cart')
   if order[1] ~= 'pending' then
-    return 0
+    return 0, false
   end
   local units = 0
   for index = 1, tonumber(order[2]) do
@@ -21,5 +21,5 @@ local function hold_claim(call, sku, member)
       units = units + tonumber(held)
     end
   end
-  return units
+  return units, string.sub(order[3], 1, 2) == 'g.'
 end

@@ -5,7 +5,7 @@ local function hold_set(call, cart, stock, line_id, line, held)
   line.held = held
   cart.held = cart.held + change
   stock.held = stock.held + change
-  stock.held_change = stock.held_change + change
+  stock.has_moved = stock.has_moved or change ~= 0
   if cart.is_guest then
     stock.guest_held = stock.guest_held + change
     stock.has_guest_change = true

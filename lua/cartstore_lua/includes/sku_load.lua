@@ -32,7 +32,7 @@ local function sku_load(call, sku)
     rev = tonumber(read[5]),
     earliest = tonumber(read[6] or nil),
     latest = tonumber(read[7] or nil),
-    held_change = 0,
+    has_moved = false,
   }
   call.skus[sku] = known
   return known

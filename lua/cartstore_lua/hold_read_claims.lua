@@ -1,0 +1,51 @@
+--[[
+  hold_read_claims: what some carts and orders say they hold, whatever index and counters say. Writes nothing.
+  An order claims while it is pending. Each cart or order is read whole in one instant.
+
+  KEYS[1]  gate hash              {ns:p}:gate
+  KEYS[2...] cart or order hashes {ns:p}:cart:<cart_id>, {ns:p}:order:<order_id>
+  ARGV[1]  identity               of the engine, as the connection learned it
+  ARGV[2]  now override           ms, '' in production
+  ARGV[3]  nonce                  of this call
+  Returns  {'OK', <number of the hash, sku, units, guest>...} | {'FENCED'}
+           number: of its key, from 1 for KEYS[2]
+  Faults   none
+  Cost     O(lines of the carts and orders)
+]]
+--- @include call_begin
+--- @include int
+--- @include line_sku
+
+local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
+if not call then
+  return { 'FENCED' }
+end
+
+local reply = { 'OK' }
+local function claim(number, sku, units, owner)
+  for _, value in ipairs({ int(number), sku, units, string.sub(owner, 1, 2) == 'g.' and '1' or '0' }) do
+    reply[#reply + 1] = value
+  end
+end
+for index = 2, #KEYS do
+  local cart_id = string.match(KEYS[index], '^cart:(.+)$', #call.prefix + 1)
+  local flat = redis.call('HGETALL', KEYS[index])
+  local fields = {}
+  for place = 1, #flat, 2 do
+    fields[flat[place]] = flat[place + 1]
+  end
+  for name, text in pairs(fields) do
+    if cart_id and string.sub(name, 1, 2) == 'l:' then
+      local held = string.match(text, '^%d+ (%d+) ')
+      if held and held ~= '0' then
+        claim(index - 1, line_sku(string.sub(name, 3)), held, cart_id)
+      end
+    elseif not cart_id and fields.status == 'pending' and string.match(name, '^l%d+$') then
+      local sku, held = string.match(text, '^[^\31]+\31([^\31]+)\31%d+\31(%d+)\31')
+      if held and held ~= '0' then
+        claim(index - 1, sku, held, fields.cart)
+      end
+    end
+  end
+end
+return reply
