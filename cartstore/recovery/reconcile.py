@@ -730,7 +730,8 @@ def table(report: ReconcileReport) -> str:
         summary.append("left: " + ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())))
         safe = sum(count for kind, count in counts.items() if kind in REMEDIES)
         summary.append(
-            f"a repair would try {safe} of {len(report.drift)}, each only if the step that does it proves it safe"
+            f"a repair would try {safe} of {len(report.drift)}, "
+            "each only if the step that does it proves it safe"
         )
     if len(rows) == 1:
         return "\n".join(summary)
