@@ -24,6 +24,7 @@ from cartstore.errors import StoreError, StoreRecovering
 from cartstore.model import NO_GUARD
 from cartstore.recovery import gate as recovery_gate
 from cartstore.recovery import rebuild
+from cartstore.recovery.counters import Counted, CounterAudit
 from cartstore.redis.audit import AuditedRedisEngine
 from cartstore.redis.caller import ClientCaller
 from cartstore.redis.gate import read_gate
@@ -193,7 +194,8 @@ async def test_repair_of_a_counter_misses_when_it_was_found_before_the_engine_wa
     await until_open(store)
 
     for rev in range(found.rev + 3):
-        assert not await engine.repair_held("a", rev, 1)
+        stale = CounterAudit(sku="a", epoch=found.epoch, rev=rev, counter=Counted(held=0, guest_held=0))
+        assert not await engine.repair_held(stale, Counted(held=1, guest_held=0))
 
     assert (await store.read_stock("a")).held == 0
 
