@@ -128,7 +128,7 @@ def profile(found: Servers, verb: str, seconds: int) -> dict[str, Any]:
     configure_logging()
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         config = uvicorn.Config(
-            create_app(settings),
+            create_app(settings).front,
             loop="uvloop",
             http="httptools",
             ws="none",
@@ -136,6 +136,7 @@ def profile(found: Servers, verb: str, seconds: int) -> dict[str, Any]:
             access_log=False,
             log_config=None,
             server_header=False,
+            proxy_headers=False,
         )
         server = uvicorn.Server(config)
         served = Served("in process", int(listener.getsockname()[1]), ())

@@ -67,7 +67,7 @@ def _first_of(group: BaseExceptionGroup[CartStoreError]) -> CartStoreError:
 def _serve(app: Litestar, options: argparse.Namespace) -> int:
     server = _Server(
         uvicorn.Config(
-            app,
+            app.front,
             host=options.host,
             port=options.port,
             loop="uvloop",
@@ -78,6 +78,7 @@ def _serve(app: Litestar, options: argparse.Namespace) -> int:
             access_log=False,
             log_config=None,
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )

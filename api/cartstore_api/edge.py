@@ -66,6 +66,8 @@ class Edge:
                 raise
             unknown = problems.answer(context, OutcomeUnknown(), inner["method"], inner["path"])
             status = unknown.status
+            if is_head:
+                unknown.body = b""
             await unknown.send(context, send)
         finally:
             self._observer.note(context, method, _template_of(inner), status, time.perf_counter() - started)
