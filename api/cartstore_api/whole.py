@@ -23,12 +23,7 @@ _NO_BODY: Final = frozenset({204, 304})
 def connection_of(send: Any) -> RequestResponseCycle | None:
     """The server's side of this request, when an answer can be handed to it whole just now."""
     cycle = getattr(send, "__self__", None)
-    if (
-        type(cycle) is not RequestResponseCycle
-        or cycle.response_started
-        or cycle.flow.write_paused
-        or cycle.scope["method"] == "HEAD"
-    ):
+    if type(cycle) is not RequestResponseCycle or cycle.response_started or cycle.flow.write_paused:
         return None
     return cycle
 
