@@ -42,13 +42,21 @@ PARTS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("decode", ("cartstore_api/bodies.py", "litestar/dto/")),
     (
         "logs and metrics",
-        ("cartstore_api/metrics.py", "cartstore_api/logging.py", "/logging/", "prometheus_client/"),
+        (
+            "cartstore_api/observing.py",
+            "cartstore_api/metrics.py",
+            "cartstore_api/logging.py",
+            "/logging/",
+            "prometheus_client/",
+        ),
     ),
     ("edge", ("cartstore_api/edge.py", "cartstore_api/context.py")),
     (
         "encode",
         (
+            "cartstore_api/cart_text.py",
             "cartstore_api/views.py",
+            "cartstore/catalog/money.py",
             "litestar/response/",
             "litestar/serialization/",
             "cartstore_api/schemas.py",
@@ -56,6 +64,7 @@ PARTS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ),
     ("wire", ("cartstore/redis/wire", "cartstore/redis/caller.py", "site-packages/redis/", "hiredis")),
     ("store", ("cartstore/store.py", "cartstore/redis/", "cartstore/model.py", "cartstore/catalog/")),
+    ("answer", ("cartstore_api/answers.py", "cartstore_api/whole.py")),
     ("lane", ("cartstore_api/lane.py",)),
     ("handler", ("cartstore_api/",)),
     (

@@ -11,11 +11,10 @@ from types import FrameType
 
 import uvicorn
 import uvloop
-from litestar import Litestar
 
 from cartstore.errors import CartStoreError, ConfigurationError
 from cartstore.settings import load_settings
-from cartstore_api.app import create_app
+from cartstore_api.app import Application, create_app
 from cartstore_api.logging import configure_logging
 
 KEEP_ALIVE_SECONDS = 75
@@ -64,7 +63,7 @@ def _first_of(group: BaseExceptionGroup[CartStoreError]) -> CartStoreError:
     return error
 
 
-def _serve(app: Litestar, options: argparse.Namespace) -> int:
+def _serve(app: Application, options: argparse.Namespace) -> int:
     server = _Server(
         uvicorn.Config(
             app.front,
