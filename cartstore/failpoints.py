@@ -39,6 +39,8 @@ FAILPOINTS: Final = frozenset(
         "recovery.drained",
         "recovery.measured",
         "recovery.versions_measured",
+        "recovery.silence_measured",
+        "recovery.windows_extended",
         "recovery.epoch_raised",
         "recovery.opened",
         "rebuild.epoch_raised",

@@ -24,7 +24,7 @@ from cartstore.failpoints import reach
 from cartstore.model import CartTerms, Partition, Position
 from cartstore.recovery.rebuild import Progress, Rebuild, no_progress
 from cartstore.redis.caller import ClientCaller, ScriptCaller
-from cartstore.redis.gate import Gate, begin_rebuild, open_gate, read_gate
+from cartstore.redis.gate import Gate, begin_rebuild, extend_windows, open_gate, read_gate
 from cartstore.redis.outbox import RedisOutbox
 from cartstore.redis.store import RedisEngine
 
@@ -102,10 +102,15 @@ class Recovery:
         reach("recovery.drained")
         cursor, _ = await self._archive.cursor()
         reach("recovery.measured")
+        state = await self._archive.snapshots.state()
         # Versions go on far above what was ever told: mutations are no events, so the engine may have lost
         # some and still hold the last event.
-        snapshotted = (await self._archive.snapshots.state()).change
         reach("recovery.versions_measured")
+        since_ms = _silent_since(seen.fenced_at_ms, state.at_ms, await self._outbox.last_event_ms())
+        reach("recovery.silence_measured")
+        if seen.exists and since_ms and not await self._extend_windows(seen, since_ms):
+            raise StoreRecovering("Another process opened the gate.")
+        reach("recovery.windows_extended")
         async with self._archive.raising_epoch(seen.epoch + 1) as raised:
             reach("recovery.epoch_raised")
             if raised.cursor != cursor:
@@ -113,7 +118,7 @@ class Recovery:
             # Within the transaction: were the epoch drawn and the gate not opened in it, the record would
             # refuse every event of the gate that another recoverer opened.
             if not await self._open(
-                seen, raised.epoch, cursor, _change_above(seen.change, snapshotted, raised.epoch)
+                seen, raised.epoch, cursor, _change_above(seen.change, state.change, raised.epoch)
             ):
                 raise StoreRecovering("Another process opened the gate.")
             reach("recovery.opened")
@@ -140,8 +145,6 @@ class Recovery:
             if fenced_at_ms is None:
                 raise StoreRecovering("Another process is rebuilding the partition from PostgreSQL.")
         epoch, cursor, nonce = raised.epoch, raised.cursor, raised.nonce
-        # An engine that came back empty cannot say since when; the last snapshot was the last sign of life.
-        silent_since_ms = fenced_at_ms or state.at_ms
         _log.warning("partition %s is rebuilt from PostgreSQL as of event %s", self._partition.tag, cursor)
         began = time.monotonic()
         rebuild = Rebuild(
@@ -153,7 +156,7 @@ class Recovery:
             terms_of=self._terms_of,
             on_progress=on_progress,
         )
-        await rebuild.run(cursor, nonce, silent_since_ms=silent_since_ms)
+        await rebuild.run(cursor, nonce, silent_since_ms=_silent_since(fenced_at_ms, state.at_ms, 0))
         reach("rebuild.done")
         opened = await self._open(
             Gate(state="rebuilding", identity=token, epoch=epoch), epoch, cursor, state.change
@@ -164,6 +167,11 @@ class Recovery:
         took = time.monotonic() - began
         _log.warning("partition %s rebuilt in %.1f s, open in epoch %d", self._partition.tag, took, epoch)
         return True
+
+    async def _extend_windows(self, seen: Gate, since_ms: int) -> bool:
+        return await extend_windows(
+            self._caller, self._client, self._engine.keys, seen=seen, since_ms=since_ms
+        )
 
     async def _open(self, seen: Gate, epoch: int, cursor: Position, change: int) -> bool:
         return await open_gate(
@@ -195,3 +203,13 @@ def _change_above(seen: int, snapshotted: int, epoch: int) -> int:
     recoveries since that snapshot can have added: one for each, and one for the mutations in it.
     """
     return max(seen + CHANGE_MARGIN, snapshotted + 3 * CHANGE_MARGIN * epoch)
+
+
+def _silent_since(fenced_at_ms: int, snapshot_ms: int, event_ms: int) -> int:
+    """When the engine was last known to take writes; 0 when nothing tells.
+
+    The fence is the first call that met another engine. How long there was none before it, an engine cannot
+    say; its last snapshot, or event, was the last sign of life.
+    """
+    signs = max(snapshot_ms, event_ms)
+    return min(signs, fenced_at_ms) if signs and fenced_at_ms else signs or fenced_at_ms

@@ -176,17 +176,21 @@ class Rebuild:
     async def _put_payments_back(self, silent_since_ms: int) -> None:
         pending = await self._archive.pending_payments()
         for start, some in _slices(pending, CALL_PAYMENTS):
-            # With every call anew: the time that this rebuild takes is lost to the buyer as well.
-            lost_ms = max(0, int(time.time() * 1_000) - silent_since_ms) if silent_since_ms else 0
             await self._call(
                 "rebuild_payments",
                 [self._keys.payment(payment.payment_id) for payment, _ in some],
-                *(_encode(self._payment_parts(recorded, lost_ms)).decode() for recorded in some),
+                *(_encode(self._payment_parts(recorded, silent_since_ms)).decode() for recorded in some),
             )
             self._tell("pending payments", start + len(some), len(pending))
 
-    def _payment_parts(self, recorded: Recorded, lost_ms: int) -> list[list[str]]:
+    def _payment_parts(self, recorded: Recorded, silent_since_ms: int) -> list[list[str]]:
         payment, orders = recorded
+        lost_ms = 0
+        if 0 < silent_since_ms < payment.expires_at_ms:
+            # The engine was alive when the payment began, whatever other sign is missing. The time that this
+            # rebuild takes is lost to the buyer as well.
+            alive_ms = max(silent_since_ms, payment.created_at_ms)
+            lost_ms = max(0, int(time.time() * 1_000) - alive_ms)
         extended = msgspec.structs.replace(payment, expires_at_ms=payment.expires_at_ms + lost_ms)
         cart_ttl_ms = self._terms_of(payment.cart_id).cart_ttl_ms
         return [payment_fields(extended, cart_ttl_ms), *(order_fields(order) for order in orders)]

@@ -14,6 +14,9 @@ from cartstore.redis.caller import ScriptCaller, translate
 from cartstore.redis.keys import LAYOUT, Keys
 from cartstore.redis.scripts import script
 
+_EXTENDED_AT_ONCE = 100
+"""Payments whose windows one script extends."""
+
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True):
     """The gate as it was read. All empty or 0 when the engine has none."""
@@ -70,6 +73,29 @@ async def begin_rebuild(
         script("gate_rebuild"), (keys.gate,), (epoch, seq, change, lifetime_ms, 1, LAYOUT)
     )
     return int(reply[1]) if reply[0] == "OK" else None
+
+
+async def extend_windows(
+    caller: ScriptCaller, client: Redis, keys: Keys, *, seen: Gate, since_ms: int
+) -> bool:
+    """Give every payment that was pending at `since_ms` the time back that has passed since. Once per
+    payment and epoch, however often it is called.
+
+    False: the gate is not the one that was seen. Raises StoreUnavailable, OutcomeUnknown.
+    """
+    try:
+        found = await client.zrange(keys.due, f"({since_ms}", "+inf", byscore=True)
+    except (RedisError, OSError, TimeoutError) as error:
+        raise translate(error, sent=False) from error
+    payment_ids = cast(list[str], found)
+    for start in range(0, len(payment_ids), _EXTENDED_AT_ONCE):
+        page = payment_ids[start : start + _EXTENDED_AT_ONCE]
+        reply = await caller.call(
+            script("gate_extend_windows"), (keys.gate,), ("", seen.epoch, since_ms, *page)
+        )
+        if reply[0] != "OK":
+            return False
+    return True
 
 
 async def open_gate(

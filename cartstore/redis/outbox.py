@@ -84,6 +84,15 @@ class RedisOutbox:
         except RedisError as error:
             raise translate(error, sent=False) from error
 
+    async def last_event_ms(self) -> int:
+        """When the last event in the stream was written, by the engine's clock; 0 when there is none.
+        Raises StoreUnavailable."""
+        try:
+            found = cast(Any, await self._client.xrevrange(self._keys.outbox, count=1))
+        except (RedisError, OSError, TimeoutError) as error:
+            raise translate(error, sent=False) from error
+        return int(found[0][1]["at"]) if found else 0
+
     async def _range(self, first: str, last: str, count: int) -> list[Event]:
         try:
             found = await self._client.xrange(self._keys.outbox, first, last, count=count)

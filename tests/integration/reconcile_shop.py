@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -59,11 +60,13 @@ class Shop:
 
 
 @asynccontextmanager
-async def open_shop(redis_url: str, database: Database, database_url: str) -> AsyncIterator[Shop]:
+async def open_shop(
+    redis_url: str, database: Database, database_url: str, **settings: Any
+) -> AsyncIterator[Shop]:
     # The test server gives up durability, which the record refuses; this database of it does not.
     name = database_url.partition("?")[0].rpartition("/")[2]
     database.execute(f"ALTER DATABASE {name} SET synchronous_commit = on")
-    settings = Settings(redis_url=redis_url, database_url=database_url, checkout_ack="engine")
+    settings = Settings(redis_url=redis_url, database_url=database_url, checkout_ack="engine", **settings)
     async with (
         cartstore.open_store(settings, doorbell=lambda: None) as store,
         Redis.from_url(redis_url, decode_responses=True) as engine,
