@@ -216,6 +216,12 @@ async def _reconcile_store(data_dir: Path, settings: Settings, *, repair: bool) 
     return EXIT_FAILED if report.drift else 0
 
 
+def _unfreeze(options: argparse.Namespace, settings: Settings) -> int:
+    from cartstore.unfreezing import unfreeze
+
+    return EXIT_FAILED if asyncio.run(unfreeze(options.sku, options.data_dir, settings)) else 0
+
+
 def _doctor(options: argparse.Namespace, settings: Settings) -> int:
     return asyncio.run(_examine(options.data_dir, settings))
 
@@ -307,6 +313,8 @@ def _parser() -> argparse.ArgumentParser:
     add("recover", _recover, "Open the gate after a loss of the engine, showing progress.")
     reconcile = add("reconcile", _reconcile, "Compare engine and record once, whole, and print what differs.")
     reconcile.add_argument("--dry-run", action="store_true", help="repair nothing")
+    unfreeze = add("unfreeze", _unfreeze, "Let a SKU be sold again that a rejected event froze.")
+    unfreeze.add_argument("sku", nargs="+", metavar="SKU", help="after its stock was put right")
     add("doctor", _doctor, "Say how the store is and when it acknowledges checkouts.")
     _add_address(add("api", _api, "Run one API process on what runs already."))
     add("worker", _worker, "Run one worker on what runs already.")

@@ -43,6 +43,7 @@ FAILPOINTS: Final = frozenset(
         "recovery.windows_extended",
         "recovery.epoch_raised",
         "recovery.opened",
+        "recovery.frozen_again",
         "rebuild.epoch_raised",
         "rebuild.measured",
         "rebuild.shut",

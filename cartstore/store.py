@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, Protocol, TypeVar, cast, get_args
 
 import msgspec
 
@@ -164,6 +164,12 @@ def terms_of(settings: Settings, kind: OwnerKind) -> CartTerms:
         guest_share_ppm=round(settings.guest_share_of_stock * 1_000_000) if is_guest else 1_000_000,
         reservations=settings.reservations == "on",
     )
+
+
+class FreezingEngine(Protocol):
+    """What stopping a SKU's sale asks of the real engine."""
+
+    async def freeze_skus(self, skus: Sequence[str], *, frozen: bool) -> None: ...
 
 
 class CartStore:
@@ -682,6 +688,20 @@ class CartStore:
         self._activity_offset = await sweep_activity(engine, self.archive.snapshots, self._activity_offset)
         return taken
 
+    async def unfreeze_sku(self, sku: str) -> bool:
+        """Let the sale of a SKU go on that a rejected event stopped; whether the record had it as frozen.
+
+        For a person who has put engine and record right. The record is told first: a death in between leaves
+        a SKU that is not sold, which reconcile tells, and repeating the call finishes.
+
+        Raises ProductNotFound.
+        """
+        if not is_sku(sku):
+            raise ProductNotFound(sku=sku[: limits.ID_LENGTH_MAX])
+        was_frozen = await self.archive.quarantine.thaw(sku)
+        await cast(FreezingEngine, self.engine).freeze_skus([sku], frozen=False)
+        return was_frozen
+
     async def recover(self, on_progress: Progress = no_progress) -> bool:
         """Open the gate if the engine was restarted or replaced; whether this call did. May run beside
         itself. Raises StoreRecovering while another process is at it."""
@@ -705,6 +725,12 @@ class CartStore:
             if seq is not None:
                 lag = max(0, seq - cursor.seq)
                 checks["drain"] = {"ok": lag <= DRAIN_LAG_EVENTS_MAX, "detail": f"{lag} events to archive"}
+            aside = await self.archive.quarantine.counts()
+            # Says what waits for a person, and stops nothing: all other SKUs are sold.
+            checks["quarantine"] = {
+                "ok": True,
+                "detail": f"{aside.rejected_events} events rejected, {aside.frozen_skus} SKUs frozen",
+            }
         except StoreError as error:
             checks["database"] = {"ok": False, "detail": error.message}
         return {"ready": all(check["ok"] for check in checks.values()), "checks": checks}

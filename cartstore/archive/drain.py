@@ -41,6 +41,10 @@ class Outbox(Protocol):
         """Wake who waits for the record to have an event."""
         ...
 
+    async def freeze(self, skus: Sequence[str]) -> None:
+        """Stop the sale of these SKUs."""
+        ...
+
     async def fence(self, reason: str) -> None:
         """Stop the partition's writes until it is recovered."""
         ...
@@ -51,9 +55,10 @@ async def drain(
 ) -> int:
     """Apply everything that the outbox holds; the number of events that the cursor moved past.
 
-    Without `trims` the stream stays as it is: that of a fenced partition takes no writes.
+    Without `trims` the engine stays as it is: a fenced partition takes no writes.
 
-    An event that the record refuses is put into rejected_events and logged as an error. Raises
+    An event that the record refuses is put into rejected_events, its SKUs are frozen, and it is logged as an
+    error. Raises
     StoreRecovering when the stream is not the one that the record was written from (the partition is
     fenced then), StoreUnavailable, OutcomeUnknown (the next run finds out by the cursor), ContractError.
     """
@@ -69,7 +74,7 @@ async def drain(
                 await outbox.trim(cursor)
                 reach("drain.trimmed")
             break
-        position = await _apply(archive, events)
+        position = await _apply(archive, events, outbox if trims else None)
         reach("drain.applied")
         await outbox.announce(position)
         reach("drain.announced")
@@ -99,14 +104,20 @@ async def _proven_cursor(archive: Archive, outbox: Outbox) -> Position:
     return cursor
 
 
-async def _apply(archive: Archive, events: Sequence[Event]) -> Position:
-    """Apply events; halve a refused batch until the event that PostgreSQL refuses stands alone."""
+async def _apply(archive: Archive, events: Sequence[Event], freezing: Outbox | None) -> Position:
+    """Apply events; halve a refused batch until the event that PostgreSQL refuses stands alone.
+
+    Then its SKUs are frozen in the engine too, if that takes writes; whoever opens a fenced one does it, and
+    reconcile does what a death between record and engine left undone."""
     try:
         return await archive.apply_events(events)
     except EventRefused as refusal:
         if len(events) == 1:
             _log.error("event %s (%s) was rejected: %s", events[0].position, events[0].type, refusal)
-            return await archive.reject_event(events[0], refusal.message)
+            position = await archive.reject_event(events[0], refusal.message)
+            if freezing is not None:
+                await freezing.freeze(await archive.quarantine.frozen())
+            return position
     middle = len(events) // 2
-    await _apply(archive, events[:middle])
-    return await _apply(archive, events[middle:])
+    await _apply(archive, events[:middle], freezing)
+    return await _apply(archive, events[middle:], freezing)

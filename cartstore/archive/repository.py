@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Row, Select, insert, select, tuple_, update
+from sqlalchemy import Row, Select, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -27,6 +27,7 @@ from cartstore.archive.applying import (
 )
 from cartstore.archive.arrays import array_of, columns_of, insert_rows, rows_of
 from cartstore.archive.database import Database
+from cartstore.archive.quarantine import Quarantine, put_aside
 from cartstore.archive.schema import is_current
 from cartstore.archive.snapshots import CartSnapshots, shift
 from cartstore.archive.tables import (
@@ -36,7 +37,6 @@ from cartstore.archive.tables import (
     orders,
     outbox_cursor,
     payments,
-    rejected_events,
     stock,
     stock_ledger,
 )
@@ -97,6 +97,7 @@ class Archive:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.snapshots = CartSnapshots(database)
+        self.quarantine = Quarantine(database)
 
     @classmethod
     async def open(cls, database_url: str) -> Archive:
@@ -168,22 +169,12 @@ class Archive:
             return position
 
     async def reject_event(self, event: Event, reason: str) -> Position:
-        """Put the event after the cursor aside with the reason, and move the cursor past it."""
+        """Put the event after the cursor aside with the reason, freeze its SKUs, move the cursor past it."""
         async with self.database.transaction() as connection:
             cursor, fence_epoch = await _locked_cursor(connection)
             if not _after([event], cursor, fence_epoch):
                 return cursor
-            await connection.execute(
-                insert(rejected_events).values(
-                    epoch=event.position.epoch,
-                    seq=event.position.seq,
-                    nonce=event.nonce,
-                    type=event.type,
-                    at_ms=event.at_ms,
-                    body=msgspec.json.encode(event.body).decode(),
-                    reason=reason,
-                )
-            )
+            await put_aside(connection, event, reason)
             return await _move_cursor(connection, event)
 
     @asynccontextmanager

@@ -273,3 +273,14 @@ rejected_events = Table(
     PrimaryKeyConstraint("epoch", "seq"),
     comment="Events that could not be applied, each an alarm that a person has to look at.",
 )
+
+frozen_skus = Table(
+    "frozen_skus",
+    metadata,
+    Column("sku", Text, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("frozen_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    comment="SKUs that are not sold until an operator decides, each with the rejected event that froze it.",
+)

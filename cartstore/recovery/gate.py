@@ -122,6 +122,9 @@ class Recovery:
             ):
                 raise StoreRecovering("Another process opened the gate.")
             reach("recovery.opened")
+        # What the drain rejected a moment ago; a fenced engine could not be told. Reconcile would see it too.
+        await self._outbox.freeze(await self._archive.quarantine.frozen())
+        reach("recovery.frozen_again")
         _log.info("partition %s open in epoch %d", self._partition.tag, raised.epoch)
         return True
 

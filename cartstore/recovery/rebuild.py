@@ -164,6 +164,7 @@ class Rebuild:
         if waiting:
             await self._put_some_skus_back(waiting)
             self._tell("SKUs", done + len(waiting), None)
+        await self._engine.freeze_skus(await self._archive.quarantine.frozen(), frozen=True)
 
     async def _put_some_skus_back(self, skus: Sequence[SkuFields]) -> None:
         _, totals = await self._archive.stock_totals([its.sku for its in skus])

@@ -74,6 +74,8 @@ class SkuAudit(msgspec.Struct, frozen=True, kw_only=True):
     """Of `recorded_held`, what guests' entries claim."""
     epoch: int = 0
     """Of the gate: how often it was opened."""
+    is_frozen: bool = False
+    """Not sold until an operator decides."""
     orphans: tuple[str, ...] = ()
     """Index entries, as they are spelled, whose cart line or order line is gone or holds nothing of it."""
     earliest_ms: int = 0
@@ -150,6 +152,10 @@ class AuditedEngine(ClaimingEngine, Protocol):
         entries of both kinds that it changed."""
         ...
 
+    async def freeze_skus(self, skus: Sequence[str], *, frozen: bool) -> None:
+        """Stop the sale of these SKUs, or let it go on."""
+        ...
+
     async def repair_due(self, payment_id: str) -> bool:
         """In one script: put a pending payment into `due` with the end of its window; take one that is
         terminal or not there out of `due`. Whether that changed anything."""
@@ -175,6 +181,8 @@ DriftKind = Literal[
     "sku_missing",
     "ledger_ahead",
     "engine_ahead",
+    "not_frozen",
+    "frozen_alone",
 ]
 
 DRIFT_KINDS: Final[tuple[DriftKind, ...]] = get_args(DriftKind)
@@ -189,6 +197,7 @@ REMEDIES: Final[Mapping[DriftKind, str]] = {
     "due_without_payment": "take the entry out",
     "catalog_behind": "publish the SKU",
     "sku_missing": "publish the SKU",
+    "not_frozen": "freeze the SKU",
 }
 """What a repair does about each kind that it may touch. The others are left to a person."""
 
@@ -439,21 +448,24 @@ class _Run:
         decides nothing about who is right.
         """
         kinds = {drift.kind for drift in drifts}
+        tried = False
         if subject.fields is not None and kinds & {"catalog_behind", "sku_missing"}:
             # A revision older than the published one is ignored, so that a late repair changes nothing.
             await self._store.engine.publish_skus([subject.fields])
-        elif subject.what == "sku" and kinds & {"orphan_index_entry", "not_in_holding"}:
+            tried = True
+        if "not_frozen" in kinds:
+            await self._engine.freeze_skus([subject.name], frozen=True)
+            tried = True
+        if subject.what == "sku" and kinds & {"orphan_index_entry", "not_in_holding"}:
             await self._engine.repair_index(subject.name)
-        elif subject.what == "payment" and kinds & {"payment_not_due", "due_without_payment"}:
+            tried = True
+        if subject.what == "payment" and kinds & {"payment_not_due", "due_without_payment"}:
             await self._engine.repair_due(subject.name)
             self._put_right.add(subject.name)
-            if "unindexed_hold" in kinds:
-                await self._index_claims(subject)
-        elif "unindexed_hold" in kinds:
-            return await self._index_claims(subject)
-        else:
-            return False
-        return True
+            tried = True
+        if "unindexed_hold" in kinds:
+            tried = await self._index_claims(subject) or tried
+        return tried
 
     async def _index_claims(self, subject: Subject) -> bool:
         look = self._engine.audit_cart if subject.what == "cart" else self._engine.audit_payment
@@ -515,11 +527,12 @@ class _Run:
             audits.update(zip(slice_, looks, strict=True))
         whole = [audit for audit in audits.values() if audit is not None]
         ledger = await self._ledger_as_of(whole)
+        frozen = set(await self._store.archive.quarantine.frozen())
         found: dict[Subject, list[Drift]] = {}
         for subject, audit in audits.items():
             drifts = drifts_with_catalog(subject, audit)
             if audit is not None:
-                drifts += drifts_of_sku(audit)
+                drifts += drifts_of_sku(audit) + drifts_of_freezing(audit, audit.sku in frozen)
                 if audit.position < before:
                     drifts.append(self._lost_events(audit, before))
                 elif audit.sku in ledger:
@@ -648,6 +661,23 @@ def drifts_with_catalog(subject: Subject, audit: SkuAudit | None) -> list[Drift]
             else "The catalog lists this SKU, the engine does not have it.",
             expected=f"revision {subject.fields.revision}",
             found=f"revision {audit.revision}" if audit is not None else "nothing",
+        )
+    ]
+
+
+def drifts_of_freezing(audit: SkuAudit, should_be: bool) -> list[Drift]:
+    """Whether the SKU's sale is stopped in the engine as the record says."""
+    if audit.is_frozen == should_be:
+        return []
+    return [
+        Drift(
+            kind="not_frozen" if should_be else "frozen_alone",
+            subject=audit.sku,
+            detail="The record has this SKU as frozen, the engine sells it."
+            if should_be
+            else "The engine does not sell this SKU, the record does not have it as frozen.",
+            expected="frozen" if should_be else "for sale",
+            found="for sale" if should_be else "frozen",
         )
     ]
 

@@ -93,7 +93,8 @@ class AuditedRedisEngine(RedisEngine):
             guest_held=int(rest[8]),
             recorded_guest_held=int(rest[9]),
             epoch=int(rest[10]),
-            orphans=tuple(rest[11:]),
+            is_frozen=rest[11] == "1",
+            orphans=tuple(rest[12:]),
         )
 
     async def audit_cart(self, cart_id: str) -> CartAudit | None:

@@ -4,6 +4,7 @@ stream; refuses to know what the record does with it."""
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, cast
 
 import msgspec
@@ -67,6 +68,10 @@ class RedisOutbox:
             await self._client.publish(self._keys.archived_channel, str(position))
         except RedisError:
             return
+
+    async def freeze(self, skus: Sequence[str]) -> None:
+        """Stop the sale of these SKUs. Raises StoreRecovering, StoreUnavailable, OutcomeUnknown."""
+        await self._engine.freeze_skus(skus, frozen=True)
 
     async def fence(self, reason: str) -> None:
         """Stop the partition's writes until it is recovered, unless it was recovered since `find` looked.

@@ -175,6 +175,11 @@ class RedisEngine:
             script("sku_publish"), keys, sku.revision, packed_sku(sku), sku.seller, sku.product_id
         )
 
+    async def freeze_skus(self, skus: Sequence[str], *, frozen: bool) -> None:
+        """Stop the sale of these SKUs, or let it go on. Doing it again changes nothing."""
+        for sku in skus:
+            await self.call(script("sku_freeze"), (self.keys.gate, self.keys.sku(sku)), int(frozen))
+
     async def adjust_stock(
         self, sku: str, *, delta: int, reason: str, reference: str, fingerprint: str
     ) -> StockResult:

@@ -9,7 +9,7 @@
   ARGV[3]  nonce                  of this call
   ARGV[4]  limit                  index entries looked at
   Returns  {'OK', sku, policy, on_hand, held, sold, backordered, rev, revision, epoch, seq, recorded held,
-           earliest, holding, whole, guest held, recorded guest held, gate's epoch, <orphan>...}
+           earliest, holding, whole, guest held, recorded guest held, gate's epoch, frozen, <orphan>...}
            {'PRODUCT_NOT_FOUND'} | {'FENCED'}
            holding: 0 also when the SKU's own bounds do not cover its index
   Faults   CARTBADARG
@@ -29,7 +29,7 @@ if not limit then
   return redis.error_reply('CARTBADARG limit')
 end
 local sku = string.sub(KEYS[2], #call.prefix + 5)
-local read = redis.call('HMGET', KEYS[2], 'rev', 'revision', 'earliest', 'latest', 'guest_held')
+local read = redis.call('HMGET', KEYS[2], 'rev', 'revision', 'earliest', 'latest', 'guest_held', 'frozen')
 if not read[1] then
   return { 'PRODUCT_NOT_FOUND' }
 end
@@ -66,7 +66,7 @@ if last[1] then
 end
 for _, value in ipairs({
   read[1], read[2], epoch, seq, int(recorded), earliest[2] or '0',
-  holding, #members <= limit and '1' or '0', read[5], int(guest_recorded), call.epoch,
+  holding, #members <= limit and '1' or '0', read[5], int(guest_recorded), call.epoch, read[6] and '1' or '0',
 }) do
   reply[#reply + 1] = value
 end

@@ -1,5 +1,5 @@
 --[[
-  sku_publish: set the catalog fields that scripts need of one SKU.
+  sku_publish: set the catalog fields that scripts need of one SKU. A frozen one stays inactive (sku_freeze).
   Why atomic: a late publisher of an older revision must not undo a newer one.
 
   KEYS[1]  gate hash              {ns:p}:gate
@@ -30,7 +30,13 @@ local known = redis.call('HGET', KEYS[2], 'revision')
 if known and tonumber(known) >= revision then
   return { 'OK', '0' }
 end
-redis.call('HSET', KEYS[2], 'revision', ARGV[4], 'fields', ARGV[5], 'seller', ARGV[6], 'product', ARGV[7])
+local fields = ARGV[5]
+if redis.call('HEXISTS', KEYS[2], 'frozen') == 1 then
+  local before, active, after = string.match(fields, '^(%d+ %d+ %u+ )([01])(.*)$')
+  redis.call('HSET', KEYS[2], 'frozen', active)
+  fields = before .. '0' .. after
+end
+redis.call('HSET', KEYS[2], 'revision', ARGV[4], 'fields', fields, 'seller', ARGV[6], 'product', ARGV[7])
 if not known then
   for _, counter in ipairs({ 'on_hand', 'held', 'sold', 'backordered', 'guest_held', 'rev' }) do
     redis.call('HSETNX', KEYS[2], counter, 0)

@@ -17,11 +17,12 @@ from cartstore.redis.keys import Keys
 BUYER = Owner("user", "buyer")
 
 
-def product_of(sku: str, price_minor: int) -> Product:
+def product_of(sku: str, price_minor: int, *, is_active: bool = True) -> Product:
     return Product(
         id=f"product-{sku}",
         title=sku,
         currency="USD",
+        active=is_active,
         variants=(Variant(sku=sku, price_minor=price_minor),),
     )
 
@@ -46,8 +47,9 @@ class Shop:
         await self.store.add_line(BUYER, "A", 3)
         await self.store.drain_outbox()
 
-    async def put(self, sku: str, *, price_minor: int, publish: bool = True) -> None:
-        await (self.store if publish else self.store.catalog).put_product(product_of(sku, price_minor))
+    async def put(self, sku: str, *, price_minor: int, publish: bool = True, is_active: bool = True) -> None:
+        product = product_of(sku, price_minor, is_active=is_active)
+        await (self.store if publish else self.store.catalog).put_product(product)
 
     async def check_out(self, owner: Owner, key: str) -> str:
         checkout = await self.store.begin_checkout(

@@ -31,6 +31,7 @@ class MemoryOutbox:
         self.events = list(events)
         self.announced: list[Position] = []
         self.fenced: list[str] = []
+        self.frozen: list[str] = []
 
     async def read(self, after: Position, count: int) -> list[Event]:
         await asyncio.sleep(0)
@@ -48,6 +49,9 @@ class MemoryOutbox:
 
     async def fence(self, reason: str) -> None:
         self.fenced.append(reason)
+
+    async def freeze(self, skus: Sequence[str]) -> None:
+        self.frozen = list(skus)
 
 
 def busy_story(count: int = 20) -> Story:

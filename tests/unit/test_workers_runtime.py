@@ -23,6 +23,7 @@ from cartstore_workers.runtime import Complaints, Opening, Runtime
 from cartstore_workers.timers import Timer, intervals
 from cartstore_workers.worker import serve
 
+from cartstore.archive.quarantine import QuarantineCounts
 from cartstore.errors import ConfigurationError, ContractError, StoreRecovering, StoreUnavailable
 from cartstore.recovery.reconcile import Drift, ReconcileReport
 from cartstore.settings import Settings
@@ -33,9 +34,14 @@ class Store:
 
     def __init__(self) -> None:
         self.engine = self
+        self.archive = self
+        self.quarantine = self
         self.recoveries = 0
         self.drained: list[int] = []
         self.drain: Callable[[], Awaitable[int]] | None = None
+
+    async def counts(self) -> QuarantineCounts:
+        return QuarantineCounts(rejected_events=2, frozen_skus=3)
 
     async def drain_outbox(self) -> int:
         if self.drain is not None:
@@ -340,6 +346,8 @@ async def test_reconcile_shows_drift_as_a_gauge(
     assert value_of(metrics.DRIFT, "cartstore_drift", kind="engine_ahead") == 1
     assert value_of(metrics.DRIFT_REPAIRED, "cartstore_drift_repaired_total", kind="sku_missing") == 1
     assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
+    assert value_of(metrics.REJECTED_EVENTS, "cartstore_rejected_events") == 2
+    assert value_of(metrics.FROZEN_SKUS, "cartstore_frozen_skus") == 3
 
 
 def test_forget_dead_processes_keeps_what_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

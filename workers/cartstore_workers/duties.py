@@ -110,6 +110,10 @@ class Duties:
         for kind, count in self._reconciler.open_by_kind().items():
             metrics.DRIFT.labels(kind).set(count)
 
+        aside = await self._store.archive.quarantine.counts()
+        metrics.REJECTED_EVENTS.set(aside.rejected_events)
+        metrics.FROZEN_SKUS.set(aside.frozen_skus)
+
     async def recover(self) -> None:
         if await self._store.recover():
             _logger.warning("the gate was opened after a restart of the engine")

@@ -48,6 +48,16 @@ DRIFT: Final = Gauge(
     ("kind",),
     multiprocess_mode="livemax",
 )
+REJECTED_EVENTS: Final = Gauge(
+    "cartstore_rejected_events",
+    "Events that the record refused and nobody has dealt with. Zero on a healthy system.",
+    multiprocess_mode="mostrecent",
+)
+FROZEN_SKUS: Final = Gauge(
+    "cartstore_frozen_skus",
+    "SKUs that are not sold until an operator decides. Zero on a healthy system.",
+    multiprocess_mode="mostrecent",
+)
 DRIFT_REPAIRED: Final = Counter(
     "cartstore_drift_repaired", "Disagreements that reconcile repaired.", ("kind",)
 )

@@ -1,0 +1,110 @@
+"""Events that the record cannot apply, and the SKUs that are not sold because of them.
+
+An event that was put aside leaves engine and record telling different stories of its SKUs. Until a person has
+decided which is right, their sale is stopped, so that the difference does not grow into units that are sold
+twice. The record says which SKUs are frozen; the engine is told (`sku_freeze`), and reconcile sees to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+from sqlalchemy import delete, func, insert, select
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from cartstore.archive.database import Database
+from cartstore.archive.tables import frozen_skus, order_lines, orders, rejected_events
+from cartstore.model import ID_PATTERN, Event, is_sku, payment_id_of_order
+
+
+class QuarantineCounts(msgspec.Struct, frozen=True, kw_only=True):
+    rejected_events: int
+    frozen_skus: int
+
+
+class Quarantine:
+    """What was put aside. Every method may raise StoreUnavailable; thaw also OutcomeUnknown."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def frozen(self) -> list[str]:
+        """SKUs that are not to be sold, by name."""
+        async with self._database.reading() as connection:
+            rows = await connection.execute(select(frozen_skus.c.sku).order_by(frozen_skus.c.sku))
+            return list(rows.scalars())
+
+    async def reason(self, sku: str) -> str | None:
+        """Why a SKU is frozen; None: it is not."""
+        async with self._database.reading() as connection:
+            query = select(frozen_skus.c.reason).where(frozen_skus.c.sku == sku)
+            return (await connection.execute(query)).scalar()
+
+    async def counts(self) -> QuarantineCounts:
+        async with self._database.reading() as connection:
+            row = (
+                await connection.execute(
+                    select(
+                        select(func.count()).select_from(rejected_events).scalar_subquery(),
+                        select(func.count()).select_from(frozen_skus).scalar_subquery(),
+                    )
+                )
+            ).one()
+        return QuarantineCounts(rejected_events=row[0], frozen_skus=row[1])
+
+    async def thaw(self, sku: str) -> bool:
+        """A person has decided: the SKU may be sold again. Whether it was frozen."""
+        async with self._database.transaction() as connection:
+            found = await connection.execute(delete(frozen_skus).where(frozen_skus.c.sku == sku))
+        return found.rowcount > 0
+
+
+async def put_aside(connection: AsyncConnection, event: Event, reason: str) -> None:
+    """Write an event down as rejected and freeze the SKUs that it is about, in the caller's transaction."""
+    position = event.position
+    await connection.execute(
+        insert(rejected_events).values(
+            epoch=position.epoch,
+            seq=position.seq,
+            nonce=event.nonce,
+            type=event.type,
+            at_ms=event.at_ms,
+            body=msgspec.json.encode(event.body).decode(),
+            reason=reason,
+        )
+    )
+    skus = set(skus_named(event.body))
+    payment_id = _payment_named(event.body)
+    if payment_id is not None:
+        query = select(order_lines.c.sku).join(orders).where(orders.c.payment_id == payment_id)
+        skus.update((await connection.execute(query)).scalars())
+    if skus:
+        rows = [
+            {"sku": sku, "epoch": position.epoch, "seq": position.seq, "reason": reason}
+            for sku in sorted(skus)
+        ]
+        await connection.execute(pg_insert(frozen_skus).on_conflict_do_nothing(), rows)
+
+
+def skus_named(body: Any) -> Iterable[str]:
+    """SKUs anywhere in an event's body. It may have any shape: it was put aside because it is not right."""
+    if isinstance(body, Mapping):
+        sku = body.get("sku")
+        if isinstance(sku, str) and is_sku(sku):
+            yield sku
+        for part in body.values():
+            yield from skus_named(part)
+    elif isinstance(body, list):
+        for part in body:
+            yield from skus_named(part)
+
+
+def _payment_named(body: Mapping[str, Any]) -> str | None:
+    """The payment that an event is about, which may name no SKU itself."""
+    payment_id, order_id = body.get("payment_id"), body.get("order_id")
+    if isinstance(order_id, str) and ID_PATTERN.match(order_id):
+        return payment_id_of_order(order_id)
+    return payment_id if isinstance(payment_id, str) and ID_PATTERN.match(payment_id) else None
