@@ -52,7 +52,9 @@ class Recovery:
         partition: Partition,
         lifetime_ms: int,
         terms_of: Callable[[str], CartTerms],
+        now_ms: Callable[[], int] | None = None,
     ) -> None:
+        """`now_ms` overrides the clock, for tests."""
         self._client = client
         self._caller = caller
         self._engine = engine
@@ -62,6 +64,7 @@ class Recovery:
         self._partition = partition
         self._lifetime_ms = lifetime_ms
         self._terms_of = terms_of
+        self._now_ms = now_ms
         self._watched: tuple[Gate, float] | None = None
 
     async def gate(self) -> tuple[Gate, bool]:
@@ -158,6 +161,7 @@ class Recovery:
             catalog=self._catalog,
             terms_of=self._terms_of,
             on_progress=on_progress,
+            now_ms=self._now_ms,
         )
         await rebuild.run(cursor, nonce, silent_since_ms=_silent_since(fenced_at_ms, state.at_ms, 0))
         reach("rebuild.done")

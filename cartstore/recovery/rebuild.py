@@ -57,13 +57,18 @@ def no_progress(_what: str, _done: int, _total: int | None) -> None:
     """Tells nobody."""
 
 
+def wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
 def progress_text(what: str, done: int, total: int | None) -> str:
     """How far it is, for people: `carts: 42,000 of 100,000`."""
     return f"{what}: {done:,}" + (f" of {total:,}" if total is not None else "")
 
 
 class Rebuild:
-    """One rebuild under one token. `caller` gives the token in place of an identity."""
+    """One rebuild under one token. `caller` gives the token in place of an identity. `now_ms` overrides the
+    clock, for tests."""
 
     def __init__(
         self,
@@ -75,10 +80,12 @@ class Rebuild:
         catalog: CatalogRepository,
         terms_of: Callable[[str], CartTerms],
         on_progress: Progress = no_progress,
+        now_ms: Callable[[], int] | None = None,
     ) -> None:
         self._client = client
         self._keys = Keys(partition)
-        self._engine = RedisEngine(caller, partition)
+        self._engine = RedisEngine(caller, partition, now_ms=now_ms)
+        self._now_ms = now_ms or wall_clock_ms
         self._archive = archive
         self._catalog = catalog
         self._terms_of = terms_of
@@ -191,7 +198,7 @@ class Rebuild:
             # The engine was alive when the payment began, whatever other sign is missing. The time that this
             # rebuild takes is lost to the buyer as well.
             alive_ms = max(silent_since_ms, payment.created_at_ms)
-            lost_ms = max(0, int(time.time() * 1_000) - alive_ms)
+            lost_ms = max(0, self._now_ms() - alive_ms)
         extended = msgspec.structs.replace(payment, expires_at_ms=payment.expires_at_ms + lost_ms)
         cart_ttl_ms = self._terms_of(payment.cart_id).cart_ttl_ms
         return [payment_fields(extended, cart_ttl_ms), *(order_fields(order) for order in orders)]
