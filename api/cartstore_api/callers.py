@@ -29,8 +29,9 @@ LEEWAY_SECONDS = 5
 
 _BEARER = re.compile(rb"\s*bearer +([A-Za-z0-9._~+/=-]{1,4096})\s*\Z", re.IGNORECASE)
 _USER_ID_LENGTH_MAX = 128
-_VERIFIED_MAX = 8_192
-"""Access tokens that are remembered as verified, and as many tokens of guests."""
+_VERIFIED_MAX = 16_384
+"""Access tokens that are remembered as verified, and as many tokens of guests; the half that was used last is
+never forgotten for another."""
 
 _GUEST_TOKEN = re.compile(rb"[A-Za-z0-9_-]{52}\Z")
 _RANDOM_BYTES = 16

@@ -129,6 +129,20 @@ async def test_tokens_are_remembered_up_to_a_bound_when_many_come(api: Any, monk
     assert len(verified) == 41
 
 
+def test_tokens_are_known_when_no_more_than_half_of_the_bound_came_since(monkeypatch: Any) -> None:
+    monkeypatch.setattr(callers_module, "_VERIFIED_MAX", 20)
+    recent: callers_module.Recent[int] = callers_module.Recent()
+    numbers = [number * 7 % 10 for number in range(10)]
+    for number in numbers:
+        recent.remember(b"%d" % number, number)
+
+    for _ in range(5):
+        for number in reversed(numbers):
+            assert recent.find(b"%d" % number) == number
+        recent.remember(b"once", 0)
+        recent.forget(b"once")
+
+
 async def test_token_is_not_remembered_when_it_is_forged(api: Any) -> None:
     callers = api.app.state.services.callers
     good = token_of("ana")
