@@ -7,7 +7,7 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import msgspec
@@ -73,6 +73,7 @@ _PUBLISH_BATCH = 200
 Arg = str | int
 
 
+@lru_cache(64)
 def packed_terms(terms: CartTerms) -> str:
     """The terms as scripts read them (terms_decode.lua)."""
     return (
