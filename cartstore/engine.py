@@ -197,11 +197,17 @@ class CartEngine(Protocol):
         window_ms: int,
         terms: CartTerms,
         if_match: int | None,
+        other_payment_id: str | None = None,
+        record_was_asked: bool = True,
     ) -> Checkout:
         """Turn lines into pending orders, one per seller, under one payment, held for `window_ms`.
 
         The same payment_id with the same fingerprint gives the first checkout as it stands now, with
-        `replayed`; with another: IdempotencyKeyReused. Then: VersionConflict, CartEmpty (nothing to check
+        `replayed`; so does `other_payment_id`, under which the same key may have begun one. With another
+        fingerprint: IdempotencyKeyReused. StoreUnavailable when the record could not be asked for the key
+        and the engine has forgotten some that are not a day old.
+
+        Then: VersionConflict, CartEmpty (nothing to check
         out), ItemNotFound (a named line is missing). Then every line is checked and all problems are
         raised together (`shortfalls`: {line_id, sku, code, requested_quantity, available_quantity,
         old_price_minor, new_price_minor}): PRODUCT_INACTIVE, else INVALID_QUANTITY by the SKU's rules,

@@ -838,10 +838,13 @@ class MemoryEngine:
         window_ms: int,
         terms: CartTerms,
         if_match: int | None,
+        other_payment_id: str | None = None,
+        record_was_asked: bool = True,
     ) -> Checkout:
-        """Turn lines into pending orders, one per seller, under one payment."""
+        """Turn lines into pending orders, one per seller, under one payment. Nothing is ever forgotten here,
+        so it does not matter whether the record was asked."""
         now = self._now_ms()
-        if record := self._payments.get(payment_id):
+        if record := self._payments.get(payment_id) or self._payments.get(other_payment_id or ""):
             if record.payment.fingerprint != fingerprint:
                 raise IdempotencyKeyReused
             self._release_if_due(record, now)

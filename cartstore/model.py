@@ -481,12 +481,18 @@ class PaymentResult(msgspec.Struct, frozen=True, kw_only=True):
     position: Position | None = None
 
 
-def checkout_ids(partition: Partition, cart_id: str, idempotency_key: str) -> tuple[str, str]:
+def checkout_ids(
+    partition: Partition, cart_id: str, idempotency_key: str, *, record_was_asked: bool = True
+) -> tuple[str, str]:
     """(checkout_id, payment_id) of one owner's checkout under one key: repeated calls find their order.
+
+    A checkout that begins while the record cannot be asked has ids of its own: should the key be one that the
+    engine has forgotten, the record can take both. Whoever looks for a key looks for both.
 
     Order ids are `o<partition>-<base>-<n>` for n = 1.. in the order of the sellers' first lines.
     """
-    digest = hashlib.sha256(f"{cart_id}\x1f{idempotency_key}".encode()).hexdigest()[:32]
+    parts = [cart_id, idempotency_key] + ([] if record_was_asked else ["the record was away"])
+    digest = hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:32]
     return f"c{partition.index}-{digest}", f"p{partition.index}-{digest}"
 
 

@@ -392,11 +392,14 @@ class CartStore:
             expected_total,
             details_json,
         )
-        checkout_id, payment_id = checkout_ids(self.partition, owner.cart_id, idempotency_key)
-        archived = await self._archived_checkout(payment_id, fingerprint)
+        payment_ids = self._payment_ids(owner, idempotency_key)
+        was_asked, archived = await self._archived_checkout(payment_ids, fingerprint)
         reach("checkout.looked_up")
         if archived is not None:
             return archived
+        checkout_id, payment_id = checkout_ids(
+            self.partition, owner.cart_id, idempotency_key, record_was_asked=was_asked
+        )
         request = CheckoutRequest(
             line_ids=tuple(line_ids) if line_ids is not None else None,
             gateway=gateway,
@@ -413,6 +416,8 @@ class CartStore:
             window_ms=self.settings.payment_window_seconds * 1_000,
             terms=self._terms[owner.kind],
             if_match=if_match,
+            other_payment_id=payment_ids[was_asked],
+            record_was_asked=was_asked,
         )
         reach("checkout.begun")
         await self._acknowledgement.wait(checkout.position)
@@ -421,8 +426,19 @@ class CartStore:
 
     async def find_checkout(self, owner: Owner, idempotency_key: str) -> Checkout | None:
         """The checkout that this owner began under this key, wherever it is kept."""
-        _, payment_id = checkout_ids(self.partition, owner.cart_id, idempotency_key)
-        return await self._find_payment(payment_id)
+        for payment_id in self._payment_ids(owner, idempotency_key):
+            found = await self._find_payment(payment_id)
+            if found is not None:
+                return found
+        return None
+
+    def _payment_ids(self, owner: Owner, idempotency_key: str) -> tuple[str, str]:
+        """What a checkout under this key is called: if the record was asked for the key, and if not."""
+        asked, unasked = (
+            checkout_ids(self.partition, owner.cart_id, idempotency_key, record_was_asked=was_asked)[1]
+            for was_asked in (True, False)
+        )
+        return asked, unasked
 
     async def list_checkouts(
         self, owner: Owner, *, limit: int = limits.PAGE_SIZE_DEFAULT, cursor: str | None = None
@@ -793,30 +809,30 @@ class CartStore:
         record = await self.archive.find_payment(payment_id)
         return _checkout_from_record(*record) if record is not None else None
 
-    async def _archived_checkout(self, payment_id: str, fingerprint: str) -> Checkout | None:
-        """A checkout that only the record still has: the engine forgets a terminal one after a day."""
+    async def _archived_checkout(
+        self, payment_ids: tuple[str, str], fingerprint: str
+    ) -> tuple[bool, Checkout | None]:
+        """Whether the record could be asked, and a checkout that it has: the engine forgets a terminal one
+        after a day. Of two, the first that the key began."""
         try:
-            record = await self.archive.find_payment(payment_id)
+            records = await self.archive.find_payments(payment_ids)
         except StoreUnavailable:
-            # Checkouts go on while the database is away if the acknowledgement does not need it. A key
-            # that was used more than a day ago would then be found by the record's own uniqueness.
+            # Checkouts go on while the database is away if the acknowledgement does not need it.
             if self._acknowledgement.mode == "archived":
                 raise
-            return None
-        if record is None:
-            return None
-        if record[0].fingerprint != fingerprint:
+            return False, None
+        if not records:
+            return True, None
+        payment, orders = min(records, key=lambda record: record[0].created_at_ms)
+        if payment.fingerprint != fingerprint:
             raise IdempotencyKeyReused()
-        kept = await self.engine.read_payment(payment_id)
-        return msgspec.structs.replace(kept or _checkout_from_record(*record), replayed=True)
+        kept = await self.engine.read_payment(payment.payment_id)
+        return True, msgspec.structs.replace(kept or _checkout_from_record(payment, orders), replayed=True)
 
     async def _archived_adjustment(self, sku: str, reference: str, fingerprint: str) -> StockResult | None:
-        try:
-            record = await self.archive.find_stock_adjustment(sku, reference)
-        except StoreUnavailable:
-            if self._acknowledgement.mode == "archived":
-                raise
-            return None
+        """An adjustment that only the record still has. Raises StoreUnavailable: without the record nobody
+        can tell whether a reference was used, and stock that is counted twice is sold twice."""
+        record = await self.archive.find_stock_adjustment(sku, reference)
         if record is None:
             return None
         if record[0] != fingerprint:
@@ -832,11 +848,20 @@ class CartStore:
 
     async def _with_restored(self, checkout: Checkout, transition: Callable[[str], Awaitable[T]]) -> T:
         """Run a transition on a payment that the engine may have forgotten since it became terminal."""
+        payment_id = checkout.payment.payment_id
         try:
-            return await transition(checkout.payment.payment_id)
+            return await transition(payment_id)
         except (PaymentNotFound, OrderNotFound):
-            await self.engine.restore_payment(checkout.payment, checkout.orders)
-            return await transition(checkout.payment.payment_id)
+            # As it is by now: between the look and the transition it may have been settled, and the engine
+            # been rebuilt; put back as pending it would be settled, and its units sold, once more.
+            record = await self.archive.find_payment(payment_id)
+            if record is None:
+                raise
+            if record[0].status == "pending":
+                # The engine lost what only a rebuild brings back: the units that this payment holds.
+                raise StoreUnavailable("The engine has lost this payment; it is not changed.") from None
+            await self.engine.restore_payment(*record)
+            return await transition(payment_id)
 
 
 def payment_hash(payment: Payment, orders: Sequence[Order]) -> str:

@@ -229,8 +229,27 @@ class Archive:
 
     async def find_payment(self, payment_id: str) -> Recorded | None:
         """A payment with its orders."""
-        found = await self._recorded(select(payments.c.payment_id).where(payments.c.payment_id == payment_id))
+        found = await self.find_payments([payment_id])
         return found[0] if found else None
+
+    async def find_payments(self, payment_ids: Sequence[str]) -> list[Recorded]:
+        """Those of these payments that the record has, with their orders."""
+        return await self._recorded(
+            select(payments.c.payment_id).where(
+                payments.c.payment_id.in_(array_of(payments.c.payment_id, payment_ids))
+            )
+        )
+
+    async def terminal_payment_ids(self, since_ms: int, limit: int) -> list[str]:
+        """Payments that began after a time and are not pending any more, latest first."""
+        query = (
+            select(payments.c.payment_id)
+            .where(payments.c.status != "pending", payments.c.created_at_ms > since_ms)
+            .order_by(payments.c.created_at_ms.desc())
+            .limit(limit)
+        )
+        async with self.database.reading() as connection:
+            return list((await connection.execute(query)).scalars())
 
     async def find_order(self, order_id: str) -> Order | None:
         """One order with its lines."""

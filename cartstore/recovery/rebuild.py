@@ -22,6 +22,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from cartstore import limits
 from cartstore.archive.repository import Archive, Recorded, StockTotals
 from cartstore.catalog.repository import CatalogRepository
 from cartstore.failpoints import reach
@@ -43,6 +44,9 @@ CALL_HOLDS: Final = 500
 CALL_KEYS: Final = 1_000
 CALL_PAYMENTS: Final = 50
 CALL_SKUS: Final = 500
+TOMBSTONES_MAX: Final = 20_000
+"""Terminal payments of the last day that are put back, latest first. With more, checkouts need the record for
+a day: the engine cannot tell alone whether a key was used."""
 
 T = TypeVar("T")
 
@@ -121,6 +125,8 @@ class Rebuild:
         reach("rebuild.stock_put_back")
         await self._put_payments_back(silent_since_ms)
         reach("rebuild.payments_put_back")
+        await self._put_tombstones_back()
+        reach("rebuild.tombstones_put_back")
         held = await self._put_carts_back()
         reach("rebuild.carts_put_back")
         await self._hold_again(held)
@@ -190,6 +196,23 @@ class Rebuild:
                 *(_encode(self._payment_parts(recorded, silent_since_ms)).decode() for recorded in some),
             )
             self._tell("pending payments", start + len(some), len(pending))
+
+    async def _put_tombstones_back(self) -> None:
+        since_ms = int(time.time() * 1_000) - limits.TOMBSTONE_MS
+        found = await self._archive.terminal_payment_ids(since_ms, TOMBSTONES_MAX + 1)
+        is_whole = len(found) <= TOMBSTONES_MAX
+        found = found[:TOMBSTONES_MAX]
+        if not is_whole:
+            await self._call("rebuild_tombstones", (), limits.TOMBSTONE_MS, 0)
+        for start, payment_ids in _slices(found, CALL_PAYMENTS):
+            some = await self._archive.find_payments(payment_ids)
+            await self._call(
+                "rebuild_tombstones",
+                [self._keys.payment(payment.payment_id) for payment, _ in some],
+                *(limits.TOMBSTONE_MS, 1),
+                *(_encode(self._payment_parts(recorded, 0)).decode() for recorded in some),
+            )
+            self._tell("payments of the last day", start + len(some), len(found))
 
     def _payment_parts(self, recorded: Recorded, silent_since_ms: int) -> list[list[str]]:
         payment, orders = recorded

@@ -56,6 +56,9 @@ def _stock_conflict(reply: Refusal) -> errors.CartError:
 
 REFUSALS: dict[str, Callable[[Refusal], errors.CartStoreError]] = {
     "FENCED": lambda _: errors.StoreRecovering(),
+    "RECORD_NEEDED": lambda _: errors.StoreUnavailable(
+        "The database is away, and only it knows whether this key was used; nothing was begun."
+    ),
     "STORE_FULL": lambda _: errors.StoreFull(),
     "VERSION_CONFLICT": lambda reply: errors.VersionConflict(int(reply[1])),
     "IDEMPOTENCY_KEY_REUSED": lambda _: errors.IdempotencyKeyReused(),

@@ -418,12 +418,17 @@ class RedisEngine:
         window_ms: int,
         terms: CartTerms,
         if_match: int | None,
+        other_payment_id: str | None = None,
+        record_was_asked: bool = True,
     ) -> Checkout:
         if request.line_ids is not None and not request.line_ids:
             raise CartEmpty()
         reply = await self.call(
             script("checkout_begin"),
-            (self.keys.gate, self.keys.cart(cart_id), self.keys.payment(payment_id), self.keys.outbox),
+            (
+                *(self.keys.gate, self.keys.cart(cart_id), self.keys.payment(payment_id), self.keys.outbox),
+                self.keys.payment(other_payment_id or payment_id),
+            ),
             packed_terms(terms),
             "" if if_match is None else if_match,
             checkout_id,
@@ -435,6 +440,7 @@ class RedisEngine:
             request.details_json,
             self._outbox_events_max,
             self._releases_per_call,
+            int(record_was_asked),
             *(request.line_ids or ()),
         )
         if reply[0] == "REFUSED":

@@ -7,6 +7,7 @@
   KEYS[2]  cart hash              {ns:p}:cart:<cart_id>
   KEYS[3]  payment hash           {ns:p}:payment:<payment_id>
   KEYS[4]  outbox stream          {ns:p}:outbox
+  KEYS[5]  payment hash           the other one that this key may have begun; may be KEYS[3]
   ARGV[1]  identity               of the engine, as the connection learned it
   ARGV[2]  now override           ms, '' in production
   ARGV[3]  nonce                  of this call
@@ -21,11 +22,13 @@
   ARGV[12] details                JSON, kept as it is
   ARGV[13] outbox length          at which checkout is refused
   ARGV[14] release limit          due holds released at most, over all SKUs
-  ARGV[15...] line_ids            none: all lines
+  ARGV[15] asked                  '1': the record does not know this key; '0': it could not be asked
+  ARGV[16...] line_ids            none: all lines
   Returns  {'OK', now, position, <payment>, <order>...} | {'REPLAYED', now, position, <payment>, <order>...}
            {'REFUSED', <line_id, code, available, quantity, old price, new price>...} | {'IDEMPOTENCY_KEY_REUSED'}
            {'VERSION_CONFLICT', version} | {'CART_EMPTY'} | {'ITEM_NOT_FOUND', line_id}
-           {'TOTAL_CHANGED', total} | {'LIMIT_EXCEEDED', name, limit} | {'STORE_FULL'} | {'AGAIN'} | {'FENCED'}
+           {'TOTAL_CHANGED', total} | {'LIMIT_EXCEEDED', name, limit} | {'STORE_FULL'} | {'RECORD_NEEDED'} | {'AGAIN'}
+           {'FENCED'}
   Codes    PRODUCT_INACTIVE, CURRENCY_MISMATCH, INVALID_QUANTITY, PRICE_CHANGED, INSUFFICIENT_STOCK
   Faults   CARTBADARG
   Cost     O(lines of the cart * log holds)
@@ -61,15 +64,23 @@ end
 local cart_id = string.sub(KEYS[2], #call.prefix + 6)
 local payment_id = string.sub(KEYS[3], #call.prefix + 9)
 
-local known = redis.call('HMGET', KEYS[3], 'fingerprint', 'status', 'expires')
-if known[1] then
-  if known[1] ~= ARGV[7] then
-    return { 'IDEMPOTENCY_KEY_REUSED' }
+for index = 3, KEYS[5] == KEYS[3] and 3 or 5, 2 do
+  local known = redis.call('HMGET', KEYS[index], 'fingerprint', 'status', 'expires')
+  if known[1] then
+    if known[1] ~= ARGV[7] then
+      return { 'IDEMPOTENCY_KEY_REUSED' }
+    end
+    local known_id = string.sub(KEYS[index], #call.prefix + 9)
+    if known[2] == 'pending' and tonumber(known[3]) <= call.now then
+      payment_release(call, known_id, 'expired')
+    end
+    return payment_reply(call, 'REPLAYED', known_id)
   end
-  if known[2] == 'pending' and is_due(call, tonumber(known[3])) then
-    payment_release(call, payment_id, 'expired')
-  end
-  return payment_reply(call, 'REPLAYED', payment_id)
+end
+-- An engine that was rebuilt without all of a day's payments cannot tell whether this key was used.
+local forgot = ARGV[15] == '0' and redis.call('HGET', KEYS[1], 'forgot_at')
+if forgot and call.now - tonumber(forgot) < 86400000 then
+  return { 'RECORD_NEEDED' }
 end
 if redis.call('XLEN', KEYS[4]) >= tonumber(ARGV[13]) then
   return { 'STORE_FULL' }
@@ -86,7 +97,7 @@ if cart.count == 0 then
   return { 'CART_EMPTY' }
 end
 local wanted = {}
-for index = 15, #ARGV do
+for index = 16, #ARGV do
   if not cart.lines[ARGV[index]] then
     return { 'ITEM_NOT_FOUND', ARGV[index] }
   end
@@ -94,7 +105,7 @@ for index = 15, #ARGV do
 end
 local line_ids = {}
 for _, line_id in ipairs(line_order(cart)) do
-  if #ARGV < 15 or wanted[line_id] then
+  if #ARGV < 16 or wanted[line_id] then
     line_ids[#line_ids + 1] = line_id
   end
 end

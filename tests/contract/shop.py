@@ -314,8 +314,12 @@ class Shop:
         terms: CartTerms = TERMS,
         if_match: int | None = None,
         details_json: str = "{}",
+        record_was_asked: bool = True,
     ) -> Checkout:
-        checkout_id, payment_id = checkout_ids(self.partition, cart_id, key)
+        checkout_id, payment_id = checkout_ids(
+            self.partition, cart_id, key, record_was_asked=record_was_asked
+        )
+        _, other_id = checkout_ids(self.partition, cart_id, key, record_was_asked=not record_was_asked)
         return await self.engine.begin_checkout(
             cart_id,
             checkout_id,
@@ -331,6 +335,8 @@ class Shop:
             window_ms=window_ms,
             terms=terms,
             if_match=if_match,
+            other_payment_id=other_id,
+            record_was_asked=record_was_asked,
         )
 
     async def buy(self, cart_id: str, sku: str, quantity: int = 1, *, key: str = "k") -> str:

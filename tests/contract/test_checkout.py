@@ -553,3 +553,37 @@ async def test_checkout_event_tells_all_when_it_was_begun(shop: Shop) -> None:
             },
         ],
     }
+
+
+@pytest.mark.parametrize("record_was_asked", [True, False])
+async def test_begin_checkout_replays_when_the_key_began_one_under_its_other_ids(
+    shop: Shop, record_was_asked: bool
+) -> None:
+    """Whether the record can be asked may change between a call and its repetition."""
+    await shop.publish("a")
+    await shop.adjust("a", 5)
+    await shop.add(ANN, "a", 2)
+    first = await shop.checkout(ANN, key="k", record_was_asked=record_was_asked)
+    await shop.add(ANN, "a", 1)
+
+    again = await shop.checkout(ANN, key="k", record_was_asked=not record_was_asked)
+
+    assert again.replayed
+    assert again.payment == first.payment
+    assert [line.quantity for line in (await shop.cart(ANN)).lines] == [1]
+    with pytest.raises(IdempotencyKeyReused):
+        await shop.checkout(ANN, key="k", fingerprint="other", record_was_asked=not record_was_asked)
+
+
+async def test_begin_checkout_releases_what_its_other_ids_began_when_that_is_over(shop: Shop) -> None:
+    await shop.publish("a")
+    await shop.adjust("a", 5)
+    await shop.add(ANN, "a", 2)
+    await shop.checkout(ANN, key="k", record_was_asked=False)
+    shop.advance(WINDOW_MS)
+
+    again = await shop.checkout(ANN, key="k")
+
+    assert again.replayed
+    assert again.payment.status == "expired"
+    assert (await shop.level("a")).held == 0
