@@ -89,11 +89,11 @@ class Recovery:
         return await self._rebuild(seen, on_progress)
 
     async def _continues_the_record(self, seen: Gate) -> bool:
-        """Whether the stream holds the last event that the record applied, with its nonce, and the carts are no
-        older than their snapshots.
+        """Whether the stream holds the last event that the record applied, with its nonce, and the carts are
+        no older than their snapshots.
 
-        Mutations are no events: an engine that lost only some of them still has the last event. It has nothing
-        then that the record does not have.
+        Mutations are no events: an engine that lost only some of them still has the last event. It has
+        nothing then that the record does not have.
         """
         if seen.exists and seen.change < (await self._archive.snapshots.state()).change:
             return False

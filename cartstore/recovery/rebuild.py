@@ -2,9 +2,9 @@
 
 Every step is a script that passes the gate only with this rebuild's token, so a rebuilder that slept while
 another took over changes nothing when it wakes. The order: the last applied event, with which the new outbox
-begins, catalog and counters, pending orders with their holds, carts without holds, then the carts' holds,
-taken again by the ordinary hold function, oldest first. `held` is never copied: it is the sum of what was
-really held again.
+begins, catalog and counters, pending orders with their holds, carts without holds, then the carts' holds that
+had not lapsed, taken again by the ordinary hold function, oldest first. `held` is never copied: it is the sum
+of what was really held again.
 
 Nothing costs a round trip of its own: the record is read in pages, and a script puts back as many things as
 keep the engine busy for some milliseconds. While it does, the next page is read.
@@ -26,7 +26,7 @@ from cartstore import limits
 from cartstore.archive.repository import Archive, Recorded, StockTotals
 from cartstore.catalog.repository import CatalogRepository
 from cartstore.failpoints import reach
-from cartstore.model import CartSnapshot, CartTerms, Partition, Position, SkuFields, SnapshotLine
+from cartstore.model import CartSnapshot, CartTerms, Partition, Position, SkuFields, SnapshotLine, sku_of
 from cartstore.redis.caller import ScriptCaller, translate
 from cartstore.redis.keys import Keys
 from cartstore.redis.replies import order_fields, payment_fields
@@ -95,6 +95,8 @@ class Rebuild:
         self._terms_of = terms_of
         self._on_progress = on_progress
         self._far = "has begun"
+        self._hold_ttl_ms: dict[str, int] = {}
+        """Of SKUs whose holds last as long as they say themselves."""
         self._logged_at = time.monotonic()
 
     async def run(self, cursor: Position, nonce: str, *, silent_since_ms: int) -> None:
@@ -127,7 +129,7 @@ class Rebuild:
         reach("rebuild.payments_put_back")
         await self._put_tombstones_back()
         reach("rebuild.tombstones_put_back")
-        held = await self._put_carts_back()
+        held = await self._put_carts_back(silent_since_ms)
         reach("rebuild.carts_put_back")
         await self._hold_again(held)
         reach("rebuild.held_again")
@@ -181,6 +183,7 @@ class Rebuild:
 
     async def _put_some_skus_back(self, skus: Sequence[SkuFields]) -> None:
         _, totals = await self._archive.stock_totals([its.sku for its in skus])
+        self._hold_ttl_ms.update((its.sku, its.hold_ttl_ms) for its in skus if its.hold_ttl_ms)
         await self._call(
             "rebuild_skus",
             [self._keys.sku(its.sku) for its in skus],
@@ -226,8 +229,9 @@ class Rebuild:
         cart_ttl_ms = self._terms_of(payment.cart_id).cart_ttl_ms
         return [payment_fields(extended, cart_ttl_ms), *(order_fields(order) for order in orders)]
 
-    async def _put_carts_back(self) -> list[tuple[int, str, str]]:
-        """(first hold, cart, line) of every line that was held."""
+    async def _put_carts_back(self, silent_since_ms: int) -> list[tuple[int, str, str]]:
+        """(first hold, cart, line) of every line whose hold had not lapsed when the engine fell silent."""
+        lost_at_ms = silent_since_ms or self._now_ms()
         held: list[tuple[int, str, str]] = []
         total = await self._archive.snapshots.count_live()
         done = 0
@@ -244,13 +248,20 @@ class Rebuild:
                 (line.first_held_at_ms, its.cart_id, line.line_id)
                 for its in page
                 for line in its.lines
-                if line.held
+                if line.held and self._held_until_ms(its, line) > lost_at_ms
             )
             done += len(page)
             self._tell("carts", done, total)
 
         await _overlapped(self._pages_of_carts(), put)
         return held
+
+    def _held_until_ms(self, cart: CartSnapshot, line: SnapshotLine) -> int:
+        """When a hold ends that the cart's last mutation extended. A hold that lapses is no mutation, so
+        the snapshot still has it: taken again, it would keep units from buyers for one who left."""
+        terms = self._terms_of(cart.cart_id)
+        ttl_ms = self._hold_ttl_ms.get(sku_of(line.line_id), terms.hold_ttl_ms)
+        return min(cart.updated_at_ms + ttl_ms, line.first_held_at_ms + terms.hold_cap_ms)
 
     async def _pages_of_carts(self) -> AsyncIterator[list[CartSnapshot]]:
         after = ""

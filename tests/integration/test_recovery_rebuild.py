@@ -18,7 +18,7 @@ import pytest
 import redis.asyncio as redis
 from chaos.shop import assert_sound, buy, check_out, opened, stock_up, until_open
 
-from cartstore import Owner, cli
+from cartstore import Owner, Product, Variant, cli
 from cartstore.embedded import Engine
 from cartstore.errors import StoreError, StoreRecovering
 from cartstore.model import NO_GUARD
@@ -157,6 +157,30 @@ async def test_who_was_first_is_first_again_when_there_are_too_few_units(
     assert await held_by(store, BEN) == {"a": 1}
     assert await held_by(store, ANN) == {"a": 0}
     await assert_sound(store, units=2, skus=["a"])
+
+
+async def test_lapsed_hold_is_not_taken_again_when_its_snapshot_still_has_it(
+    redis_url: str, database_url: str, client: redis.Redis
+) -> None:
+    """A hold that lapses is no mutation. Whoever left long ago must not be first in line after a loss."""
+    async with opened(redis_url, database_url, hold_ttl_member_seconds=1) as store:
+        await stock_up(store)
+        variant = Variant(sku="long", price_minor=1_000, policy="deny", hold_ttl_seconds=600)
+        await store.put_product(Product(id="long", title="Long", currency="USD", variants=(variant,)))
+        await store.adjust_stock("long", 1, reason="delivery", reference="1")
+        await store.add_line(ANN, "a", 2)
+        await store.add_line(ANN, "long")
+        await store.add_line(CLEO, "b")
+        await archive_all(store)
+        await asyncio.sleep(1.1)
+        await store.add_line(BEN, "a")
+        await archive_all(store)
+
+        await client.flushdb()
+        await until_open(store)
+
+        assert await held_by(store, ANN) == {"a": 0, "long": 1}
+        assert await held_by(store, CLEO) == {"b": 1}
 
 
 async def test_order_is_released_on_the_way_when_its_window_was_over(
