@@ -11,6 +11,7 @@ BIN := .venv/bin
 PORT ?= 8000
 DATA_DIR ?= .cartstore
 WORKERS ?= 2
+MINUTES ?= 30
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The locks name everything: left to resolve by itself, an older pip takes a newer release for what is needed with an
 # extra (coverage[toml]) and then refuses it for want of a hash.
@@ -25,6 +26,7 @@ help:
 	@echo "make run     set up and serve on port $(PORT), data in $(DATA_DIR)"
 	@echo "make test    every check and every test"
 	@echo "make check   the static checks only"
+	@echo "make soak    attacks for MINUTES=$(MINUTES); writes docs/reliability.md"
 	@echo "make bench   the benchmarks, each beside its baseline (needs wrk); make bench-full: all of them"
 	@echo "make setup   the virtual environment only, with everything that run, check and test need"
 	@echo "make docs    the pages that are made from the code"
@@ -91,6 +93,10 @@ bench: $(DEV)
 .PHONY: bench-full
 bench-full: $(DEV)
 	$(BIN)/python -m benchmarks.run --full
+
+.PHONY: soak
+soak: $(DEV)
+	PYTHONPATH=tests $(BIN)/python -m chaos.soak --minutes $(MINUTES) --page docs/reliability.md
 
 .PHONY: format
 format: $(DEV)

@@ -23,7 +23,7 @@ from .checker import Violation, check, forgotten
 from .faults import Strike
 from .meter import Meter
 from .shoppers import Market, Shopper, look_after, pay_late, restock
-from .stage import PATIENCE_SECONDS, TERMS, Stage, until
+from .stage import PATIENCE_SECONDS, TERMS, NeverCalm, Stage, until
 
 SCARCE_UNITS = 14
 """Fewer than the buyers want at once."""
@@ -95,8 +95,12 @@ class Campaign:
         report = Report(name=f"{name}, acknowledged by {self._stage.ack}")
         delivered = await self._open(market)
         upsets = await self._attack(market, plan, report, random.Random(seed), until_at)
-        books = await self._come_to_rest(market, [*delivered])
-        report.violations += check(market.history, books, delivered=delivered, terms=TERMS, upsets=upsets)
+        try:
+            books = await self._come_to_rest(market, [*delivered])
+        except (NeverCalm, TimeoutError) as error:
+            report.violations.append(Violation("defect", f"it never came to rest: {error!r}"))
+        else:
+            report.violations += check(market.history, books, delivered=delivered, terms=TERMS, upsets=upsets)
         _sum_up(report, market, upsets)
         report.seconds = time.monotonic() - began
         return report
@@ -130,11 +134,13 @@ class Campaign:
         try:
             await asyncio.sleep(0.3)
             for strike in plan:
-                if time.monotonic() > until_at:
-                    break
+                # When the time is over only what comes last of all is still struck.
+                if time.monotonic() > until_at and not any(fault.forgets for fault in strike):
+                    continue
                 upsets += await self._strike(market, strike, meter, report, chance)
         except TimeoutError:
-            report.violations.append(Violation("defect", "it never came to rest after the last fault"))
+            what = f"writes were not accepted again after {[fault.name for fault in strike]}"
+            report.violations.append(Violation("defect", what))
         finally:
             await _close(market, visits)
         return upsets

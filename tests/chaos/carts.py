@@ -30,27 +30,35 @@ def check_carts(operations: Sequence[Operation], upsets: Sequence[Upset] = ()) -
         yield from _Cart(upsets, bought).follow(its)
 
 
-def check_versions(operations: Sequence[Operation]) -> Iterator[Complaint]:
-    """A change gives its cart a higher version than any that its owner was told before, and one that no other
-    change of any cart has; a reading never tells an older one."""
+def check_versions(operations: Sequence[Operation], upsets: Sequence[Upset] = ()) -> Iterator[Complaint]:
+    """A change gives its cart a higher version than any that its owner was ever told, and one that no other
+    change of any cart has; a reading never tells an older one than before. A cart whose latest changes an
+    engine lost may be read as it was, under the version that it had then."""
     told_to: dict[int, Call] = {}
     for its in by_buyer(operations).values():
-        last: Call | None = None
-        for operation in its:
-            for call in operation.calls:
-                if call.verdict != "ok" or call.version is None or call.is_replay:
-                    continue
-                if call.verb == "read" and call.version == 0 and not call.lines:
-                    continue  # A cart that is not there has no version.
-                known = last.version if last is not None and last.version is not None else 0
-                is_change = call.verb in CART_WRITES
-                if call.version < known or (is_change and call.version == known):
-                    yield "version", f"version {call.version} after {known}: {last} then {call}"
-                if is_change:
-                    other = told_to.setdefault(call.version, call)
-                    if other is not call and (other.buyer, other.key) != (call.buyer, call.key):
-                        yield "version", f"one version for two changes: {other} and {call}"
-                last = call
+        highest, read_since, last = 0, 0, None
+        coming = list(upsets)
+        for call in (call for operation in its for call in operation.calls):
+            if call.verdict != "ok" or call.version is None or call.is_replay:
+                continue
+            while coming and coming[0].ended < call.began:
+                coming.pop(0)
+                read_since = 0
+            is_shaken = bool(coming) and coming[0].began < call.ended
+            is_change = call.verb in CART_WRITES
+            is_absent = not is_change and call.version == 0 and not call.lines
+            if (is_change and call.version <= highest) or (
+                not is_change and not is_shaken and not is_absent and call.version < read_since
+            ):
+                yield "version", f"version {call.version} after {highest}: {last} then {call}"
+            if is_change:
+                other = told_to.setdefault(call.version, call)
+                if other is not call and (other.buyer, other.key) != (call.buyer, call.key):
+                    yield "version", f"one version for two changes: {other} and {call}"
+            highest = max(highest, call.version)
+            if not is_shaken:
+                read_since = max(read_since, call.version)
+            last = call
 
 
 class _Cart:

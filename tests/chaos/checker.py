@@ -54,7 +54,7 @@ def check(
         *_check_checkouts(operations, books, upsets),
         *_check_payments(operations, books, upsets),
         *check_carts(operations, upsets),
-        *check_versions(operations),
+        *check_versions(operations, upsets),
     ]
     return [Violation(kind, what) for kind, what in complaints]
 

@@ -56,6 +56,10 @@ SETTINGS: Mapping[str, object] = {
 _STOP_SECONDS = 6.0
 
 
+class NeverCalm(Exception):
+    """The shop does not come back by itself."""
+
+
 class Stage:
     """Everything that runs. Made by `staged`."""
 
@@ -157,7 +161,9 @@ class Stage:
 
     async def start_api(self, ack: AckMode) -> None:
         """Start both API processes, or start them anew with another mode of acknowledgement."""
-        await stop_parts(self.api, _STOP_SECONDS)
+        # Out of the keeper's sight first, or it would start what ends here once more.
+        before, self.api = self.api, []
+        await stop_parts(before, _STOP_SECONDS)
         self.ack = ack
         through_proxy = f"redis://:{self.password}@127.0.0.1:{self.proxy.port}/0"
         self.api = [
@@ -258,6 +264,7 @@ async def until(holds: Any, seconds: float = PATIENCE_SECONDS) -> None:
 
 async def _until_ready(port: int) -> None:
     wire = Connection(port, 5.0)
+    told = b"nothing"
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
@@ -265,7 +272,10 @@ async def _until_ready(port: int) -> None:
                     answer = await wire.ask(b"GET /health/ready HTTP/1.1\r\nHost: shop\r\n\r\n")
                     if answer.status == 200:
                         return
+                    told = answer.body
                 await asyncio.sleep(0.05)
+    except TimeoutError as error:
+        raise NeverCalm(f"never ready: {told.decode()}") from error
     finally:
         wire.close()
 

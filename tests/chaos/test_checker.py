@@ -426,6 +426,21 @@ def test_version_that_goes_back_is_found(history: History, books: Books, key: st
     assert found(history, books) == {"version"}
 
 
+def test_older_version_is_no_violation_when_the_engine_lost_a_change(history: History, books: Books) -> None:
+    history.append(call("cleo", "read", "c9", 110.9, 111.0, version=4))
+
+    assert found(history, books, Upset(110.3, 110.8)) == set()
+
+
+def test_version_that_goes_back_is_found_when_the_engine_lost_its_memory(
+    history: History, books: Books
+) -> None:
+    """A change may be lost, but no later one gets its version."""
+    history.append(add("cleo", "c9", 110.9, 1, 2, 6))
+
+    assert found(history, books, Upset(110.3, 110.8)) == {"version"}
+
+
 def test_version_of_two_carts_is_found(history: History, books: Books) -> None:
     replace(history, "c1", version=3)
 
