@@ -213,7 +213,7 @@ class StockResult(msgspec.Struct, frozen=True, kw_only=True):
 # --- cart ------------------------------------------------------------------------------------------
 
 
-class Line(msgspec.Struct, frozen=True, kw_only=True):
+class Line(msgspec.Struct, frozen=True):
     """One line of a cart with what is true of its SKU at the moment of reading."""
 
     line_id: str
@@ -251,7 +251,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
         return self.unit_price_minor * self.quantity
 
 
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
+class Summary(msgspec.Struct, frozen=True):
     """The running totals of a cart: all lines at the prices the buyer saw."""
 
     version: int

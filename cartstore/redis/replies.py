@@ -23,19 +23,31 @@ from cartstore.model import (
 )
 
 LINE_FIELDS = 16
+SUMMARY_FIELDS = 5
 STOCK_FIELDS = 6
 
 
+def read_replayed(reply: Sequence[Any], start: int) -> list[Any]:
+    """A remembered reply of a mutation, which is kept as texts, as the mutation gave it: `start` is where its
+    totals are, after which come one line, or what else is no number."""
+    numbers = [1, 2, *range(start, start + 4)]
+    line = start + SUMMARY_FIELDS
+    if len(reply) == line + LINE_FIELDS:
+        numbers += [*range(line + 2, line + 14), line + 15]
+    first = list(reply)
+    for place in numbers:
+        if first[place] != "":
+            first[place] = int(first[place])
+    return first
+
+
+# The next two are read with every answer of the hot path, and so the values go in by their places.
+
+
 def read_summary(reply: Sequence[Any], start: int) -> Summary:
-    """version, lines, units, subtotal, currency from `start` on; a replayed reply has texts for numbers."""
-    version, lines, units, subtotal, currency = reply[start : start + 5]
-    return Summary(
-        version=int(version),
-        lines_count=int(lines),
-        total_items=int(units),
-        subtotal_minor=int(subtotal),
-        currency=currency or None,
-    )
+    """version, lines, units, subtotal, currency from `start` on."""
+    version, lines, units, subtotal, currency = reply[start : start + SUMMARY_FIELDS]
+    return Summary(version, lines, units, subtotal, currency or None)
 
 
 def read_line(reply: Sequence[Any], start: int) -> Line:
@@ -59,23 +71,23 @@ def read_line(reply: Sequence[Any], start: int) -> Line:
         available,
     ) = reply[start : start + LINE_FIELDS]
     return Line(
-        line_id=line_id,
-        sku=sku_of(line_id),
-        properties_json=properties or None,
-        quantity=int(quantity),
-        held=int(held),
-        hold_expires_at_ms=int(expires),
-        first_held_at_ms=int(first),
-        unit_price_minor=int(price),
-        revision=int(revision),
-        ordinal=int(ordinal),
-        added_at_ms=int(added),
-        updated_at_ms=int(updated),
-        current_price_minor=int(current_price),
-        current_revision=int(current_revision),
-        is_active=int(active) == 1,
-        policy=cast(StockPolicy, policy),
-        available_quantity=int(available) if available != "" else None,
+        line_id,
+        sku_of(line_id),
+        properties or None,
+        quantity,
+        held,
+        expires,
+        first,
+        price,
+        revision,
+        ordinal,
+        added,
+        updated,
+        current_price,
+        current_revision,
+        active == 1,
+        policy,
+        None if available == "" else available,
     )
 
 

@@ -60,6 +60,7 @@ from cartstore.redis.replies import (
     read_checkout,
     read_level,
     read_line,
+    read_replayed,
     read_summary,
 )
 from cartstore.redis.scripts import Script, script
@@ -70,7 +71,16 @@ _STOCK_BATCH = 200
 _PUBLISH_BATCH = 200
 """sku_publish calls under way at once."""
 
+_OF_A_LINE = (InsufficientStock, InvalidQuantity, ProductInactive, ProductNotFound, ItemNotFound)
+"""Refusals that tell which line they are about."""
+
 Arg = str | int
+
+
+def _conditions(guard: Guard) -> tuple[Arg, Arg, Arg]:
+    """if_match, idempotency key and fingerprint, as every mutation takes them."""
+    if_match = "" if guard.if_match is None else guard.if_match
+    return if_match, guard.idempotency_key or "", guard.fingerprint
 
 
 @lru_cache(64)
@@ -118,19 +128,29 @@ class RedisEngine:
         self._calls = itertools.count()
         self._releases: dict[str, asyncio.Future[Any]] = {}
 
-    async def call(self, script: Script, keys: Sequence[str], *args: Arg, may_hurry: bool = False) -> Any:
-        """One script call with what every script takes; follows AGAIN. Raises for every refusal.
+    async def call(self, script: Script, keys: Sequence[str], *args: Arg) -> Any:
+        """One script call with what every script takes; follows AGAIN. Raises for every refusal."""
+        reply = await self.caller.call(script, keys, (*self._stamp(), *args))
+        return reply if reply[0] in SUCCESSES else await self._follow(reply, script, keys, args)
 
-        `may_hurry`: the script's last argument says whether it may go on before all that is due is released.
+    def _stamp(self) -> tuple[Arg, Arg]:
+        """Time and nonce, as every script takes them."""
+        now = "" if self._now_ms is None else self._now_ms()
+        return now, f"{self._nonce_prefix}{next(self._calls):x}"
+
+    async def _follow(
+        self,
+        reply: Any,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Arg],
+        hurried: Sequence[Arg] | None = None,
+    ) -> Any:
+        """What comes after a reply that is no success: the refusal that it stands for, or more calls.
+
+        `hurried`: arguments that let the script go on before all that is due is released, if it knows any.
         """
         for round_number in range(limits.RELEASE_ROUNDS_MAX):
-            now = "" if self._now_ms is None else self._now_ms()
-            nonce = f"{self._nonce_prefix}{next(self._calls):x}"
-            if may_hurry:
-                hurried = "" if round_number < limits.EXACT_ROUNDS else "1"
-                reply = await self.caller.call(script, keys, (now, nonce, *args, hurried))
-            else:
-                reply = await self.caller.call(script, keys, (now, nonce, *args))
             tag = reply[0]
             if tag in SUCCESSES:
                 return reply
@@ -141,6 +161,9 @@ class RedisEngine:
                     raise refusal(("LIMIT_EXCEEDED", *reply[1:]))
             elif tag != AGAIN:
                 raise refusal(reply)
+            if hurried is not None and round_number + 1 >= limits.EXACT_ROUNDS:
+                args = hurried
+            reply = await self.caller.call(script, keys, (*self._stamp(), *args))
         # The truth was not reached in time; "sold out" would be a guess.
         raise StoreUnavailable("Too many holds fall due at once; the change was not applied.")
 
@@ -255,55 +278,45 @@ class RedisEngine:
         return read_summary(await self.call(script("cart_read_summary"), keys), 1)
 
     async def _mutate(
-        self,
-        name: str,
-        keys: Sequence[str],
-        terms: CartTerms,
-        guard: Guard,
-        *args: Arg,
-        may_hurry: bool = False,
+        self, name: str, keys: Sequence[str], terms: CartTerms, guard: Guard, *args: Arg
     ) -> Any:
         """A cart mutation; the reply without its REPLAYED mark, and whether it had one."""
         reply = await self.call(
-            script(name),
-            (self.keys.gate, *keys),
-            packed_terms(terms),
-            "" if guard.if_match is None else guard.if_match,
-            guard.idempotency_key or "",
-            guard.fingerprint,
-            *args,
-            may_hurry=may_hurry,
+            script(name), (self.keys.gate, *keys), packed_terms(terms), *_conditions(guard), *args
         )
-        return (reply[1:], True) if reply[0] == "REPLAYED" else (reply, False)
+        return (read_replayed(reply[1:], 3), True) if reply[0] == "REPLAYED" else (reply, False)
 
     async def _mutate_line(
         self,
-        name: str,
+        script: Script,
         keys: Sequence[str],
         terms: CartTerms,
         guard: Guard,
         line_id: str,
         quantity: int,
-        *args: Arg,
+        *more: Arg,
     ) -> LineResult:
         """A mutation of one line; a refusal says which line, SKU and quantity it is about."""
-        try:
-            reply, replayed = await self._mutate(name, keys, terms, guard, line_id, *args, may_hurry=True)
-        except (InsufficientStock, InvalidQuantity, ProductInactive, ProductNotFound, ItemNotFound) as error:
-            error.line_id, error.sku = line_id, sku_of(line_id)
-            if error.requested_quantity is None:
-                error.requested_quantity = quantity
-            raise
-        return self._line_result(reply, replayed)
-
-    @staticmethod
-    def _line_result(reply: Any, replayed: bool) -> LineResult:
+        # Like _mutate, with one coroutine less: this runs for every add.
+        args = (packed_terms(terms), *_conditions(guard), line_id, quantity, *more)
+        is_replay = False
+        reply = await self.caller.call(script, keys, (*self._stamp(), *args, ""))
+        if reply[0] != "OK":
+            try:
+                reply = await self._follow(reply, script, keys, (*args, ""), hurried=(*args, "1"))
+            except _OF_A_LINE as error:
+                error.line_id, error.sku = line_id, sku_of(line_id)
+                if error.requested_quantity is None:
+                    error.requested_quantity = quantity
+                raise
+            if reply[0] == "REPLAYED":
+                is_replay, reply = True, read_replayed(reply[1:], 3)
         return LineResult(
             line=read_line(reply, 8) if len(reply) > 8 else None,
             summary=read_summary(reply, 3),
-            read_at_ms=int(reply[2]),
-            created=int(reply[1]) == 1,
-            replayed=replayed,
+            read_at_ms=reply[2],
+            created=reply[1] == 1,
+            replayed=is_replay,
         )
 
     async def add_line(
@@ -317,12 +330,11 @@ class RedisEngine:
         guard: Guard,
     ) -> LineResult:
         return await self._mutate_line(
-            "cart_add_line",
-            (self.keys.cart(cart_id), self.keys.sku(sku)),
+            script("cart_add_line"),
+            (self.keys.gate, self.keys.cart(cart_id), self.keys.sku(sku)),
             terms,
             guard,
             line_id_of(sku, properties_json),
-            quantity,
             quantity,
             properties_json or "",
         )
@@ -331,12 +343,11 @@ class RedisEngine:
         self, cart_id: str, line_id: str, quantity: int, *, terms: CartTerms, guard: Guard
     ) -> LineResult:
         return await self._mutate_line(
-            "cart_set_quantity",
-            (self.keys.cart(cart_id), self.keys.sku(sku_of(line_id))),
+            script("cart_set_quantity"),
+            (self.keys.gate, self.keys.cart(cart_id), self.keys.sku(sku_of(line_id))),
             terms,
             guard,
             line_id,
-            quantity,
             quantity,
         )
 

@@ -71,7 +71,7 @@ for index = 3, KEYS[5] == KEYS[3] and 3 or 5, 2 do
       return { 'IDEMPOTENCY_KEY_REUSED' }
     end
     local known_id = string.sub(KEYS[index], #call.prefix + 9)
-    if known[2] == 'pending' and tonumber(known[3]) <= call.now then
+    if known[2] == 'pending' and is_due(call, tonumber(known[3])) then
       payment_release(call, known_id, 'expired')
     end
     return payment_reply(call, 'REPLAYED', known_id)
