@@ -82,14 +82,18 @@ def found(drifts: list[Drift]) -> list[tuple[DriftKind, str]]:
     return sorted((drift.kind, drift.subject) for drift in drifts)
 
 
+def assert_gauge(shop: Shop, *expected: tuple[DriftKind, str]) -> None:
+    kinds = [kind for kind, _ in expected]
+    assert shop.reconciler.open_by_kind() == {kind: kinds.count(kind) for kind in DRIFT_KINDS}
+
+
 async def expect_left(shop: Shop, *expected: tuple[DriftKind, str]) -> None:
     """A run finds exactly this, repairs nothing of it, and the gauge shows it."""
     report = await shop.reconcile()
 
     assert found(report.drift) == sorted(expected)
     assert report.repaired == []
-    kinds = [kind for kind, _ in expected]
-    assert shop.reconciler.open_by_kind() == {kind: kinds.count(kind) for kind in DRIFT_KINDS}
+    assert_gauge(shop, *expected)
 
 
 async def expect_repaired(shop: Shop, *expected: tuple[DriftKind, str]) -> None:
@@ -97,6 +101,7 @@ async def expect_repaired(shop: Shop, *expected: tuple[DriftKind, str]) -> None:
     watched = await shop.reconcile(repair=False)
     assert found(watched.drift) == sorted(expected)
     assert watched.repaired == []
+    assert_gauge(shop, *expected)
 
     report = await shop.reconcile()
     assert found(report.repaired) == sorted(expected)

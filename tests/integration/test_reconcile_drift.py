@@ -7,7 +7,7 @@ is safe, and left and told where it is not. Method: plant each kind by writing p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import msgspec
 import pytest
@@ -16,6 +16,7 @@ from reconcile_shop import BUYER, Shop, expect_left, expect_repaired, found, ope
 from cartstore import Owner
 from cartstore.embedded import Database
 from cartstore.errors import CartError, StoreRecovering, StoreUnavailable
+from cartstore.model import SkuFields, checkout_ids
 from cartstore.recovery.reconcile import Drift, Reconciler, ReconcileReport, table
 
 
@@ -245,6 +246,87 @@ async def test_due_entry_of_a_settled_payment_is_removed(shop: Shop) -> None:
     await shop.redis.zadd(shop.keys.due, {shop.payment_id: 2**42})
 
     await expect_repaired(shop, ("due_without_payment", shop.payment_id))
+
+
+# --- a buyer was faster ------------------------------------------------------------------------------
+
+
+def just_before(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, repair: str, act: Callable[[], Awaitable[object]]
+) -> None:
+    """Let somebody act between the second look and the repair of what it found."""
+    original = getattr(shop.store.engine, repair)
+
+    async def after(*args: object) -> object:
+        await act()
+        return await original(*args)
+
+    monkeypatch.setattr(shop.store.engine, repair, after)
+
+
+async def test_index_entry_is_kept_when_a_buyer_claims_it_before_the_repair(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Owner("user", "other")
+    await shop.redis.zadd(shop.keys.holds("A"), {"c\x1fu.other\x1fA": 1})
+    # Not due yet, so that nobody takes it out on the way.
+    ((_, score),) = await shop.redis.zrange(shop.keys.holds("A"), -1, -1, withscores=True)
+    await shop.redis.zadd(shop.keys.holds("A"), {"c\x1fu.other\x1fA": score})
+    just_before(shop, monkeypatch, "repair_index", lambda: shop.store.add_line(other, "A", 1))
+
+    await shop.reconcile()
+
+    assert await shop.redis.zscore(shop.keys.holds("A"), "c\x1fu.other\x1fA")
+    assert (await shop.store.read_stock("A")).held == 6
+    assert (await shop.reconcile()).drift == []
+
+
+async def test_payment_is_not_put_into_due_when_it_is_settled_before_the_repair(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await shop.redis.zrem(shop.keys.due, shop.payment_id)
+    just_before(
+        shop, monkeypatch, "repair_due", lambda: shop.store.apply_verdict(shop.payment_id, "succeeded")
+    )
+
+    await shop.reconcile()
+
+    assert await shop.redis.zscore(shop.keys.due, shop.payment_id) is None
+    await shop.store.drain_outbox()
+    assert (await shop.reconcile()).drift == []
+
+
+async def test_due_entry_is_kept_when_its_payment_begins_before_the_repair(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, payment_id = checkout_ids(shop.store.partition, BUYER.cart_id, "second")
+    await shop.redis.zadd(shop.keys.due, {payment_id: 2**42})
+    just_before(shop, monkeypatch, "repair_due", lambda: shop.check_out(BUYER, "second"))
+
+    await shop.reconcile()
+
+    expires = await shop.redis.hget(shop.keys.payment(payment_id), "expires")
+    assert await shop.redis.zscore(shop.keys.due, payment_id) == int(expires)
+
+
+async def test_catalog_is_not_set_back_when_a_newer_revision_is_published_before_the_repair(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await shop.put("A", price_minor=1_700, publish=False)
+    publish, acted = shop.store.engine.publish_skus, False
+
+    async def after_another(skus: Sequence[SkuFields]) -> None:
+        nonlocal acted
+        if not acted:
+            acted = True
+            await shop.put("A", price_minor=1_800)
+        await publish(skus)
+
+    monkeypatch.setattr(shop.store.engine, "publish_skus", after_another)
+    await shop.reconcile()
+
+    cart = await shop.store.read_cart(BUYER)
+    assert [line.current_price_minor for line in cart.lines] == [1_800]
 
 
 # --- left and told ----------------------------------------------------------------------------------
