@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Literal, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeVar, cast, get_args
 
 import msgspec
 
@@ -35,6 +35,8 @@ from cartstore.recovery.counters import (
 
 if TYPE_CHECKING:
     from cartstore.store import CartStore
+
+T = TypeVar("T")
 
 AUDITED_HOLDS_MAX = 5_000
 """Index entries of one SKU that one audit script looks at; a SKU with more is not `is_whole`."""
@@ -396,7 +398,9 @@ class _Run:
 
     async def counters_of(self, skus: Iterable[str]) -> list[CounterAudit]:
         """The counters of these SKUs, of those that the engine has."""
-        found = await asyncio.gather(*map(self._engine.audit_sku, skus))
+        found: list[SkuAudit | None] = []
+        for some in _slices(list(skus), LOOKS_AT_ONCE):
+            found += await asyncio.gather(*map(self._engine.audit_sku, some))
         return [
             CounterAudit(sku=audit.sku, epoch=audit.epoch, rev=audit.rev, counter=_counter(audit))
             for audit in found
@@ -799,8 +803,8 @@ def _in_both(
     return both
 
 
-def _slices(subjects: Sequence[Subject], size: int = PAGE_SUBJECTS) -> list[Sequence[Subject]]:
-    return [subjects[start : start + size] for start in range(0, len(subjects), size)]
+def _slices(items: Sequence[T], size: int = PAGE_SUBJECTS) -> list[Sequence[T]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 async def _scanned(
