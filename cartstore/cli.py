@@ -212,7 +212,7 @@ async def _reconcile_store(data_dir: Path, settings: Settings, *, repair: bool) 
 
     async with open_store(settings, data_dir=data_dir) as store:
         report = await Reconciler(store).run(repair=repair)
-    output().print(table(report))
+    output().print(table(report), soft_wrap=True)
     return EXIT_FAILED if report.drift else 0
 
 

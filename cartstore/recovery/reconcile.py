@@ -190,8 +190,8 @@ DriftKind = Literal[
 DRIFT_KINDS: Final[tuple[DriftKind, ...]] = get_args(DriftKind)
 
 REMEDIES: Final[Mapping[DriftKind, str]] = {
-    "counter_above_holds": "set to what carts and orders claim, unless the SKU moves meanwhile",
-    "counter_below_holds": "set to what carts and orders claim, unless the SKU moves meanwhile",
+    "counter_above_holds": "set it to what carts and orders claim, unless the SKU moves meanwhile",
+    "counter_below_holds": "set it to what carts and orders claim, unless the SKU moves meanwhile",
     "orphan_index_entry": "take the entry out",
     "unindexed_hold": "index it, if the counter has it",
     "not_in_holding": "put the SKU there",
@@ -201,7 +201,7 @@ REMEDIES: Final[Mapping[DriftKind, str]] = {
     "sku_missing": "publish the SKU",
     "not_frozen": "freeze the SKU",
 }
-"""What a repair does about each kind that it may touch. The others are left to a person."""
+"""What a repair would do about each kind that it may touch, if it proves safe. The others are left."""
 
 COUNTERS: Final = frozenset({"counter_above_holds", "counter_below_holds"})
 COUNTED_SKUS_MAX: Final = 1_000
@@ -749,24 +749,17 @@ def drifts_of_payment(audit: PaymentAudit) -> list[Drift]:
 
 
 def table(report: ReconcileReport) -> str:
-    """The report as a table for a terminal, then counts, then what a repair would do about what is left."""
-    rows = [("state", "kind", "subject", "expected", "found", "repair")]
+    """The report for a terminal: a row for each drift, counts, and what a repair would do about each kind."""
+    rows = [("state", "kind", "subject", "expected", "found")]
     for state, drifts in (("repaired", report.repaired), ("drift", report.drift)):
-        rows += [
-            (state, its.kind, its.subject, its.expected, its.found, REMEDIES.get(its.kind, "none"))
-            for its in drifts
-        ]
+        rows += [(state, its.kind, its.subject, its.expected, its.found) for its in drifts]
     summary = [f"{report.checked} checked, {len(report.repaired)} repaired, {len(report.drift)} left"]
     if report.skipped:
         summary.append(f"{report.skipped} looks were not whole: the record was behind, or too many holds")
-    if report.drift:
-        counts = Counter(drift.kind for drift in report.drift)
-        summary.append("left: " + ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())))
-        safe = sum(count for kind, count in counts.items() if kind in REMEDIES)
-        summary.append(
-            f"a repair would try {safe} of {len(report.drift)}, "
-            "each only if the step that does it proves it safe"
-        )
+    counts = Counter(drift.kind for drift in report.drift)
+    for kind, count in sorted(counts.items()):
+        remedy = REMEDIES.get(kind, "leave it: who is right, a person decides")
+        summary.append(f"{count} {kind}: a repair would {remedy}")
     if len(rows) == 1:
         return "\n".join(summary)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
