@@ -167,6 +167,7 @@ class Recovery:
             archive=self._archive,
             catalog=self._catalog,
             terms_of=self._terms_of,
+            lifetime_ms=self._lifetime_ms,
             on_progress=on_progress,
             now_ms=self._now_ms,
         )

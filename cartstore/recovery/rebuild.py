@@ -83,6 +83,7 @@ class Rebuild:
         archive: Archive,
         catalog: CatalogRepository,
         terms_of: Callable[[str], CartTerms],
+        lifetime_ms: int,
         on_progress: Progress = no_progress,
         now_ms: Callable[[], int] | None = None,
     ) -> None:
@@ -93,6 +94,7 @@ class Rebuild:
         self._archive = archive
         self._catalog = catalog
         self._terms_of = terms_of
+        self._lifetime_ms = lifetime_ms
         self._on_progress = on_progress
         self._far = "has begun"
         self._hold_ttl_ms: dict[str, int] = {}
@@ -230,7 +232,8 @@ class Rebuild:
         return [payment_fields(extended, cart_ttl_ms), *(order_fields(order) for order in orders)]
 
     async def _put_carts_back(self, silent_since_ms: int) -> list[tuple[int, str, str]]:
-        """(first hold, cart, line) of every line whose hold had not lapsed when the engine fell silent."""
+        """(first hold, cart, line) of every line whose hold was not due when the engine fell silent: over, or
+        later than any hold may last, because the clock was set back since."""
         lost_at_ms = silent_since_ms or self._now_ms()
         held: list[tuple[int, str, str]] = []
         total = await self._archive.snapshots.count_live()
@@ -248,7 +251,7 @@ class Rebuild:
                 (line.first_held_at_ms, its.cart_id, line.line_id)
                 for its in page
                 for line in its.lines
-                if line.held and self._held_until_ms(its, line) > lost_at_ms
+                if line.held and 0 < self._held_until_ms(its, line) - lost_at_ms <= self._lifetime_ms
             )
             done += len(page)
             self._tell("carts", done, total)
