@@ -264,7 +264,9 @@ class Rebuild:
         the snapshot still has it: taken again, it would keep units from buyers for one who left."""
         terms = self._terms_of(cart.cart_id)
         ttl_ms = self._hold_ttl_ms.get(sku_of(line.line_id), terms.hold_ttl_ms)
-        return min(cart.updated_at_ms + ttl_ms, line.first_held_at_ms + terms.hold_cap_ms)
+        # One that a rebuild took again began after the cart's last mutation.
+        extended_ms = max(cart.updated_at_ms, line.first_held_at_ms)
+        return min(extended_ms + ttl_ms, line.first_held_at_ms + terms.hold_cap_ms)
 
     async def _pages_of_carts(self) -> AsyncIterator[list[CartSnapshot]]:
         after = ""
