@@ -329,9 +329,8 @@ class DatabaseConnectionsKilled(Fault):
 class DatabaseFull(Fault):
     """A trigger refuses new events with the state of a full disk (53100), at once or at the commit.
 
-    A disk that is really full needs a file system of its own, which no unprivileged user can mount
-    everywhere; a limit on file sizes fails with another state (EFBIG, XX000) and first hits the write-ahead
-    log, which is a crash. What the drain sees is the same: its statement or its commit is refused.
+    A disk that is really full needs a file system of its own, which an unprivileged user cannot mount
+    everywhere. What the drain sees is the same: its statement or its commit is refused.
     """
 
     name = "database: disk full (SQLSTATE 53100)"

@@ -75,8 +75,7 @@ LIMITS = """\
 - A machine that loses its power: processes die by SIGKILL, so what was written is in the page cache. The
   truncated log stands for an fsync that never reached the disk. PostgreSQL runs with `fsync=off` here.
 - A disk that is really full. A trigger refuses new events with the state of a full disk (SQLSTATE 53100),
-  at once or at the commit: a file system of its own needs privileges, and a limit on file sizes fails
-  otherwise.
+  at once or at the commit: a file system of its own cannot be mounted everywhere without privileges.
 - Carts of an engine that lost its memory: they come back as of their last snapshot, and the checker claims
   nothing of their contents then.
 - A restored database: what was acknowledged between the backup and the restoration is gone with the disk it

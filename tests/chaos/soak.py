@@ -38,8 +38,8 @@ def plan_of(ack: AckMode, number: int, chance: random.Random) -> list[Strike]:
     """More than a period has time for: the order is random, so what is left out is, too."""
     chosen: list[type[Fault]] = [*5 * SHORT, *5 * OFTEN]
     if ack == "archived":
-        chosen += 10 * [faults.EngineTailLost, faults.EngineEmptied] + 2 * [faults.ReplicaPromoted]
-    plan = shuffled(chosen, chance, paired=0.2)
+        chosen += [*10 * [faults.EngineTailLost, faults.EngineEmptied], faults.ReplicaPromoted]
+    plan = shuffled(chosen, chance, paired=0.5)
     # First, so that they are never left out: one of these in every period, and a restored record at the end.
     rare = {1: faults.EngineStoppedLong, 3: faults.DatabaseDownLong, 6: faults.EngineStoppedLong}
     if (long := rare.get(number % 8)) is not None:
@@ -99,7 +99,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--shoppers", type=int, default=24)
+    parser.add_argument("--shoppers", type=int, default=28)
     parser.add_argument("--think-ms", type=float, default=10.0)
     parser.add_argument("--page", type=Path, help="where to write what was measured")
     options = parser.parse_args()
