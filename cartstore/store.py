@@ -18,6 +18,7 @@ import msgspec
 from cartstore import limits
 from cartstore.archive.acknowledgement import Acknowledgement
 from cartstore.archive.drain import Outbox, drain
+from cartstore.archive.quarantine import QuarantineCounts
 from cartstore.archive.repository import Archive
 from cartstore.catalog.cache import RevisionCache, SkuCache
 from cartstore.catalog.importing import IMPORT_REFERENCE, ImportReport, import_catalog
@@ -718,6 +719,10 @@ class CartStore:
         await cast(FreezingEngine, self.engine).freeze_skus([sku], frozen=False)
         return was_frozen
 
+    async def count_quarantined(self) -> QuarantineCounts:
+        """What waits for a person: events that the record could not take, and SKUs not sold because of them."""
+        return await self.archive.quarantine.counts()
+
     async def recover(self, on_progress: Progress = no_progress) -> bool:
         """Open the gate if the engine was restarted or replaced; whether this call did. May run beside
         itself. Raises StoreRecovering while another process is at it."""
@@ -741,7 +746,7 @@ class CartStore:
             if seq is not None:
                 lag = max(0, seq - cursor.seq)
                 checks["drain"] = {"ok": lag <= DRAIN_LAG_EVENTS_MAX, "detail": f"{lag} events to archive"}
-            aside = await self.archive.quarantine.counts()
+            aside = await self.count_quarantined()
             # Says what waits for a person, and stops nothing: all other SKUs are sold.
             checks["quarantine"] = {
                 "ok": True,

@@ -529,13 +529,13 @@ class RedisEngine:
     # --- sweeping ------------------------------------------------------------------------------
 
     async def release_due_holds(self, limit: int) -> int:
-        looked = released = 0
-        while looked < limit:
-            step = min(limit - looked, limits.RELEASES_PER_STEP)
-            reply = await self.call(script("hold_release_due"), (self.keys.gate,), step)
-            looked += reply[1]
-            released += reply[3]
-            if reply[1] == 0 or reply[2] == 0:
+        released = 0
+        # An entry whose hold was extended is moved and not released, so one step may release less than it could.
+        while released < limit:
+            step = min(limit - released, limits.RELEASES_PER_STEP)
+            _, looked, more, gone = await self.call(script("hold_release_due"), (self.keys.gate,), step)
+            released += gone
+            if looked == 0 or more == 0:
                 break
         return released
 

@@ -34,13 +34,11 @@ class Store:
 
     def __init__(self) -> None:
         self.engine = self
-        self.archive = self
-        self.quarantine = self
         self.recoveries = 0
         self.drained: list[int] = []
         self.drain: Callable[[], Awaitable[int]] | None = None
 
-    async def counts(self) -> QuarantineCounts:
+    async def count_quarantined(self) -> QuarantineCounts:
         return QuarantineCounts(rejected_events=2, frozen_skus=3)
 
     async def drain_outbox(self) -> int:

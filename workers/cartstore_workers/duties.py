@@ -109,8 +109,7 @@ class Duties:
             )
         for kind, count in self._reconciler.open_by_kind().items():
             metrics.DRIFT.labels(kind).set(count)
-
-        aside = await self._store.archive.quarantine.counts()
+        aside = await self._store.count_quarantined()
         metrics.REJECTED_EVENTS.set(aside.rejected_events)
         metrics.FROZEN_SKUS.set(aside.frozen_skus)
 
