@@ -58,9 +58,9 @@ async def drain(
     Without `trims` the engine stays as it is: a fenced partition takes no writes.
 
     An event that the record refuses is put into rejected_events, its SKUs are frozen, and it is logged as an
-    error. Raises
-    StoreRecovering when the stream is not the one that the record was written from (the partition is
-    fenced then), StoreUnavailable, OutcomeUnknown (the next run finds out by the cursor), ContractError.
+    error. Raises StoreRecovering when the stream is not the one that the record was written from (the
+    partition is fenced then), StoreUnavailable, OutcomeUnknown (the next run finds out by the cursor),
+    ContractError.
     """
     moved = 0
     for _ in range(DRAIN_ROUNDS_MAX):

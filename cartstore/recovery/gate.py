@@ -113,8 +113,6 @@ class Recovery:
         cursor, _ = await self._archive.cursor()
         reach("recovery.measured")
         state = await self._archive.snapshots.state()
-        # Versions go on far above what was ever told: mutations are no events, so the engine may have lost
-        # some and still hold the last event.
         reach("recovery.versions_measured")
         since_ms = _silent_since(seen.fenced_at_ms, state.at_ms, await self._outbox.last_event_ms())
         reach("recovery.silence_measured")

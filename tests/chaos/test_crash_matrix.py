@@ -44,7 +44,7 @@ async def break_what_the_story_needs_broken(story: str, store: CartStore, client
         await store.snapshot_carts()
         await client.flushdb()
     elif story == "reconcile":
-        # An orphan in the index, and a pending payment that the sweeper would never find.
+        # A hold in the index that nobody claims.
         await client.zadd("{main:0}:holds:a", {"c\x1fu.nobody\x1fa": 4_000_000_000_000})
     elif story == "snapshot":
         await client.zadd("{main:0}:activity", {"u.gone": 1})
