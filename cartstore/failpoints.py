@@ -1,7 +1,7 @@
 """Named points at which a test lets a process die. Owns their names; unarmed, one costs a comparison.
 
-One stands after each step of checkout, settle, drain, snapshot, recovery and reconcile. tests/chaos kills a
-process at every one of them, and tests/tidy finds a step that has none.
+One stands after each step of checkout, settle, drain, quarantine, snapshot, recovery, rebuild and reconcile.
+tests/chaos kills a process at every one of them, and tests/tidy finds a step that has none.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ FAILPOINTS: Final = frozenset(
         "drain.applied",
         "drain.announced",
         "drain.trimmed",
+        "quarantine.rejected",
+        "quarantine.frozen",
+        "quarantine.halved",
         "snapshot.began",
         "snapshot.dumped",
         "snapshot.expired",
@@ -59,6 +62,10 @@ FAILPOINTS: Final = frozenset(
         "reconcile.looked",
         "reconcile.confirmed",
         "reconcile.repaired",
+        "reconcile.counters_read",
+        "reconcile.claims_visited",
+        "reconcile.counter_set",
+        "reconcile.repaired_again",
         "reconcile.counted",
     }
 )

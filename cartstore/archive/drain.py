@@ -115,9 +115,12 @@ async def _apply(archive: Archive, events: Sequence[Event], freezing: Outbox | N
         if len(events) == 1:
             _log.error("event %s (%s) was rejected: %s", events[0].position, events[0].type, refusal)
             position = await archive.reject_event(events[0], refusal.message)
+            reach("quarantine.rejected")
             if freezing is not None:
                 await freezing.freeze(await archive.quarantine.frozen())
+                reach("quarantine.frozen")
             return position
     middle = len(events) // 2
     await _apply(archive, events[:middle], freezing)
+    reach("quarantine.halved")
     return await _apply(archive, events[middle:], freezing)

@@ -323,19 +323,24 @@ class Reconciler:
                 return
             skus = sorted(self._to_count)[:COUNTED_SKUS_MAX]
             self._visit = ClaimVisit(self._engine, await run.counters_of(skus))
+            reach("reconcile.counters_read")
             self._to_count.difference_update(skus)
-        if not await self._visit.go_on(None if is_whole else KEYS_PER_PIECE):
+        is_over = await self._visit.go_on(None if is_whole else KEYS_PER_PIECE)
+        reach("reconcile.claims_visited")
+        if not is_over:
             return
         visit, self._visit = self._visit, None
         for sku, audit in visit.audits.items():
             counted = visit.counted(sku)
             if counted != audit.counter and await visit.repair(sku):
+                reach("reconcile.counter_set")
                 run.repaired.append(_counter_drift(sku, found=audit.counter, expected=counted))
                 run.forget_counter(sku)
                 round_number, drifts = self._open.get(("sku", sku), (self._round, []))
                 self._open["sku", sku] = (round_number, [its for its in drifts if its.kind not in COUNTERS])
         # A hold that its counter had no room for has it now.
         await run.repair()
+        reach("reconcile.repaired_again")
 
     def _forget_before(self, round_number: int) -> None:
         """Drop what is there no more: a round that ended has looked at everything that is."""

@@ -42,6 +42,12 @@ async def _drain(store: CartStore) -> None:
     await store.drain_outbox()
 
 
+async def _quarantine(store: CartStore) -> None:
+    # Behind the event that is refused, so that the batch has to be halved.
+    await check_out(store)
+    await store.drain_outbox()
+
+
 async def _snapshot(store: CartStore) -> None:
     await store.snapshot_carts()
 
@@ -58,6 +64,7 @@ STORIES: Final[dict[str, Callable[[CartStore], Awaitable[None]]]] = {
     "checkout": _check_out,
     "settle": _check_out,
     "drain": _drain,
+    "quarantine": _quarantine,
     "snapshot": _snapshot,
     "reconcile": _reconcile,
     "recovery": _open_only,

@@ -1,10 +1,11 @@
-"""Goal: a process that dies after any step of checkout, settle, drain, snapshot, recovery, rebuild or
-reconcile leaves work that is finished later, never work that is lost or done twice.
+"""Goal: a process that dies after any step of checkout, settle, drain, quarantine, snapshot, recovery,
+rebuild or reconcile leaves work that is finished later, never work that is lost or done twice.
 
 Method: for every failpoint a process tells that failpoint's story and is killed there by SIGKILL. What is
 left running (another store on the same servers) recovers, the caller repeats its call under the same key,
 and then engine and record are looked at: one paid order, every unit accounted for, no drift, carts as they
-were.
+were. After a quarantine the one drift that is left is what the refused event was about, and its SKU is
+frozen.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import pytest
 import redis.asyncio as redis
 
 from cartstore import Product, Variant
+from cartstore.errors import ProductInactive
 from cartstore.failpoints import FAILPOINTS
 from cartstore.recovery import gate
 from cartstore.recovery.reconcile import Reconciler, table
@@ -44,18 +46,29 @@ async def break_what_the_story_needs_broken(story: str, store: CartStore, client
         await store.snapshot_carts()
         await client.flushdb()
     elif story == "reconcile":
-        # A hold in the index that nobody claims.
+        # A hold in the index that nobody claims, and a hold in the counter that nobody has.
         await client.zadd("{main:0}:holds:a", {"c\x1fu.nobody\x1fa": 4_000_000_000_000})
+        await client.hincrby("{main:0}:sku:a", "held", 3)
+    elif story == "quarantine":
+        # A reference that the engine forgot and takes again, and the record does not.
+        await client.delete("{main:0}:reference:c:1")
+        await store.engine.adjust_stock(
+            "c", delta=5, reason="count", reference="1", fingerprint="of another adjustment"
+        )
     elif story == "snapshot":
         await client.zadd("{main:0}:activity", {"u.gone": 1})
 
 
-@pytest.mark.parametrize("failpoint", sorted(FAILPOINTS))
-async def test_nothing_is_lost_or_doubled_when_a_process_dies(
-    failpoint: str, redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gate, "REBUILD_SILENCE_SECONDS", 0.2)
-    story = failpoint.split(".")[0]
+def story_of(failpoint: str) -> str:
+    return failpoint.split(".")[0]
+
+
+QUARANTINE = {failpoint for failpoint in FAILPOINTS if story_of(failpoint) == "quarantine"}
+
+
+async def die(failpoint: str, redis_url: str, database_url: str) -> None:
+    """Open a shop, and tell the failpoint's story in it up to its death."""
+    story = story_of(failpoint)
     async with opened(redis_url, database_url) as store:
         await stock_the_shop(store)
         await store.drain_outbox()
@@ -65,6 +78,16 @@ async def test_nothing_is_lost_or_doubled_when_a_process_dies(
     exit_code = await act_until_death(redis_url, database_url, failpoint)
 
     assert exit_code == -9, f"the story of {story} does not reach {failpoint}"
+
+
+@pytest.mark.parametrize("failpoint", sorted(FAILPOINTS - QUARANTINE))
+async def test_nothing_is_lost_or_doubled_when_a_process_dies(
+    failpoint: str, redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "REBUILD_SILENCE_SECONDS", 0.2)
+
+    await die(failpoint, redis_url, database_url)
+
     async with opened(redis_url, database_url) as store:
         await until_open(store)
         result = await check_out(store)
@@ -78,6 +101,31 @@ async def test_nothing_is_lost_or_doubled_when_a_process_dies(
         assert not proof.repaired, table(proof)
         assert result.payment.status == "paid"
         await assert_that_the_books_balance(store)
+
+
+@pytest.mark.parametrize("failpoint", sorted(QUARANTINE))
+async def test_rejected_once_and_frozen_when_a_process_dies(
+    failpoint: str, redis_url: str, database_url: str
+) -> None:
+    await die(failpoint, redis_url, database_url)
+
+    async with opened(redis_url, database_url) as store:
+        assert (await check_out(store)).payment.status == "paid"
+        await store.drain_outbox()
+        report = await Reconciler(store, confirm_seconds=0.05).run()
+        aside = await store.archive.quarantine.counts()
+
+        assert (aside.rejected_events, aside.frozen_skus) == (1, 1)
+        assert [(its.kind, its.subject) for its in report.drift] == [("engine_ahead", "c")], table(report)
+        with pytest.raises(ProductInactive):
+            await store.add_line(BEN, "c", 1)
+        # What came behind the event is archived, once.
+        checkouts = await store.archive.list_payments(ANN.cart_id, limit=10)
+        assert [payment.status for payment, _ in checkouts] == ["paid"]
+        for sku in ("a", "b"):
+            level = await store.read_stock(sku)
+            _, totals = await store.archive.stock_totals([sku])
+            assert (level.on_hand, level.sold) == (totals[sku].on_hand, totals[sku].sold) == (8, 2)
 
 
 async def assert_that_the_books_balance(store: CartStore) -> None:

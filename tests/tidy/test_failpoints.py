@@ -15,11 +15,11 @@ PACKAGE = Path(failpoints.__file__).parent
 
 STEPS = {
     "store.py": {"begin_checkout": "checkout", "apply_verdict": "settle"},
-    "archive/drain.py": {"drain": "drain"},
+    "archive/drain.py": {"drain": "drain", "_apply": "quarantine"},
     "recovery/snapshots.py": {"take_snapshots": "snapshot", "sweep_activity": "snapshot"},
     "recovery/rebuild.py": {"_put_back": "rebuild"},
     "recovery/gate.py": {"_reopen": "recovery", "_rebuild": "rebuild"},
-    "recovery/reconcile.py": {"run": "reconcile"},
+    "recovery/reconcile.py": {"run": "reconcile", "_count_claims": "reconcile"},
 }
 """Functions in which each awaited step is followed by a failpoint, by file."""
 
