@@ -282,7 +282,9 @@ def _parser() -> argparse.ArgumentParser:
 
     up = add("up", _up, "Run everything in the foreground: engine, database, API and worker.")
     _add_address(up)
-    up.add_argument("--processes", type=_number(1, 64), default=1, metavar="N", help="API processes")
+    up.add_argument(
+        "--processes", type=_number(1, limits.PROCESSES_MAX), default=1, metavar="N", help="API processes"
+    )
     up.add_argument(
         "--catalog",
         type=Path,

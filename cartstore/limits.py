@@ -76,6 +76,9 @@ RELEASE_ROUNDS_MAX: Final = 2_000
 IMPORT_BYTES_MAX: Final = 64 * 1024 * 1024
 IMPORT_ROWS_MAX: Final = 200_000
 
+PROCESSES_MAX: Final = 64
+"""API processes of one `cartstore up`."""
+
 OUTBOX_BATCH_EVENTS: Final = 500
 """Events that one drain transaction applies."""
 

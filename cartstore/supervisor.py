@@ -58,7 +58,6 @@ STOP_SECONDS = 5.0
 EXIT_REFUSED = 2
 """Of a child of ours, like the command line's own: the settings do not allow a start."""
 
-PROCESSES_MAX = 64
 ENGINE_VERSION_MIN = (6, 2)
 
 

@@ -19,7 +19,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from cartstore.errors import ContractError, OutcomeUnknown, StoreFull, StoreUnavailable
-from cartstore.redis.scripts import Script, script, script_names
+from cartstore.redis.scripts import Script
 
 CONNECT_TIMEOUT_SECONDS = 2.0
 CALL_TIMEOUT_SECONDS = 5.0
@@ -186,9 +186,3 @@ class ClientCaller:
 
     async def identity(self) -> str:
         return self._identity
-
-
-async def load_scripts(client: Redis) -> None:
-    """Make every script known to the engine, so that first calls need no second round trip."""
-    for name in script_names():
-        await client.script_load(script(name).source)
