@@ -349,6 +349,28 @@ async def test_payments_and_releases_work_when_memory_is_full(store: CartStore, 
     await assert_sound(store)
 
 
+async def test_only_checkouts_are_refused_when_the_outbox_is_full(
+    store: CartStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database has been away for long: nobody drains."""
+    paying = (await check_out(store, BEN, "b", 3)).payment.payment_id
+    giving_up = (await check_out(store, CLEO, "c", 3)).orders[0].order_id
+    monkeypatch.setattr(store.engine, "_outbox_events_max", 2)
+
+    with pytest.raises(StoreFull):
+        await check_out(store, ANN, "a", 2, key="k")
+    assert (await store.read_cart(ANN)).summary.total_items == 2
+    assert (await store.apply_verdict(paying, "succeeded")).payment.status == "paid"
+    assert (await store.cancel_order(giving_up, CLEO)).payment.status == "cancelled"
+
+    assert await store.drain_outbox() > 0
+    checkout = await store.begin_checkout(
+        ANN, idempotency_key="k", gateway="simulated", payment_method="card"
+    )
+    assert (checkout.payment.status, checkout.replayed) == ("pending", False)
+    await assert_sound(store)
+
+
 async def test_calls_go_on_when_the_scripts_are_flushed_under_load(
     store: CartStore, client: redis.Redis
 ) -> None:

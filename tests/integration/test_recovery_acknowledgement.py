@@ -182,7 +182,7 @@ async def test_nothing_is_lost_in_mode_archived_when_the_engine_comes_back_empty
         await assert_kept(store, *payments)
 
 
-@pytest.mark.parametrize("persistence", ["always"])
+@pytest.mark.parametrize("persistence", ["always", "everysec", "no"])
 async def test_only_what_was_not_drained_is_lost_in_mode_engine_when_the_files_are_gone(
     persistence: str, own_engine: Engine, database_url: str
 ) -> None:
