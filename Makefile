@@ -26,7 +26,7 @@ help:
 	@echo "make run     set up and serve on port $(PORT), data in $(DATA_DIR)"
 	@echo "make test    every check and every test"
 	@echo "make check   the static checks only"
-	@echo "make soak    attacks for MINUTES=$(MINUTES); writes docs/reliability.md"
+	@echo "make soak    attacks for MINUTES=$(MINUTES); writes docs/reliability.md; make soak-property: long random histories"
 	@echo "make bench   the benchmarks, each beside its baseline (needs wrk); make bench-full: all of them"
 	@echo "make setup   the virtual environment only, with everything that run, check and test need"
 	@echo "make docs    the pages that are made from the code"
@@ -97,6 +97,11 @@ bench-full: $(DEV)
 .PHONY: soak
 soak: $(DEV)
 	PYTHONPATH=tests $(BIN)/python -m chaos.soak --minutes $(MINUTES) --page docs/reliability.md
+
+# An hour or more, however many minutes the attacks get.
+.PHONY: soak-property
+soak-property: $(DEV)
+	HYPOTHESIS_PROFILE=soak $(BIN)/pytest -n $(WORKERS) tests/property
 
 .PHONY: format
 format: $(DEV)
