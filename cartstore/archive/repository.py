@@ -136,7 +136,7 @@ class Archive:
         for name, value in wanted.items():
             if row[name] != value:
                 raise ConfigurationError(
-                    f"The database was set up with {name} {row[name]}, but the settings say {value}."
+                    f"The database was set up with {name} {row[name]}, but this cartstore wants {value}."
                 )
 
     # --- writing -------------------------------------------------------------------------------

@@ -20,7 +20,14 @@ import redis.asyncio as redis
 import cartstore
 from cartstore import Owner, Product, Variant
 from cartstore.embedded import Engine
-from cartstore.errors import OutcomeUnknown, StoreError, StoreFull, StoreRecovering, StoreUnavailable
+from cartstore.errors import (
+    ConfigurationError,
+    OutcomeUnknown,
+    StoreError,
+    StoreFull,
+    StoreRecovering,
+    StoreUnavailable,
+)
 from cartstore.recovery import gate as recovery_gate
 from cartstore.recovery import rebuild
 from cartstore.recovery.reconcile import Reconciler
@@ -347,6 +354,18 @@ async def test_payments_and_releases_work_when_memory_is_full(store: CartStore, 
     await client.config_set("maxmemory", 0)
     assert (await store.read_cart(CLEO)).summary.total_items == 3
     await assert_sound(store)
+
+
+async def test_engine_is_left_alone_when_it_has_another_key_layout(
+    store: CartStore, client: redis.Redis
+) -> None:
+    await client.hset("{main:0}:gate", mapping={"layout": "1", "identity": "of an engine that is gone"})
+    before = await client.hgetall("{main:0}:gate")
+
+    with pytest.raises(ConfigurationError, match="layout 1; this version wants 1 in layout 2"):
+        await store.recover()
+
+    assert await client.hgetall("{main:0}:gate") == before
 
 
 async def test_only_checkouts_are_refused_when_the_outbox_is_full(

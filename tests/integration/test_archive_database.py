@@ -164,7 +164,7 @@ async def test_claim_accepts_the_same_deployment_again(archive: Archive) -> None
 async def test_claim_refuses_another_deployment(archive: Archive) -> None:
     await archive.claim(namespace="main", partitions=1, key_layout=1)
 
-    with pytest.raises(ConfigurationError, match="namespace main, but the settings say other"):
+    with pytest.raises(ConfigurationError, match="namespace main, but this cartstore wants other"):
         await archive.claim(namespace="other", partitions=1, key_layout=1)
 
 

@@ -354,7 +354,7 @@ def test_child_says_one_line_when_the_store_refuses_its_settings(up: Up, program
 
     assert (status, text) == (
         2,
-        "cartstore: The database was set up with namespace main, but the settings say other.\n",
+        "cartstore: The database was set up with namespace main, but this cartstore wants other.\n",
     )
 
 
