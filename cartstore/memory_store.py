@@ -245,7 +245,7 @@ class MemoryEngine:
         lifetime_ms: int = 7_200_000,
     ) -> None:
         """`now_ms` is the only clock. No hold and no payment's window lasts longer than `lifetime_ms`: one
-        whose end is further away shows that the clock was set back, and is due."""
+        whose end is further away shows that the clock was set back, and is due. A longer one raises it."""
         self.partition = partition
         self.lifetime_ms = lifetime_ms
         self.events: list[Event] = []
@@ -767,6 +767,7 @@ class MemoryEngine:
         line.hold_ttl_ms = self._skus[line.sku].fields.hold_ttl_ms or terms.hold_ttl_ms
         line.hold_latest_ms = line.first_held_at_ms + terms.hold_cap_ms
         reached_ms = min(now + line.hold_ttl_ms, line.hold_latest_ms)
+        self.lifetime_ms = max(self.lifetime_ms, reached_ms - now)
         if is_new or reached_ms < before_ms or not extends_cart:
             line.indexed_ms = max(before_ms, reached_ms)
 
@@ -896,6 +897,7 @@ class MemoryEngine:
             )
             for number, (seller, of_seller) in enumerate(by_seller.items(), start=1)
         )
+        self.lifetime_ms = max(self.lifetime_ms, window_ms)
         payment = Payment(
             payment_id=payment_id,
             checkout_id=checkout_id,

@@ -44,6 +44,7 @@
 --- @include sku_free
 --- @include line_drop
 --- @include holds_extend
+--- @include lifetime_reach
 --- @include hold_index
 --- @include cart_save
 --- @include hash_set
@@ -196,6 +197,7 @@ end
 
 local currency = cart.currency
 local expires = call.now + window
+lifetime_reach(call, window)
 cart.ttl = terms.cart_ttl
 for _, line in ipairs(lines) do
   line_drop(call, cart, line.line_id)

@@ -251,6 +251,22 @@ async def test_hold_is_due_exactly_when_it_is_further_away_than_the_longest_life
     assert beyond_it == (1, 0, 0, 0)
 
 
+async def test_hold_lasts_when_the_settings_allow_longer_ones_than_the_gate_was_opened_with(
+    shop: Shop,
+) -> None:
+    await shop.sell("tee", 1)
+    longer = terms(hold_ttl_ms=2 * LIFETIME_MS, hold_cap_ms=3 * LIFETIME_MS)
+    await shop.add(ANN, "tee", terms=longer)
+
+    with pytest.raises(InsufficientStock):
+        await shop.add(BEN, "tee")
+
+    shop.advance(2 * LIFETIME_MS - 1)
+    assert (await shop.line(ANN, "tee")).held == 1
+    shop.advance(1)
+    await shop.add(BEN, "tee")
+
+
 async def test_hold_lines_holds_again_when_holds_lapsed(shop: Shop) -> None:
     await shop.sell("a", 5)
     await shop.sell("b", 5)

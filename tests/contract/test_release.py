@@ -241,6 +241,24 @@ async def test_payment_is_open_when_its_end_is_no_further_than_the_longest_lifet
     assert (await shop.payment(payment_id)).payment.status == "pending"
 
 
+@pytest.mark.parametrize("policy", ["deny", "untracked"])
+async def test_order_is_kept_when_its_window_is_longer_than_any_the_gate_was_opened_with(
+    shop: Shop, policy: str
+) -> None:
+    """The shop gave buyers more time to pay and started its processes anew; the engine ran on."""
+    await shop.sell("tee", 1, policy=policy)
+    await shop.add(ANN, "tee")
+    begun = await shop.checkout(ANN, window_ms=2 * LIFETIME_MS)
+    payment_id = begun.payment.payment_id
+
+    assert await shop.engine.release_due_payments(10) == 0
+    assert await shop.engine.release_due_holds(10) == 0
+    assert (await shop.payment(payment_id)).payment.status == "pending"
+    await shop.level("tee")
+    shop.advance(2 * LIFETIME_MS)
+    assert (await shop.payment(payment_id)).payment.status == "expired"
+
+
 async def test_order_leaves_its_owner_room_when_the_clock_stepped_far_back(shop: Shop) -> None:
     await _pending_when_the_clock_stepped_back(shop, "deny", LIFETIME_MS + 1)
     await shop.sell("cup", 1)

@@ -29,6 +29,10 @@ local function cart_save(call, cart, updated)
   for _, stock in pairs(call.skus) do
     sku_save(call, stock)
   end
+  if call.has_new_lifetime then
+    redis.call('HSET', call.gate_key, 'lifetime_ms', call.lifetime)
+    call.has_new_lifetime = false
+  end
   if updated then
     cart.version = redis.call('HINCRBY', call.gate_key, 'change', 1)
     cart.updated = updated

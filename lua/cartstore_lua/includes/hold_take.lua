@@ -1,4 +1,5 @@
 --- @include hold_set
+--- @include lifetime_reach
 
 -- Hold `held` units for a line. A line that holds nothing yet, or whose hold lapsed, starts a new first hold; an
 -- expiry never moves backwards. extends: whether the caller goes on to extend the whole cart (holds_extend); then
@@ -12,6 +13,7 @@ local function hold_take(call, cart, stock, line_id, line, held, terms, extends)
   line.latest = line.first + terms.cap
   local reached = math.min(call.now + line.ttl, line.latest)
   local expires = math.max(line.expires, reached)
+  lifetime_reach(call, reached - call.now)
   if is_new or reached < line.expires or (not extends and expires > line.indexed) then
     local member = 'c\31' .. cart.id .. '\31' .. line_id
     line.indexed = expires
