@@ -20,6 +20,8 @@
 --- @include line_order
 --- @include line_sku
 --- @include hold_release_if_due
+--- @include sku_free
+--- @include sku_has_due
 --- @include sku_load
 --- @include line_append
 
@@ -62,6 +64,12 @@ local reply = {
   cart.subtotal, cart.currency,
 }
 for _, line_id in ipairs(line_order(cart)) do
-  line_append(call, reply, cart, line_id, sku_load(call, line_sku(line_id)), guest_share_ppm)
+  local line, stock = cart.lines[line_id], sku_load(call, line_sku(line_id))
+  if stock and stock.policy == 'deny' and sku_has_due(call, stock)
+    and line.quantity - line.held > sku_free(stock, cart.is_guest, guest_share_ppm) then
+    -- Less than the line wants is only told when nothing more can come of what is due.
+    return { 'AGAIN' }
+  end
+  line_append(call, reply, cart, line_id, stock, guest_share_ppm)
 end
 return reply

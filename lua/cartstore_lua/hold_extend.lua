@@ -71,7 +71,8 @@ for _, line_id in ipairs(line_ids) do
   local line, stock = cart.lines[line_id], sku_load(call, line_sku(line_id))
   if hold_retake(call, cart, line_id, terms) then
     took = took + 1
-  elseif line.quantity > line.held and stock and sku_has_due(call, stock) then
+  elseif (line.quantity > line.held or line.expires <= call.now) and stock and sku_has_due(call, stock) then
+    -- Units that are due may be this line's: those of others, or its own, which lapsed behind a crowd.
     return { 'AGAIN' }
   end
   if extend and stock and line.held > 0 and line.expires > call.now then

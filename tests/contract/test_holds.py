@@ -534,3 +534,33 @@ async def test_buyers_share_the_release_when_they_want_it_at_the_same_time(shop:
     assert all(result.line is not None and result.line.held == 1 for result in results)
     with pytest.raises(InsufficientStock):
         await shop.add(BEN, "tee")
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_hold_lines_holds_again_when_a_crowd_lapsed_before_it(shop: Shop) -> None:
+    await shop.sell("tee", 125)
+    for number in range(120):
+        await shop.add(f"u.{number}", "tee")
+    await shop.add(ANN, "tee", 2)
+    shop.advance(TERMS.hold_ttl_ms)
+
+    cart = await shop.engine.hold_lines(ANN, None, terms=TERMS, extend=False)
+
+    assert [(line.held, line.first_held_at_ms) for line in cart.lines] == [(2, shop.now_ms)]
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_guest_is_told_what_he_can_have_when_guests_lapsed_behind_a_crowd(shop: Shop) -> None:
+    half = terms(guest_share_ppm=500_000)
+    await shop.sell("tee", 24)
+    await shop.add(GUS, "tee", terms=terms(reservations=False))
+    for number in range(5):
+        await shop.add(f"u.{number}", "tee")
+    shop.advance(SECOND_MS)
+    for number in range(12):
+        await shop.add(f"g.{number}", "tee", terms=half)
+    shop.advance(TERMS.hold_ttl_ms)
+
+    cart = await shop.engine.read_cart(GUS, guest_share_ppm=half.guest_share_ppm)
+
+    assert cart.lines[0].available_quantity != 0
