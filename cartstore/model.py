@@ -294,6 +294,8 @@ class SnapshotLine(msgspec.Struct, frozen=True, kw_only=True):
     added_at_ms: int
     updated_at_ms: int
     properties_json: str | None = None
+    held_until_ms: int = 0
+    """When the hold ends, if nothing extends it; 0: not known, as in snapshots of an earlier version."""
 
 
 class CartSnapshot(msgspec.Struct, frozen=True, kw_only=True):

@@ -260,8 +260,10 @@ class Rebuild:
         return held
 
     def _held_until_ms(self, cart: CartSnapshot, line: SnapshotLine) -> int:
-        """When a hold ends that the cart's last mutation extended. A hold that lapses is no mutation, so
-        the snapshot still has it: taken again, it would keep units from buyers for one who left."""
+        """When a hold ends. A hold that lapses is no mutation, so the snapshot still has it: taken again, it
+        would keep units from buyers for one who left."""
+        if line.held_until_ms:
+            return line.held_until_ms
         terms = self._terms_of(cart.cart_id)
         ttl_ms = self._hold_ttl_ms.get(sku_of(line.line_id), terms.hold_ttl_ms)
         # One that a rebuild took again began after the cart's last mutation.

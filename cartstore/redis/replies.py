@@ -258,7 +258,7 @@ def read_snapshot(cart_id: str, flat: Any) -> CartSnapshot | None:
     if "a" not in fields:
         return None
     created, lifetime, currency = fields["b"].split(" ")
-    version, *_, updated, _ = fields["a"].split(" ")
+    version, *_, updated, extended = fields["a"].split(" ")
     if version == "0":
         # A rebuild made it to count units of pending orders; nobody has put anything into it.
         return None
@@ -267,9 +267,11 @@ def read_snapshot(cart_id: str, flat: Any) -> CartSnapshot | None:
     for name, text in fields.items():
         if name.startswith("l:"):
             line_id = name[2:]
-            quantity, held, _, _, first, _, price, revision, ordinal, added, changed = map(
+            quantity, held, indexed, cap, first, ttl, price, revision, ordinal, added, changed = map(
                 int, text.split(" ")
             )
+            # As line_decode has it; a hold that had lapsed when its cart was extended has the lifetime 0.
+            until = max(indexed, min(int(extended) + ttl, cap)) if ttl else indexed
             lines.append(
                 SnapshotLine(
                     line_id=line_id,
@@ -282,6 +284,7 @@ def read_snapshot(cart_id: str, flat: Any) -> CartSnapshot | None:
                     added_at_ms=created_at_ms + added,
                     updated_at_ms=created_at_ms + changed,
                     properties_json=fields.get(f"p:{line_id}"),
+                    held_until_ms=created_at_ms + until if held else 0,
                 )
             )
     return CartSnapshot(

@@ -183,6 +183,39 @@ async def test_lapsed_hold_is_not_taken_again_when_its_snapshot_still_has_it(
         assert await held_by(store, CLEO) == {"b": 1}
 
 
+async def _put_last_unit(store: CartStore, *, hold_ttl_seconds: int) -> None:
+    variant = Variant(sku="last", price_minor=1_000, policy="deny", hold_ttl_seconds=hold_ttl_seconds)
+    await store.put_product(Product(id="last", title="Last", currency="USD", variants=(variant,)))
+
+
+@pytest.mark.parametrize("change", ["add", "return"])
+async def test_lapsed_hold_is_not_taken_again_when_its_cart_was_changed_without_extending_it(
+    store: CartStore, client: redis.Redis, change: str
+) -> None:
+    """A change extends no hold that had lapsed, and lines that come back extend none at all."""
+    await _put_last_unit(store, hold_ttl_seconds=1)
+    await store.adjust_stock("last", 1, reason="delivery", reference="1")
+    begun = await check_out(store, ANN, "b")
+    await store.add_line(ANN, "last")
+    if change == "add":
+        await asyncio.sleep(1.1)
+        await store.add_line(ANN, "a")
+    else:
+        await store.cancel_order(begun.orders[0].order_id, ANN)
+        await asyncio.sleep(1.1)
+    await archive_all(store)
+    # The unit goes to another, for longer. That changes nothing of the first cart, nor of its snapshot.
+    await _put_last_unit(store, hold_ttl_seconds=600)
+    await store.add_line(BEN, "last")
+    await archive_all(store)
+
+    await client.flushdb()
+    await until_open(store)
+
+    assert await held_by(store, BEN) == {"last": 1}
+    assert (await held_by(store, ANN))["last"] == 0
+
+
 async def test_order_is_released_on_the_way_when_its_window_was_over(
     redis_url: str, database_url: str, client: redis.Redis
 ) -> None:
