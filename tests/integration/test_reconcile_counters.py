@@ -17,6 +17,7 @@ from reconcile_shop import BUYER, Shop, expect_left, expect_repaired, found, ope
 from cartstore import Owner
 from cartstore.embedded import Database
 from cartstore.errors import CartError, StoreRecovering
+from cartstore.model import PutItem
 from cartstore.recovery import counters
 from cartstore.recovery.reconcile import DriftKind
 
@@ -390,3 +391,20 @@ async def test_nothing_is_indexed_when_the_hold_was_given_back_meanwhile(
     assert await shop.redis.zmscore(shop.keys.holds("A"), [LINE]) == [None]
     assert await counters_of(shop, "A") == (2, 0)
     assert (await shop.reconcile()).drift == []
+
+
+async def test_counter_has_every_hold_when_one_that_is_due_is_not_indexed(
+    redis_url: str, database: Database, database_url: str
+) -> None:
+    """The owner's limit makes the script look for what is due of him, and nothing comes of it."""
+    settings = {"max_held_per_owner": 6, "hold_ttl_member_seconds": 1}
+    async with open_shop(redis_url, database, database_url, **settings) as shop:
+        await asyncio.sleep(1.1)
+        await shop.redis.zrem(shop.keys.holds("A"), LINE)
+
+        items = [PutItem(sku="B", quantity=1), PutItem(sku="A", quantity=4)]
+        put = await shop.store.put_lines(BUYER, items, mode="partial")
+
+        assert [outcome.code for outcome in put.outcomes] == ["OK", "LIMIT_EXCEEDED"]
+        assert await counters_of(shop, "B") == (1, 0)
+        assert await shop.redis.hget(shop.keys.sku("B"), "earliest") is not None

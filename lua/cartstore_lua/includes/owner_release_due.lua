@@ -1,4 +1,5 @@
 --- @include hold_release_sku
+--- @include holding_refresh
 --- @include is_due
 --- @include line_sku
 --- @include payment_release
@@ -24,6 +25,7 @@ local function owner_release_due(call, cart)
   if #skus + #payments == 0 then
     return 0
   end
+  local loaded = call.skus
   call.skus = {}
   local released = 0
   for _, sku in ipairs(skus) do
@@ -32,6 +34,13 @@ local function owner_release_due(call, cart)
   for _, payment_id in ipairs(payments) do
     if payment_release(call, payment_id, 'expired') then
       released = released + 1
+    end
+  end
+  if released == 0 then
+    -- A hold that is missing in the index. What the call has changed in memory is not void, but for the bounds.
+    call.skus = loaded
+    for _, sku in ipairs(skus) do
+      holding_refresh(call, sku)
     end
   end
   return released
