@@ -224,6 +224,27 @@ async def test_hold_is_due_when_the_clock_stepped_far_back(shop: Shop) -> None:
     assert (await shop.line(ANN, "tee")).held == 0
 
 
+@pytest.mark.parametrize("verb", ["set", "put", "checkout", "hold"])
+async def test_hold_leaves_its_owner_room_when_the_clock_stepped_far_back(shop: Shop, verb: str) -> None:
+    few = terms(held_max=2)
+    await shop.sell("tee", 2)
+    await shop.sell("mug", 1)
+    await shop.add(ANN, "mug", terms=terms(reservations=False))
+    await shop.add(ANN, "tee", 2, terms=few)
+    shop.advance(-(LIFETIME_MS + MINUTE_MS))
+
+    if verb == "set":
+        await shop.set(ANN, "mug", 1, terms=few)
+    elif verb == "put":
+        await shop.put(ANN, ("mug", 1), terms=few)
+    elif verb == "hold":
+        await shop.engine.hold_lines(ANN, ("mug",), terms=few, extend=False)
+    else:
+        await shop.checkout(ANN, line_ids=("mug",), terms=few)
+
+    assert (await shop.level("mug")).held == 1
+
+
 async def test_hold_lasts_when_the_clock_stepped_back_a_little(shop: Shop) -> None:
     await shop.sell("tee", 2)
     first = await shop.add(ANN, "tee")

@@ -10,7 +10,7 @@
 local function owner_release_due(call, cart)
   local skus, payments = {}, {}
   for line_id, line in pairs(cart.lines) do
-    if line.held > 0 and line.expires <= call.now then
+    if line.held > 0 and is_due(call, line.expires) then
       skus[#skus + 1] = line_sku(line_id)
     end
   end
