@@ -190,10 +190,11 @@ class _Cart:
     def expiry_of(self, line: _Line, now: int) -> int:
         """When a line's hold ends; 0 without one.
 
-        An extension that is yet to come shows that the clock was set back, and counts for nothing."""
-        if not line.held or not line.hold_ttl_ms or self.extended_at_ms > now:
+        An extension that is yet to come shows that the clock was set back, and counts as one of now."""
+        if not line.held or not line.hold_ttl_ms:
             return line.indexed_ms
-        return max(line.indexed_ms, min(self.extended_at_ms + line.hold_ttl_ms, line.hold_latest_ms))
+        extended_ms = min(self.extended_at_ms, now)
+        return max(line.indexed_ms, min(extended_ms + line.hold_ttl_ms, line.hold_latest_ms))
 
     def add(self, line: _Line) -> None:
         self.ordinal += 1

@@ -258,6 +258,26 @@ async def test_hold_lasts_when_the_clock_stepped_back_a_little(shop: Shop) -> No
     assert again.line.hold_expires_at_ms == first.line.hold_expires_at_ms
 
 
+async def test_extended_hold_lasts_when_the_clock_stepped_back_a_little(shop: Shop) -> None:
+    """The hold ends long after the place that it has in its SKU's index, which is over."""
+    await shop.sell("tee", 1)
+    await shop.sell("mug", 3)
+    await shop.add(ANN, "tee")
+    shop.advance(TERMS.hold_ttl_ms - MINUTE_MS)
+    await shop.add(ANN, "mug")
+    shop.advance(MINUTE_MS + 5)
+    await shop.add(ANN, "mug")
+    shop.advance(-1)
+
+    with pytest.raises(InsufficientStock):
+        await shop.add(BEN, "tee")
+
+    shop.advance(TERMS.hold_ttl_ms)
+    assert (await shop.line(ANN, "tee")).held == 1
+    shop.advance(1)
+    await shop.add(BEN, "tee")
+
+
 async def test_hold_is_due_exactly_when_it_is_further_away_than_the_longest_lifetime(shop: Shop) -> None:
     await shop.sell("tee", 1)
     first = await shop.add(ANN, "tee")

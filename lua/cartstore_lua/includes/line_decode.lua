@@ -3,7 +3,7 @@
 -- writing them: what a hold's expiry really is follows from the moment of that mutation (`extended`), the hold's
 -- lifetime and the latest that its cap allows, and can only be later than what is indexed. A hold with ttl 0
 -- had lapsed when its cart was extended, and stays lapsed. A moment that is yet to come means that the clock
--- stepped back, and extends nothing.
+-- stepped back, and counts as now: a step of a millisecond must not end holds whose place in the index is over.
 local function line_decode(text, created, extended, now)
   local quantity, held, indexed, latest, first, ttl, price, revision, ordinal, added, updated =
     string.match(text, '^(%d+) (%d+) (-?%d+) (-?%d+) (-?%d+) (%d+) (%d+) (%d+) (%d+) (-?%d+) (-?%d+)$')
@@ -27,8 +27,8 @@ local function line_decode(text, created, extended, now)
   if line.held > 0 then
     line.indexed, line.latest, line.first = created + indexed, created + latest, created + first
     line.expires = line.indexed
-    if line.ttl > 0 and extended <= now then
-      line.expires = math.max(line.indexed, math.min(extended + line.ttl, line.latest))
+    if line.ttl > 0 then
+      line.expires = math.max(line.indexed, math.min(math.min(extended, now) + line.ttl, line.latest))
     end
   end
   return line
