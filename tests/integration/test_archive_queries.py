@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 from archive_shop import NOW_MS, Story, order_id, payment_id, sale
+from sqlalchemy import text
 
-from cartstore.archive import Archive
+from cartstore.archive import Archive, repository
 from cartstore.archive.repository import LedgerRow, StockTotals
 from cartstore.errors import InvalidField
 from cartstore.model import Position, StockLevel, StockResult
@@ -73,6 +74,26 @@ async def test_pending_payments_are_those_that_nobody_ended(shop: Archive) -> No
     pending = await shop.pending_payments()
 
     assert [payment.payment_id for payment, _ in pending] == [payment_id(n) for n in (4, 5, 6)]
+
+
+async def test_terminal_payments_are_those_that_somebody_ended_latest_first(shop: Archive) -> None:
+    _, orders = (await shop.find_payments([payment_id(2)]))[0]
+
+    assert await shop.terminal_payment_ids(0, 10) == [payment_id(n) for n in (3, 2, 1)]
+    assert await shop.terminal_payment_ids(0, 2) == [payment_id(n) for n in (3, 2)]
+    assert await shop.terminal_payment_ids(orders[0].created_at_ms, 10) == [payment_id(3)]
+
+
+async def test_terminal_payments_are_found_without_a_look_at_every_payment(shop: Archive) -> None:
+    query = str(repository._terminal_since(NOW_MS, 10).compile(compile_kwargs={"literal_binds": True}))
+
+    async with shop.database.transaction() as connection:
+        for node in ("seqscan", "sort"):
+            await connection.execute(text(f"SET LOCAL enable_{node} = off"))
+        plan = "\n".join((await connection.execute(text(f"EXPLAIN {query}"))).scalars())
+
+    assert "orders_created_at_ms_order_id_idx" in plan
+    assert "Index Cond: (created_at_ms > " in plan
 
 
 async def test_list_orders_pages_through_all_newest_first(shop: Archive) -> None:
