@@ -720,7 +720,7 @@ class CartStore:
         return was_frozen
 
     async def count_quarantined(self) -> QuarantineCounts:
-        """What waits for a person: events that the record could not take, and SKUs not sold because of them."""
+        """What waits for a person: events that the record could not take, SKUs not sold because of them."""
         return await self.archive.quarantine.counts()
 
     async def recover(self, on_progress: Progress = no_progress) -> bool:

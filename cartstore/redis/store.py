@@ -530,7 +530,7 @@ class RedisEngine:
 
     async def release_due_holds(self, limit: int) -> int:
         released = 0
-        # An entry whose hold was extended is moved and not released, so one step may release less than it could.
+        # An entry whose hold was extended is moved, not released: a step may release less than it looked at.
         while released < limit:
             step = min(limit - released, limits.RELEASES_PER_STEP)
             _, looked, more, gone = await self.call(script("hold_release_due"), (self.keys.gate,), step)
