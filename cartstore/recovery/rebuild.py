@@ -16,6 +16,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Final, TypeVar
 
 import msgspec
@@ -25,6 +26,7 @@ from redis.exceptions import RedisError
 from cartstore import limits
 from cartstore.archive.repository import Archive, Recorded, StockTotals
 from cartstore.catalog.repository import CatalogRepository
+from cartstore.errors import StoreUnavailable
 from cartstore.failpoints import reach
 from cartstore.model import CartSnapshot, CartTerms, Partition, Position, SkuFields, SnapshotLine, sku_of
 from cartstore.redis.caller import ScriptCaller, translate
@@ -236,7 +238,10 @@ class Rebuild:
         later than any hold may last, because the clock was set back since."""
         lost_at_ms = silent_since_ms or self._now_ms()
         held: list[tuple[int, str, str]] = []
-        total = await self._archive.snapshots.count_live()
+        total = None
+        with suppress(StoreUnavailable):
+            # Only for who watches: a count that takes too long must not end the rebuild.
+            total = await self._archive.snapshots.count_live()
         done = 0
 
         async def put(page: list[CartSnapshot]) -> None:

@@ -19,8 +19,9 @@ import redis.asyncio as redis
 from chaos.shop import assert_sound, buy, check_out, opened, stock_up, until_open
 
 from cartstore import Owner, Product, Variant, cli
+from cartstore.archive.snapshots import CartSnapshots
 from cartstore.embedded import Engine
-from cartstore.errors import StoreError, StoreRecovering
+from cartstore.errors import StoreError, StoreRecovering, StoreUnavailable
 from cartstore.model import NO_GUARD
 from cartstore.recovery import gate as recovery_gate
 from cartstore.recovery import rebuild
@@ -214,6 +215,22 @@ async def test_lapsed_hold_is_not_taken_again_when_its_cart_was_changed_without_
 
     assert await held_by(store, BEN) == {"last": 1}
     assert (await held_by(store, ANN))["last"] == 0
+
+
+async def test_rebuild_ends_when_carts_cannot_be_counted_in_time(
+    store: CartStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.add_line(ANN, "a")
+    await archive_all(store)
+
+    async def time_out(_: CartSnapshots) -> int:
+        raise StoreUnavailable("The database cannot be reached.")
+
+    monkeypatch.setattr(CartSnapshots, "count_live", time_out)
+    await client.flushdb()
+    await store.recover()
+
+    assert await held_by(store, ANN) == {"a": 1}
 
 
 async def test_order_is_released_on_the_way_when_its_window_was_over(
