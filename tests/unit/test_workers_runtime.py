@@ -348,6 +348,64 @@ async def test_reconcile_shows_drift_as_a_gauge(
     assert value_of(metrics.FROZEN_SKUS, "cartstore_frozen_skus") == 3
 
 
+@pytest.mark.parametrize("job", ["snapshot_carts", "reconcile"])
+async def test_events_are_drained_when_another_job_takes_its_time(
+    store: Store, monkeypatch: pytest.MonkeyPatch, job: str
+) -> None:
+    """Such a job once kept a checkout that waits for its archiving waiting for ten seconds."""
+    duties = Duties(store)  # type: ignore[arg-type]
+    drained = asyncio.Event()
+
+    async def drain() -> int:
+        drained.set()
+        return 0
+
+    async def long_work(*_: object) -> Any:
+        await drained.wait()
+        return 0 if job == "snapshot_carts" else ReconcileReport(checked=0, repaired=[], drift=[])
+
+    store.drain = drain
+    monkeypatch.setattr(store, "snapshot_carts", long_work)
+    monkeypatch.setattr(duties._reconciler, "run", long_work)
+
+    async with asyncio.timeout(30):
+        await getattr(duties, job)()
+
+    assert drained.is_set()
+
+
+@pytest.mark.parametrize("how", ["cancelled", "drain fails"])
+async def test_long_job_has_ended_when_its_worker_goes_on(
+    store: Store, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    duties = Duties(store)  # type: ignore[arg-type]
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def long_work() -> int:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return 0
+
+    async def drain() -> int:
+        raise StoreUnavailable()
+
+    if how == "drain fails":
+        store.drain = drain
+    monkeypatch.setattr(store, "snapshot_carts", long_work)
+    task = asyncio.create_task(duties.snapshot_carts())
+    await began.wait()
+    if how == "cancelled":
+        task.cancel()
+
+    with pytest.raises(asyncio.CancelledError if how == "cancelled" else StoreUnavailable):
+        await task
+
+    assert ended.is_set()
+
+
 def test_forget_dead_processes_keeps_what_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dead = tmp_path / "gauge_livemax_999999999.db"
     alive = tmp_path / "gauge_livemax_1.db"

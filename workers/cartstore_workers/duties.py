@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cartstore import limits
 from cartstore.recovery.reconcile import DRIFT_KINDS, Reconciler
+from cartstore.tasks import end
 from cartstore_workers import metrics
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ RELEASES_PER_ROUND: Final = 500
 PAYMENTS_PER_ROUND: Final = 200
 RECONCILE_SUBJECTS: Final = 500
 """SKUs, carts and payments that one reconcile job looks at."""
+
+DRAIN_BESIDE_SECONDS: Final = 0.05
+"""How long events wait at most while another job takes its time."""
+
+T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
@@ -88,10 +94,10 @@ class Duties:
         await self._in_rounds(expire, PAYMENTS_PER_ROUND)
 
     async def snapshot_carts(self) -> None:
-        metrics.CARTS_SNAPSHOT.inc(await self._store.snapshot_carts())
+        metrics.CARTS_SNAPSHOT.inc(await self._beside_the_drain(self._store.snapshot_carts()))
 
     async def reconcile(self) -> None:
-        report = await self._reconciler.run(RECONCILE_SUBJECTS)
+        report = await self._beside_the_drain(self._reconciler.run(RECONCILE_SUBJECTS))
         metrics.RECONCILE_CHECKED.inc(report.checked)
         for drift in report.repaired:
             metrics.DRIFT_REPAIRED.labels(drift.kind).inc()
@@ -116,6 +122,16 @@ class Duties:
     async def recover(self) -> None:
         if await self._store.recover():
             _logger.warning("the gate was opened after a restart of the engine")
+
+    async def _beside_the_drain(self, work: Coroutine[Any, Any, T]) -> T:
+        """Long work, with the drain going on meanwhile: checkouts in mode `archived` wait for it alone."""
+        task = asyncio.create_task(work)
+        try:
+            while not (await asyncio.wait({task}, timeout=DRAIN_BESIDE_SECONDS))[0]:
+                await self.drain_outbox()
+            return task.result()
+        finally:
+            await end(task)
 
     async def _in_rounds(self, work: Callable[[], Awaitable[int]], batch: int) -> None:
         """Repeat until a batch was not full, the bound is reached or the worker stops."""
