@@ -30,6 +30,7 @@ from cartstore.redis.audit import AuditedRedisEngine
 from cartstore.redis.caller import CALL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, translate
 from cartstore.redis.keys import LAYOUT
 from cartstore.redis.outbox import RedisOutbox
+from cartstore.redis.replication import read_replication
 from cartstore.redis.wire import WireCaller
 from cartstore.settings import Settings, load_settings
 from cartstore.store import CartStore, terms_of
@@ -79,7 +80,7 @@ async def open_store(
             socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         )
         stack.push_async_callback(client.aclose)
-        await _check_engine(client)
+        await _check_engine(client, settings)
         caller = await stack.enter_async_context(WireCaller.open(settings.redis_url))
         engine = AuditedRedisEngine(caller, partition, client)
         outbox = RedisOutbox(engine, client)
@@ -140,8 +141,9 @@ def _longest_lifetime_ms(settings: Settings) -> int:
     return min(longest, limits.HOLD_LIFETIME_MS_MAX)
 
 
-async def _check_engine(client: Redis) -> None:
-    """Raise ConfigurationError for an engine that would forget carts when it is full."""
+async def _check_engine(client: Redis, settings: Settings) -> None:
+    """Raise ConfigurationError for an engine that would forget carts when it is full, or whose word would not
+    hold after a failover."""
     try:
         memory: dict[str, Any] = await client.info("memory")
     except (RedisError, OSError, TimeoutError) as error:
@@ -152,6 +154,17 @@ async def _check_engine(client: Redis) -> None:
             f"The engine's maxmemory-policy is {policy}: it would throw carts and stock away when memory is "
             "full. Set it to noeviction."
         )
+    replication = await read_replication(client)
+    if replication.replicas and not replication.stops_alone:
+        text = (
+            f"The engine has replicas, but min-replicas-to-write is {replication.replicas_min} and "
+            f"min-replicas-max-lag {replication.lag_seconds_max}: cut off from them it would go on selling "
+            "what the promoted one sells as well. Set them to 1 and 10."
+        )
+        if settings.checkout_ack == "engine":
+            raise ConfigurationError(text)
+        # Checkouts are not acknowledged before the record has them, and it takes none of an old primary.
+        _log.warning(text)
 
 
 async def _ack_mode(settings: Settings, client: Redis) -> AckMode:

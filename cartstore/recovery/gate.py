@@ -9,6 +9,7 @@ leaves the gate shut for the next.
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from cartstore.recovery.rebuild import Progress, Rebuild, no_progress
 from cartstore.redis.caller import ClientCaller, ScriptCaller
 from cartstore.redis.gate import Gate, begin_rebuild, extend_windows, open_gate, read_gate
 from cartstore.redis.outbox import RedisOutbox
+from cartstore.redis.replication import LAG_SECONDS_MAX, read_replication
 from cartstore.redis.store import RedisEngine
 
 CHANGE_MARGIN: Final = 1_000_000
@@ -33,6 +35,9 @@ CHANGE_MARGIN: Final = 1_000_000
 
 REBUILD_SILENCE_SECONDS: Final = 5.0
 """A rebuild that gave no sign of life for so long has died; another may take over."""
+
+PROMOTION_MARGIN_SECONDS: Final = 1.0
+"""Beyond the lag that the engine allows its replicas: it looks at that once a second."""
 
 _log = logging.getLogger("cartstore.recovery")
 
@@ -66,6 +71,8 @@ class Recovery:
         self._terms_of = terms_of
         self._now_ms = now_ms
         self._watched: tuple[Gate, float] | None = None
+        self._promoted: dict[str, float] = {}
+        """When each replica that took over was met first, on the monotonic clock."""
 
     async def gate(self) -> tuple[Gate, bool]:
         """The gate, and whether it admits calls to the engine as it runs now. Raises StoreUnavailable."""
@@ -83,10 +90,29 @@ class Recovery:
             return False
         if seen.state == "rebuilding" and self._is_moving(seen):
             raise StoreRecovering("Another process is rebuilding the partition from PostgreSQL.")
+        await self._wait_for_the_old_primary(seen)
         if seen.state != "rebuilding" and await self._continues_the_record(seen):
             reach("recovery.proved")
             return await self._reopen(seen)
         return await self._rebuild(seen, on_progress)
+
+    async def _wait_for_the_old_primary(self, seen: Gate) -> None:
+        """Raise StoreRecovering while the primary whose place a replica took may still take writes: one that
+        is cut off stops when its replicas have been silent for `min-replicas-max-lag`."""
+        run_id, _, history = seen.identity.partition(":")
+        identity = await self._caller.identity()
+        if not history or identity.startswith(f"{run_id}:"):
+            return
+        facts = await read_replication(self._client)
+        lag = LAG_SECONDS_MAX if facts.lag_seconds_max is None else facts.lag_seconds_max
+        if facts.took_over != history or lag == 0:
+            return
+        met_at = self._promoted.setdefault(identity, time.monotonic())
+        left = met_at + lag + PROMOTION_MARGIN_SECONDS - time.monotonic()
+        if left > 0:
+            raise StoreRecovering(
+                f"A replica took over; its old primary may go on for up to {math.ceil(left)} seconds."
+            )
 
     async def _continues_the_record(self, seen: Gate) -> bool:
         """Whether the stream holds the last event that the record applied, with its nonce, and the carts are

@@ -156,6 +156,8 @@ class ReplicaPromoted(Fault):
         await start_parts([replica])
         async with redis.asyncio.Redis.from_url(replica.url(), decode_responses=True) as client:
             await client.config_set("masterauth", stage.password)
+            # So long may a primary that is cut off go on, and its successor waits for it.
+            await client.config_set("min-replicas-max-lag", 1)
             await client.execute_command("REPLICAOF", "127.0.0.1", primary.port)
 
             async def follows() -> bool:

@@ -280,40 +280,118 @@ async def test_only_one_rebuild_counts_when_the_other_slept(
         await assert_sound(other)
 
 
-async def test_orders_are_there_when_a_replica_is_promoted_that_missed_the_last_writes(
-    store: CartStore, own_engine: Engine, database_url: str, server_folder: Path
-) -> None:
-    pending = await fill(store)
+@pytest.fixture
+async def replica(own_engine: Engine, server_folder: Path, store: CartStore) -> AsyncIterator[Engine]:
+    """Follows the store's engine, which is open again after getting its first replica."""
     replica = Engine(
-        server_folder / "replica",
+        server_folder / f"{own_engine.port}-replica",
         password=PASSWORD,
-        config=[f"replicaof 127.0.0.1 {own_engine.port}", f"masterauth {PASSWORD!r}".replace("'", '"')],
+        config=[
+            f"replicaof 127.0.0.1 {own_engine.port}",
+            f"masterauth {PASSWORD!r}".replace("'", '"'),
+            "min-replicas-max-lag 1",
+        ],
     )
     replica.start()
     try:
-        async with redis.Redis.from_url(replica.url(), decode_responses=True) as promoted:
+        async with redis.Redis.from_url(replica.url(), decode_responses=True) as client:
             async with asyncio.timeout(20):
-                while (await promoted.info("replication"))["master_link_status"] != "up":  # noqa: ASYNC110
+                while (await client.info("replication"))["master_link_status"] != "up":  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
-            # An engine that gets its first replica gives itself a new replication id: recovered from as well.
-            await until_open(store)
-            await promoted.execute_command("REPLICAOF", "NO", "ONE")
-            missed = await buy(store, CLEO)
-            await store.drain_outbox()
-
-            async with opened(replica.url(), database_url) as after:
-                await until_open(after)
-                assert (await after.read_payment(missed, CLEO)).payment.status == "paid"
-                assert await sold(after, "a") == 2
-                assert (await after.apply_verdict(pending, "succeeded")).payment.status == "paid"
-                await assert_sound(after)
-
-                # The old primary still has its gate open for itself; its drain must find out.
-                await buy(store, BEN, "b")
-                with pytest.raises(StoreRecovering):
-                    await store.drain_outbox()
+        # An engine that gets its first replica gives itself a new replication id: recovered from as well.
+        await until_open(store)
+        yield replica
     finally:
         replica.kill()
+
+
+async def promote(replica: Engine) -> None:
+    async with redis.Redis.from_url(replica.url(), decode_responses=True) as client:
+        await client.execute_command("REPLICAOF", "NO", "ONE")
+
+
+async def test_orders_are_there_when_a_replica_is_promoted_that_missed_the_last_writes(
+    store: CartStore, own_engine: Engine, replica: Engine, database_url: str
+) -> None:
+    pending = await fill(store)
+    async with redis.Redis.from_url(own_engine.url(), decode_responses=True) as client:
+        assert await client.wait(1, 20_000) == 1
+    await promote(replica)
+    missed = await buy(store, CLEO)
+    await store.drain_outbox()
+
+    async with opened(replica.url(), database_url) as after:
+        await until_open(after)
+        assert (await after.read_payment(missed, CLEO)).payment.status == "paid"
+        assert await sold(after, "a") == 2
+        assert (await after.apply_verdict(pending, "succeeded")).payment.status == "paid"
+        await assert_sound(after)
+
+        # The old primary still has its gate open for itself; its drain must find out.
+        await buy(store, BEN, "b")
+        with pytest.raises(StoreRecovering):
+            await store.drain_outbox()
+
+
+async def test_promoted_replica_waits_until_its_primary_has_stopped(
+    store: CartStore, replica: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off from its replicas, the old primary acknowledges writes for as long as it is allowed to."""
+    await fill(store)
+    await promote(replica)
+
+    monkeypatch.setattr(recovery_gate, "PROMOTION_MARGIN_SECONDS", 3_600.0)
+    async with opened(replica.url(), database_url) as after:
+        with pytest.raises(StoreRecovering, match="old primary"):
+            await after.recover()
+        assert not (await after.readiness())["checks"]["gate"]["ok"]
+
+        monkeypatch.setattr(recovery_gate, "PROMOTION_MARGIN_SECONDS", 0.0)
+        await until_open(after)
+        await assert_sound(after)
+
+
+async def test_engine_that_is_only_restarted_does_not_wait_for_a_primary(
+    store: CartStore, own_engine: Engine, replica: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(store)
+    monkeypatch.setattr(recovery_gate, "PROMOTION_MARGIN_SECONDS", 3_600.0)
+
+    own_engine.kill()
+    own_engine.start()
+
+    await until_open(store)
+    await assert_sound(store)
+
+
+@pytest.mark.parametrize(("replicas", "lag"), [(0, 10), (1, 0), (1, 11)])
+async def test_engine_whose_old_primary_would_go_on_is_refused_when_its_word_counts(
+    own_engine: Engine,
+    replica: Engine,
+    database_url: str,
+    caplog: pytest.LogCaptureFixture,
+    replicas: int,
+    lag: int,
+) -> None:
+    async with redis.Redis.from_url(own_engine.url(), decode_responses=True) as client:
+        await client.config_set("min-replicas-to-write", replicas)
+        await client.config_set("min-replicas-max-lag", lag)
+
+    with pytest.raises(ConfigurationError, match="min-replicas-to-write"):
+        async with opened(own_engine.url(), database_url, checkout_ack="engine"):
+            pass
+    async with opened(own_engine.url(), database_url, checkout_ack="archived"):
+        assert "min-replicas-max-lag" in caplog.text
+
+
+async def test_engine_whose_old_primary_stops_is_taken(
+    own_engine: Engine, replica: Engine, database_url: str
+) -> None:
+    async with redis.Redis.from_url(own_engine.url(), decode_responses=True) as client:
+        await client.config_set("min-replicas-to-write", 1)
+
+    async with opened(own_engine.url(), database_url, checkout_ack="engine") as store:
+        assert (await store.readiness())["checks"]["engine"]["ok"]
 
 
 async def test_call_is_unknown_and_repeatable_when_the_engine_stands_still(
