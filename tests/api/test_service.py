@@ -86,6 +86,8 @@ def test_metrics_are_of_all_processes_when_a_folder_is_shared(tmp_path: Path) ->
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
 
+    # As a file of a process looks in the instant in which it is made.
+    (tmp_path / "counter_1.db").touch()
     for _ in range(2):
         run = subprocess.run(
             [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True

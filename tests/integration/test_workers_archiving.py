@@ -18,9 +18,9 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from cartstore_api.metrics import Processes
 from cartstore_workers.queues import Doorbell, JobName, connect_queue
 from prometheus_client import CollectorRegistry
-from prometheus_client.multiprocess import MultiProcessCollector
 from redis.asyncio import Redis
 
 import cartstore
@@ -284,7 +284,7 @@ async def test_holds_and_payments_are_released_when_their_time_is_over(
 async def test_metrics_of_workers_are_seen_by_other_processes(settings: Settings, workers: Workers) -> None:
     async def sum_of(sample: str) -> float:
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=str(workers.metrics))
+        Processes(registry, path=str(workers.metrics))
         return sum(its.value for family in registry.collect() for its in family.samples if its.name == sample)
 
     async with open_shop(settings, workers.ring) as store:
