@@ -94,7 +94,8 @@ class Proxy:
     async def _pass_on(
         self, way: Way, source: asyncio.StreamReader, sink: asyncio.StreamWriter, pair: _Pair
     ) -> None:
-        with suppress(OSError):
+        # uvloop's transports raise a RuntimeError where they were closed meanwhile.
+        with suppress(OSError, RuntimeError):
             while piece := await source.read(READ_BYTES):
                 if self._delay_seconds:
                     await asyncio.sleep(self._delay_seconds)
