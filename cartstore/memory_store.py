@@ -1224,6 +1224,10 @@ class MemoryEngine:
             cart, line = holder
             expires_at_ms = cart.expiry_of(line, now)
             if self._is_due(expires_at_ms, now):
+                if expires_at_ms > now:
+                    # The clock was set back: the snapshot has to tell what no clock will.
+                    self._change += 1
+                    cart.version = self._change
                 line.lower_hold(0)
                 released += 1
             else:

@@ -210,6 +210,11 @@ class Archive:
             row = (await connection.execute(_CURSOR)).one()
         return Position(row.epoch, row.seq), row.nonce
 
+    async def fence_epoch(self) -> int:
+        """The epoch that was drawn last: events of older ones are refused from then on."""
+        async with self.database.reading() as connection:
+            return int((await connection.execute(_CURSOR)).one().fence_epoch)
+
     async def has_event(self, position: Position) -> bool:
         """Whether the event at exactly this position was applied."""
         query = select(events.c.seq).where(events.c.epoch == position.epoch, events.c.seq == position.seq)

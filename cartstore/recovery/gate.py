@@ -115,8 +115,8 @@ class Recovery:
             )
 
     async def _continues_the_record(self, seen: Gate) -> bool:
-        """Whether the stream holds the last event that the record applied, with its nonce, and the carts are
-        no older than their snapshots.
+        """Whether the stream holds the last event that the record applied, with its nonce, nothing after it
+        that the record refuses, and carts that are no older than their snapshots.
 
         Mutations are no events: an engine that lost only some of them still has the last event. It has
         nothing then that the record does not have.
@@ -124,13 +124,16 @@ class Recovery:
         if seen.exists and seen.change < (await self._archive.snapshots.state()).change:
             return False
         cursor, nonce = await self._archive.cursor()
-        if cursor.seq == 0:
-            # Nothing was ever archived: an empty engine is as it should be, and so is one with events.
-            return seen.exists or await self._catalog.count() == 0
         if not seen.exists:
-            return False
-        event = await self._outbox.find(cursor)
-        return event is not None and event.nonce == nonce
+            # Nothing was ever archived nor sold: an empty engine is as it should be.
+            return cursor.seq == 0 and await self._catalog.count() == 0
+        if cursor.seq > 0:
+            event = await self._outbox.find(cursor)
+            if event is None or event.nonce != nonce:
+                return False
+        # A copy of an engine that was replaced since: what the record does not have of it comes too late.
+        following = await self._outbox.read(cursor, 1)
+        return not following or following[0].position.epoch >= await self._archive.fence_epoch()
 
     async def _reopen(self, seen: Gate) -> bool:
         """Drain to the end, close the old epoch in the record, open the gate in a new one."""

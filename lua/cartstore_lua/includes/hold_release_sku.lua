@@ -57,6 +57,11 @@ local function hold_release_sku(call, sku, limit)
             guest_units = guest_units + line.held
           end
           cart.held = cart.held - line.held
+          if line.expires > call.now then
+            -- No clock tells a rebuild that this hold is over, so the cart's snapshot has to.
+            cart.version = redis.call('HINCRBY', call.gate_key, 'change', 1)
+            redis.call('ZADD', call.prefix .. 'activity', cart.version, holder)
+          end
           line.held = 0
           redis.call('HSET', cart_key, 'a', cart_encode(cart), 'l:' .. line_id, line_encode(line, cart.created))
           if cart.held + cart.waiting <= 0 then

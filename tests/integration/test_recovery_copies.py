@@ -1,0 +1,83 @@
+"""Goal: an engine that is a copy of an earlier one is told apart from the one that the record follows, and a
+hold that no clock can tell to be over does not come back.
+
+Method: a store on the shared servers; its engine is given other contents, its clock is moved by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from contract.shop import LIFETIME_MS, MINUTE_MS
+from property.shop_with_record import ShopWithRecord, open_shop_with_record
+
+from cartstore import Owner, Product, Variant
+
+ANN, BEN = Owner("user", "ann"), Owner("user", "ben")
+
+
+@pytest.fixture
+async def shop(redis_url: str, database_url: str) -> AsyncIterator[ShopWithRecord]:
+    async with open_shop_with_record(redis_url, database_url) as shop:
+        await shop.store.recover()
+        variant = Variant(sku="a", price_minor=1_000, policy="deny")
+        await shop.store.put_product(Product(id="a", title="A", currency="USD", variants=(variant,)))
+        await shop.store.adjust_stock("a", 3, reason="delivery", reference="1")
+        yield shop
+
+
+async def is_open(shop: ShopWithRecord) -> bool:
+    return bool((await shop.store.readiness())["checks"]["gate"]["ok"])
+
+
+@pytest.mark.parametrize("is_archived", [False, True])
+async def test_gate_opens_when_a_copy_has_events_from_before_another_engine_took_over(
+    shop: ShopWithRecord, is_archived: bool
+) -> None:
+    """The copy goes on where the record stopped, with events that the record refuses since another engine was
+    opened. They are not waited for: the copy is put right from the record."""
+    if is_archived:
+        await shop.store.drain_outbox()
+        await shop.store.adjust_stock("a", 1, reason="delivery", reference="2")
+    copy = await shop.copy_engine()
+    await shop.replace_engine({})
+    await shop.store.recover()
+    assert await is_open(shop)
+
+    await shop.replace_engine(copy)
+    await shop.store.recover()
+
+    assert await is_open(shop)
+    assert (await shop.store.read_stock("a")).on_hand == (3 if is_archived else 0)
+
+
+async def test_engine_goes_on_when_it_only_forgot_that_it_was_opened_again(shop: ShopWithRecord) -> None:
+    """The gate of the new epoch was lost with the last second, as an append-only file may lose it. All events
+    are in the record, so the carts that it has are the latest there are."""
+    await shop.store.add_line(ANN, "a", 2)
+    before = await shop.copy_engine()
+    await shop.replace_engine(before)
+    await shop.store.recover()
+
+    await shop.replace_engine(before)
+    await shop.store.recover()
+
+    assert [line.held for line in (await shop.store.read_cart(ANN)).lines] == [2]
+    assert (await shop.store.read_stock("a")).on_hand == 3
+
+
+async def test_hold_does_not_come_back_when_the_clock_was_set_back_and_took_it(shop: ShopWithRecord) -> None:
+    """Once the clock is right again, the time that the snapshot has of the hold says nothing of its end."""
+    await shop.store.add_line(ANN, "a", 2)
+    await shop.store.snapshot_carts()
+    shop.clock.now_ms -= LIFETIME_MS + MINUTE_MS
+    assert (await shop.store.read_stock("a")).held == 0
+    shop.clock.now_ms += 15 * MINUTE_MS
+    await shop.store.drain_outbox()
+    await shop.store.snapshot_carts()
+
+    await shop.replace_engine({})
+    await shop.store.recover()
+
+    assert [line.held for line in (await shop.store.read_cart(ANN)).lines] == [0]
