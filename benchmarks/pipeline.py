@@ -65,12 +65,15 @@ class Packer:
 
 
 def pack(script: Script, keys: Sequence[str], args: Sequence[str | int], *, identity: str) -> bytes:
-    return hiredis.pack_command(("EVALSHA", script.sha, len(keys), *keys, identity, *args))
+    return hiredis.pack_command((*script.command, len(keys), *keys, identity, *args))
 
 
 def load_scripts(found: Servers, *others: Script) -> None:
     for known in (*(script(name) for name in script_names()), *others):
-        found.client.script_load(known.source)
+        if known.library:
+            found.client.function_load(known.library, replace=True)
+        else:
+            found.client.script_load(known.source)
 
 
 class _Connection:

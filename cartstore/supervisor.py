@@ -58,7 +58,7 @@ STOP_SECONDS = 5.0
 EXIT_REFUSED = 2
 """Of a child of ours, like the command line's own: the settings do not allow a start."""
 
-ENGINE_VERSION_MIN = (6, 2)
+ENGINE_VERSION_MIN = (7, 0)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -311,7 +311,7 @@ def check_engine(url: str) -> None:
     version = str(facts.get("redis_version", ""))
     if tuple(int(part) for part in version.split(".")[:2]) < ENGINE_VERSION_MIN:
         raise ConfigurationError(
-            f"The engine at {without_secret(url)} is Redis {version}; 6.2 is the oldest."
+            f"The engine at {without_secret(url)} is Redis {version}; 7.0 is the oldest."
         )
 
 

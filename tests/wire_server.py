@@ -26,6 +26,11 @@ from cartstore.redis.wire import Endpoint
 ECHO = Script("echo", "return {'OK', ARGV[1], ARGV[2]}")
 """Answers the identity that it was called with, and its first argument."""
 
+ECHO_FUNCTION = Script("echo", ECHO.source, library="#!lua name=echo_1\n", function="echo_1")
+"""The same, kept by the engine as a function."""
+
+CALLS = (b"EVALSHA", b"EVAL", b"FCALL")
+
 Command = list[bytes]
 
 
@@ -37,6 +42,10 @@ class FakeEngine:
         self.run_id = run_id
         self.replication_id = "replication-1"
         self.knows_script = True
+        self.knows_function = True
+        self.takes_functions = True
+        """Whether it lets FUNCTION LOAD pass."""
+
         self.commands: list[Command] = []
         """Everything received, over all connections."""
 
@@ -79,7 +88,7 @@ class FakeEngine:
     @property
     def calls(self) -> list[Command]:
         """The script calls among what was received."""
-        return [command for command in self.commands if command[0] in (b"EVALSHA", b"EVAL")]
+        return [command for command in self.commands if command[0] in CALLS]
 
     async def start(self) -> None:
         self._server = await asyncio.start_unix_server(self._serve, self.path)
@@ -143,7 +152,7 @@ class FakeEngine:
             self.received.notify_all()
 
     async def _answer(self, writer: asyncio.StreamWriter, command: Command) -> None:
-        is_call = command[0] in (b"EVALSHA", b"EVAL")
+        is_call = command[0] in CALLS
         if is_call and not self.held.is_set():
             await self.held.wait()
         if self.is_silent or writer.is_closing():
@@ -166,6 +175,10 @@ class FakeEngine:
         special = self.greeting_answer(command)
         if special is not None:
             return special
+        if command[0] == b"FUNCTION":
+            if not self.takes_functions:
+                return b"-NOPERM no permissions to run the 'function|load' command\r\n"
+            self.knows_function = True
         if command == [b"INFO", b"server"]:
             return bulk(f"# Server\r\nredis_version:7.0.0\r\nrun_id:{self.run_id}\r\n".encode())
         if command == [b"INFO", b"replication"]:
@@ -177,6 +190,9 @@ class FakeEngine:
             return self.answers.pop(0)
         if command[0] == b"EVAL":
             self.knows_script = True
+        elif command[0] == b"FCALL":
+            if not self.knows_function:
+                return b"-ERR Function not found\r\n"
         elif not self.knows_script:
             return b"-NOSCRIPT No matching script.\r\n"
         keys = int(command[2])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -25,6 +26,9 @@ CONNECT_TIMEOUT_SECONDS = 2.0
 CALL_TIMEOUT_SECONDS = 5.0
 POOL_SIZE = 64
 POOL_WAIT_SECONDS = 2.0
+
+MISSED = ("NOSCRIPT", "ERR Function not found")
+"""How an engine begins to say that it does not know a script, or a function."""
 
 Reply = Any
 
@@ -127,16 +131,18 @@ class PooledCaller:
             raise translate(error, sent=False) from error
         sent = False
         try:
-            packed = connection.pack_command(
-                "EVALSHA", script.sha, len(keys), *keys, connection.identity, *args
-            )
+            packed = connection.pack_command(*script.command, len(keys), *keys, connection.identity, *args)
             # From here on bytes may be on the wire even if sending fails midway.
             sent = True
             await connection.send_packed_command(packed)
             try:
                 return await connection.read_response()
-            except NoScriptError:
-                # Nothing ran. EVAL runs the text and makes it known for the calls that follow.
+            except ResponseError as error:
+                if not _is_missed(error):
+                    raise
+                # Nothing ran. EVAL runs the text, and makes a script known for the calls that follow.
+                if script.library:
+                    await _load(connection, script)
                 packed = connection.pack_command(
                     "EVAL", script.source, len(keys), *keys, connection.identity, *args
                 )
@@ -166,8 +172,22 @@ class PooledCaller:
             await self._pool.release(connection)
 
 
+def _is_missed(error: ResponseError) -> bool:
+    return isinstance(error, NoScriptError) or f"ERR {error}".startswith(MISSED)
+
+
+async def _load(connection: Any, script: Script) -> None:
+    """Make a function known for the calls that follow, if the engine lets us."""
+    await connection.send_packed_command(
+        connection.pack_command("FUNCTION", "LOAD", "REPLACE", script.library)
+    )
+    with suppress(ResponseError):
+        await connection.read_response()
+
+
 class ClientCaller:
-    """Calls through a redis-py client whose engine never changes: fakeredis, in the contract suite."""
+    """Calls through a redis-py client whose engine never changes: fakeredis, in the contract suite, and a
+    rebuild. Functions are called as the scripts that they also are."""
 
     def __init__(self, client: Redis, identity: str = "fake:0") -> None:
         self._client = client

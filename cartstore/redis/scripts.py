@@ -1,4 +1,9 @@
-"""Composes the Lua sources. Owns include resolution and the digests by which the engine knows a script."""
+"""Composes the Lua sources. Owns include resolution, and the names by which the engine knows a script.
+
+Most are scripts: EVALSHA makes all their local functions anew in every call. Those of the hot path are
+functions as well (a `Function` line in their header gives the flags): the engine keeps them as they are, with
+what they have parsed before. Either form can be called; the text of both is the same.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +15,25 @@ from importlib.resources import files
 from cartstore.errors import ContractError
 
 _INCLUDE = re.compile(r"^--- @include (\w+)\n", re.MULTILINE)
+_FUNCTION = re.compile(r"^  Function (.*)$", re.MULTILINE)
+_NO_FLAGS = "no flags"
 
 
 class Script:
-    """One composed transition: its name, text and SHA-1."""
+    """One composed transition: its name, text and SHA-1, and how it is called.
 
-    __slots__ = ("name", "sha", "source")
+    command: the words of a call before the number of its keys.
+    library: what FUNCTION LOAD is to be given before such a call; empty for a script, whose text EVAL brings.
+    """
 
-    def __init__(self, name: str, source: str) -> None:
+    __slots__ = ("command", "library", "name", "sha", "source")
+
+    def __init__(self, name: str, source: str, *, library: str = "", function: str = "") -> None:
         self.name = name
         self.source = source
         self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+        self.library = library
+        self.command = ("FCALL", function) if function else ("EVALSHA", self.sha)
 
     def __repr__(self) -> str:
         return f"Script({self.name})"
@@ -43,6 +56,11 @@ def compose(name: str) -> str:
 
     Raises ContractError for an include that does not exist or that includes itself, naming the chain.
     """
+    return "\n\n".join(_parts(name)) + "\n"
+
+
+def _parts(name: str) -> list[str]:
+    """The includes that a script needs, in order, and then its own code."""
     parts: list[str] = []
     done: set[str] = set()
 
@@ -60,15 +78,31 @@ def compose(name: str) -> str:
         done.add(part)
         parts.append(_INCLUDE.sub("", source).strip("\n"))
 
+    _, code = _split(name)
+    for needed in _INCLUDE.findall(code):
+        include(needed, (name,))
+    return [*parts, _INCLUDE.sub("", code).strip("\n")]
+
+
+def _split(name: str) -> tuple[str, str]:
     source = _read(f"{name}.lua")
     header_end = source.index("]]\n") + len("]]\n")
-    for needed in _INCLUDE.findall(source):
-        include(needed, (name,))
-    body = _INCLUDE.sub("", source[header_end:]).strip("\n")
-    return "\n\n".join([*parts, body]) + "\n"
+    return source[:header_end], source[header_end:]
 
 
 @cache
 def script(name: str) -> Script:
     """The composed script of this name; composed once per process."""
-    return Script(name, compose(name))
+    source = compose(name)
+    flags = _FUNCTION.search(_split(name)[0])
+    if flags is None:
+        return Script(name, source)
+    *includes, code = _parts(name)
+    listed = "" if flags[1] == _NO_FLAGS else ", ".join(f"'{flag}'" for flag in flags[1].split())
+    text = "\n\n".join([*includes, f"local function {name}(KEYS, ARGV)\n{code}\nend"])
+    # Named by what it is: processes of two versions call one engine while one replaces the other.
+    digest = hashlib.sha1(f"{text}{listed}".encode(), usedforsecurity=False).hexdigest()[:16]
+    function = f"{name}_{digest}"
+    registered = f"{{ function_name = '{function}', callback = {name}, flags = {{ {listed} }} }}"
+    library = f"#!lua name={function}\n{text}\n\nredis.register_function{registered}\n"
+    return Script(name, source, library=library, function=function)

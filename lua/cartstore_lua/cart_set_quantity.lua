@@ -22,6 +22,7 @@
            {'LIMIT_EXCEEDED', name, limit} | {'INSUFFICIENT_STOCK', available, quantity} | {'OWNER_DUE', name, limit}
            {'DUE', sku} | {'FENCED'}
   Faults   CARTBADARG
+  Function allow-oom
   Cost     O(log holds of the SKU), unless a hold of the cart may have lapsed: then O(lines of the cart)
 ]]
 --- @include mutation_begin

@@ -478,6 +478,7 @@ async def test_calls_go_on_when_the_scripts_are_flushed_under_load(
     async def flush() -> None:
         for _ in range(20):
             await client.script_flush()
+            await client.function_flush("SYNC")
             await asyncio.sleep(0.005)
 
     await asyncio.gather(flush(), *(shop(number) for number in range(20)))

@@ -387,7 +387,7 @@ def test_check_engine_refuses_a_url_without_quoting_it() -> None:
 def test_check_engine_refuses_an_old_one(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis.Redis, "info", lambda *_: {"redis_version": "5.0.14"})
 
-    with pytest.raises(Exception, match=r"Redis 5\.0\.14; 6\.2 is the oldest"):
+    with pytest.raises(Exception, match=r"Redis 5\.0\.14; 7\.0 is the oldest"):
         check_engine(engine.url())
 
 

@@ -8,6 +8,7 @@ import random
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,32 @@ async def test_scripts_are_brought_again_when_the_engine_forgets_them(own: Engin
 
 
 @on_both_loops
+@pytest.mark.parametrize("through", ["wire", "redis-py"])
+async def test_function_is_kept_for_later_calls_when_the_engine_forgot_it(
+    own: Engine, admin: Any, through: str
+) -> None:
+    """A caller that only brought the text each time would be right, and slow."""
+    library = (
+        f"#!lua name=counting\nredis.register_function('counting', function(KEYS, ARGV) {COUNT.source} end)"
+    )
+    counting = Script("count", COUNT.source, library=library, function="counting")
+    async with AsyncExitStack() as stack:
+        if through == "wire":
+            caller: Any = await stack.enter_async_context(WireCaller.open(own.url()))
+        else:
+            pool = open_pool(own.url())
+            stack.push_async_callback(pool.disconnect)
+            caller = PooledCaller(pool)
+        for expected in range(1, 5):
+            reply = await caller.call(counting, (COUNTER,), ("x",))
+            assert reply[0] == expected
+            if expected == 2:
+                admin.function_flush("SYNC")
+
+    assert len(admin.function_list()) == 1
+    assert admin.info("commandstats")["cmdstat_fcall"]["calls"] >= 2
+
+
 async def test_killed_connections_leave_no_reply_shifted(own: Engine, admin: Any) -> None:
     async with WireCaller.open(own.url()) as caller:
 

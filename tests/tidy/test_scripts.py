@@ -12,7 +12,7 @@ from cartstore.model import Partition
 from cartstore.redis import scripts
 from cartstore.redis.keys import Keys
 from cartstore.redis.outcomes import CODES_TO_ERRORS, REFUSALS, RETRIED, SUCCESSES
-from cartstore.redis.scripts import compose, script_names
+from cartstore.redis.scripts import compose, script, script_names
 
 FOLDER = files("cartstore_lua")
 INCLUDES = sorted(entry.name for entry in FOLDER.joinpath("includes").iterdir())
@@ -103,6 +103,27 @@ def test_script_uses_nothing_that_an_engine_lacks_when_it_is_composed(name: str)
 
     for word in FORBIDDEN:
         assert word not in re.sub(r"redis\.error_reply\(", "", code), f"{name} uses {word}"
+
+
+@pytest.mark.parametrize("name", script_names())
+def test_function_says_what_it_is_called_and_how_it_behaves_when_memory_is_full(name: str) -> None:
+    header, _ = split(name)
+    found = script(name)
+    flags = re.findall(r"^  Function (.*)$", header, re.MULTILINE)
+
+    assert flags in ([], ["no flags"], ["allow-oom"])
+    assert bool(found.library) == bool(flags)
+    if flags:
+        verb, function = found.command
+        assert verb == "FCALL"
+        assert re.fullmatch(rf"{name}_[0-9a-f]{{16}}", function)
+        assert found.library.startswith(f"#!lua name={function}\n")
+        assert ("'allow-oom'" in found.library) == (flags == ["allow-oom"])
+
+
+def test_nobody_changes_what_functions_keep_when_scripts_are_read() -> None:
+    for name in script_names():
+        assert not re.findall(r"\b(?:terms|fields)\.\w+ = ", compose(name)), name
 
 
 @pytest.mark.parametrize("name", INCLUDES)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wire_server import ECHO, TappedEndpoint, bulk, on_both_loops, running, turns
+from wire_server import ECHO, ECHO_FUNCTION, TappedEndpoint, bulk, on_both_loops, running, turns
 
 from cartstore.errors import ContractError, OutcomeUnknown, StoreFull, StoreUnavailable
 from cartstore.redis.scripts import Script
@@ -196,6 +196,32 @@ async def test_unknown_script_leaves_the_others_as_they_are(path: Path) -> None:
         await asyncio.gather(ask(caller, 2), caller.call(other, KEYS, (3,)))
 
         assert [call[0] for call in engine.calls] == [b"EVALSHA", b"EVAL", b"EVALSHA", b"EVALSHA"]
+
+
+@on_both_loops
+async def test_unknown_function_is_loaded_once_when_many_calls_miss_it(path: Path) -> None:
+    async with running(path, knows_function=False) as engine, WireCaller.open(engine.url) as caller:
+        replies = await asyncio.gather(*(caller.call(ECHO_FUNCTION, KEYS, (n,)) for n in range(20)))
+
+        assert [reply[2] for reply in replies] == [str(n) for n in range(20)]
+        assert [command for command in engine.commands if command[0] == b"FUNCTION"] == [
+            [b"FUNCTION", b"LOAD", b"REPLACE", ECHO_FUNCTION.library.encode()]
+        ]
+        assert {call[0] for call in engine.calls} == {b"FCALL"}
+        assert engine.calls[0][1:3] == [b"echo_1", b"2"]
+
+
+@on_both_loops
+async def test_function_is_called_as_a_script_when_the_engine_does_not_take_it(path: Path) -> None:
+    async with (
+        running(path, knows_function=False, takes_functions=False) as engine,
+        WireCaller.open(engine.url) as caller,
+    ):
+        replies = await asyncio.gather(*(caller.call(ECHO_FUNCTION, KEYS, (n,)) for n in range(3)))
+
+        assert [reply[2] for reply in replies] == ["0", "1", "2"]
+        assert [call[0] for call in engine.calls][-3:] == [b"EVAL"] * 3
+        assert await ask(caller, 4) == ["OK", IDENTITY, "4"]
 
 
 # --- cancelled callers -------------------------------------------------------------------------

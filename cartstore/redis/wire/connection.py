@@ -20,7 +20,7 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from cartstore.errors import ContractError, OutcomeUnknown, StoreUnavailable
-from cartstore.redis.caller import Reply, translate
+from cartstore.redis.caller import MISSED, Reply, translate
 from cartstore.redis.scripts import Script
 
 BATCH_BYTES: Final = 64 * 1024
@@ -129,7 +129,7 @@ class Connection(asyncio.Protocol):
                         chunk = self._pack_unknown(call, script)
                     else:
                         keys = call.keys
-                        chunk = _packed(("EVALSHA", script.sha, len(keys), *keys, identity, *call.args))
+                        chunk = _packed((*script.command, len(keys), *keys, identity, *call.args))
                 except (TypeError, ValueError) as error:
                     refusal = ContractError(f"A call of {script} cannot be packed: {error}")
                     refusal.__cause__ = error
@@ -151,13 +151,21 @@ class Connection(asyncio.Protocol):
         )
 
     def _pack_unknown(self, call: Call, script: Script) -> bytes:
-        verb, text = "EVALSHA", script.sha
-        if script in self._missing or call.misses >= _EVALUATE_FROM:
-            # The first call brings the text; those behind it on this stream find the script known.
-            verb, text = "EVAL", script.source
-        packed = _packed((verb, text, len(call.keys), *call.keys, self.identity, *call.args))
+        """The first call brings the script; those behind it on this stream find it known."""
+        command: tuple[str, ...] = script.command
+        loading = b""
+        if call.misses >= _EVALUATE_FROM or (script in self._missing and not script.library):
+            command = ("EVAL", script.source)
+        elif script in self._missing:
+            loading = _packed(("FUNCTION", "LOAD", "REPLACE", script.library))
+        packed = _packed((*command, len(call.keys), *call.keys, self.identity, *call.args))
+        if loading:
+            loaded: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+            # Where it is refused, the call that follows is missed again, and tells.
+            loaded.add_done_callback(asyncio.Future.exception)
+            self._in_flight.append(self._question(loaded))
         self._missing.discard(script)
-        return packed
+        return loading + packed
 
     # --- greeting and identity -----------------------------------------------------------------
 
@@ -273,7 +281,7 @@ class Connection(asyncio.Protocol):
             # The script ran to its end and returned it among its values, which no script of ours does.
             _refuse(call, ContractError(f"{script} answered an error inside of a reply: {text}"))
             return
-        if text.startswith("NOSCRIPT"):
+        if text.startswith(MISSED):
             self._missing.add(script)
             call.misses += 1
             self._owner.on_missed(call)

@@ -1,6 +1,7 @@
+--- @include sku_fields
+
 -- A SKU's counters and catalog fields, or nil when it was never published. Kept for the whole call, so that
 -- two lines of one SKU see each other's units before anything is written.
--- The `fields` text: revision price currency active policy hold_policy hold_ttl min max multiple.
 local function sku_load(call, sku)
   local known = call.skus[sku]
   if known then
@@ -12,20 +13,19 @@ local function sku_load(call, sku)
   if not read[1] then
     return nil
   end
-  local revision, price, currency, active, policy, hold_policy, ttl, min, max, multiple =
-    string.match(read[1], '^(%d+) (%d+) (%u+) ([01]) (%a+) ([%a_]+) (%d+) (%d+) (%d+) (%d+)$')
+  local fields = sku_fields(read[1])
   known = {
     sku = sku,
-    revision = tonumber(revision),
-    price = tonumber(price),
-    currency = currency,
-    active = active == '1',
-    policy = policy,
-    hold_policy = hold_policy,
-    ttl = tonumber(ttl),
-    min = tonumber(min),
-    max = tonumber(max),
-    multiple = tonumber(multiple),
+    revision = fields.revision,
+    price = fields.price,
+    currency = fields.currency,
+    active = fields.active,
+    policy = fields.policy,
+    hold_policy = fields.hold_policy,
+    ttl = fields.ttl,
+    min = fields.min,
+    max = fields.max,
+    multiple = fields.multiple,
     on_hand = tonumber(read[2]),
     held = tonumber(read[3]),
     guest_held = tonumber(read[4]),
