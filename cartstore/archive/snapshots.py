@@ -21,6 +21,7 @@ from cartstore.archive.arrays import array_of, columns_of, rows_of
 from cartstore.archive.database import Database
 from cartstore.archive.events import CheckoutBegun, PaymentReleased, PaymentSettled
 from cartstore.archive.tables import cart_snapshots, order_lines, orders, outbox_cursor, payments
+from cartstore.errors import StoreRecovering
 from cartstore.model import CartSnapshot, SnapshotLine
 
 _COLUMNS: Final = (
@@ -46,7 +47,11 @@ class SnapshotState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CartSnapshots:
-    """The snapshots of one deployment. Every method may raise StoreUnavailable, writers OutcomeUnknown."""
+    """The snapshots of one deployment. Every method may raise StoreUnavailable, writers OutcomeUnknown.
+
+    `epoch`: in which the engine was open that the news are of. Once a later one was drawn they are refused
+    with StoreRecovering: that engine may have been lost, and its successor have got its carts from here.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -56,12 +61,12 @@ class CartSnapshots:
             row = (await connection.execute(select(outbox_cursor))).one()
         return SnapshotState(change=row.snapshot_change, at_ms=row.snapshot_at_ms)
 
-    async def save(self, snapshots: Sequence[CartSnapshot], state: SnapshotState) -> None:
+    async def save(self, snapshots: Sequence[CartSnapshot], state: SnapshotState, *, epoch: int) -> None:
         """Store carts as the engine has them, unless the record has seen a later version, and how far
         they go. Saving twice or late changes nothing more."""
         async with self._database.transaction() as connection:
             # The cursor's lock first, as the drain takes it: the two never wait for each other crosswise.
-            await connection.execute(select(outbox_cursor).with_for_update())
+            await _locked_for(connection, epoch)
             await _upsert(connection, snapshots)
             await connection.execute(
                 update(outbox_cursor)
@@ -69,11 +74,12 @@ class CartSnapshots:
                 .values(snapshot_change=state.change, snapshot_at_ms=state.at_ms)
             )
 
-    async def expire(self, cart_ids: Sequence[str]) -> None:
+    async def expire(self, cart_ids: Sequence[str], *, epoch: int) -> None:
         """These carts are gone from the engine. What was merged or converted stays that."""
         if not cart_ids:
             return
         async with self._database.transaction() as connection:
+            await _locked_for(connection, epoch)
             await connection.execute(
                 update(cart_snapshots)
                 .where(
@@ -125,6 +131,13 @@ class CartSnapshots:
         )
         async with self._database.reading(is_long=True) as connection:
             return int((await connection.execute(query)).scalar_one())
+
+
+async def _locked_for(connection: AsyncConnection, epoch: int) -> None:
+    """Lock the cursor, unless an epoch after this one was drawn. Raises StoreRecovering."""
+    row = (await connection.execute(select(outbox_cursor).with_for_update())).one()
+    if epoch < row.fence_epoch:
+        raise StoreRecovering(f"Carts of epoch {epoch} come after epoch {row.fence_epoch} was drawn.")
 
 
 async def _upsert(connection: AsyncConnection, snapshots: Iterable[CartSnapshot]) -> None:

@@ -25,6 +25,8 @@ class CartDump(msgspec.Struct, frozen=True, kw_only=True):
     """Carts that changed after a change number, as the engine has them."""
 
     at_ms: int
+    epoch: int
+    """In which the engine was open when it was asked."""
     carts: list[CartSnapshot]
     gone: list[str]
     """Carts that changed and are not kept any more."""
@@ -32,12 +34,22 @@ class CartDump(msgspec.Struct, frozen=True, kw_only=True):
     """Of the last of them; the number asked for when there is none."""
 
 
+class GoneCarts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a slice of `activity` has of carts that are not kept any more."""
+
+    looked_at: int
+    """Entries of the slice."""
+    epoch: int
+    """In which the engine was open when it was asked."""
+    cart_ids: list[str]
+
+
 class DumpingEngine(Protocol):
     """What the snapshot job asks of the engine."""
 
     async def dump_carts(self, after: int, limit: int) -> CartDump: ...
 
-    async def find_gone_carts(self, offset: int, count: int) -> tuple[int, list[str]]: ...
+    async def find_gone_carts(self, offset: int, count: int) -> GoneCarts: ...
 
     async def forget_carts(self, cart_ids: list[str]) -> list[str]: ...
 
@@ -49,7 +61,10 @@ async def take_snapshots(
     abandoned_after_ms: int,
     carts_max: int = RUN_CARTS_MAX,
 ) -> int:
-    """Store the carts that changed since the last run; how many. Raises StoreUnavailable, OutcomeUnknown."""
+    """Store the carts that changed since the last run; how many.
+
+    Raises StoreUnavailable, OutcomeUnknown, StoreRecovering when another engine was opened meanwhile.
+    """
     taken = 0
     after = (await snapshots.state()).change
     reach("snapshot.began")
@@ -57,13 +72,14 @@ async def take_snapshots(
         dump = await engine.dump_carts(after, BATCH_CARTS)
         reach("snapshot.dumped")
         # The engine's copy may only go once the record's says so, hence first expired, then forgotten.
-        await snapshots.expire(dump.gone)
+        await snapshots.expire(dump.gone, epoch=dump.epoch)
         reach("snapshot.expired")
         if dump.gone:
             await engine.forget_carts(dump.gone)
             reach("snapshot.forgotten")
         # Stored also when nothing changed: `at_ms` tells a rebuild since when the engine has been silent.
-        await snapshots.save(dump.carts, SnapshotState(change=dump.change, at_ms=dump.at_ms))
+        state = SnapshotState(change=dump.change, at_ms=dump.at_ms)
+        await snapshots.save(dump.carts, state, epoch=dump.epoch)
         reach("snapshot.saved")
         found = len(dump.carts) + len(dump.gone)
         taken += found
@@ -79,13 +95,13 @@ async def sweep_activity(engine: DumpingEngine, snapshots: CartSnapshots, offset
     """Mark carts as expired that died of their TTL long after their snapshot, and take them out of
     `activity`, a slice per run.
 
-    Gives the offset to go on from, 0 after the end. Raises StoreUnavailable, OutcomeUnknown.
+    Gives the offset to go on from, 0 after the end. Raises StoreUnavailable, OutcomeUnknown, StoreRecovering.
     """
-    looked_at, gone = await engine.find_gone_carts(offset, SWEPT_CARTS)
+    found = await engine.find_gone_carts(offset, SWEPT_CARTS)
     reach("snapshot.looked_back")
-    await snapshots.expire(gone)
+    await snapshots.expire(found.cart_ids, epoch=found.epoch)
     reach("snapshot.swept")
-    if gone:
-        await engine.forget_carts(gone)
+    if found.cart_ids:
+        await engine.forget_carts(found.cart_ids)
         reach("snapshot.forgotten")
-    return offset + looked_at - len(gone) if looked_at == SWEPT_CARTS else 0
+    return offset + found.looked_at - len(found.cart_ids) if found.looked_at == SWEPT_CARTS else 0

@@ -20,7 +20,7 @@ from cartstore.recovery.reconcile import (
     PaymentAudit,
     SkuAudit,
 )
-from cartstore.recovery.snapshots import CartDump
+from cartstore.recovery.snapshots import CartDump, GoneCarts
 from cartstore.redis.caller import ScriptCaller, translate
 from cartstore.redis.replies import STOCK_FIELDS, read_level, read_snapshot
 from cartstore.redis.scripts import script
@@ -128,20 +128,20 @@ class AuditedRedisEngine(RedisEngine):
         """Carts that changed after a change number, oldest change first."""
         reply = await self.call(script("cart_dump"), (self.keys.gate, self.keys.activity), after, limit)
         carts, gone = [], []
-        for place in range(2, len(reply), 3):
+        for place in range(3, len(reply), 3):
             snapshot = read_snapshot(reply[place], reply[place + 2])
             if snapshot is None:
                 gone.append(reply[place])
             else:
                 carts.append(snapshot)
-        change = int(reply[-2]) if len(reply) > 2 else after
-        return CartDump(at_ms=int(reply[1]), carts=carts, gone=gone, change=change)
+        change = int(reply[-2]) if len(reply) > 3 else after
+        return CartDump(at_ms=int(reply[1]), epoch=int(reply[2]), carts=carts, gone=gone, change=change)
 
-    async def find_gone_carts(self, offset: int, count: int) -> tuple[int, list[str]]:
-        """How many entries of `activity` the slice has, and which of its carts are not kept any more."""
+    async def find_gone_carts(self, offset: int, count: int) -> GoneCarts:
+        """Look at a slice of `activity`."""
         keys = (self.keys.gate, self.keys.activity)
         reply = await self.call(script("cart_find_gone"), keys, offset, count)
-        return int(reply[1]), list(reply[2:])
+        return GoneCarts(looked_at=int(reply[1]), epoch=int(reply[2]), cart_ids=list(reply[3:]))
 
     async def forget_carts(self, cart_ids: list[str]) -> list[str]:
         """Take carts that are gone out of `activity`; those that it took."""

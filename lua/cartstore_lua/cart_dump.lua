@@ -8,7 +8,7 @@
   ARGV[3]  nonce                  of this call
   ARGV[4]  after                  change number; carts with a later one
   ARGV[5]  limit                  carts
-  Returns  {'OK', now, <cart_id, change, hash>...} | {'FENCED'}
+  Returns  {'OK', now, epoch, <cart_id, change, hash>...} | {'FENCED'}
   Faults   none
   Cost     O(limit * lines of a cart)
 ]]
@@ -19,7 +19,7 @@ local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
 if not call then
   return { 'FENCED' }
 end
-local reply = { 'OK', int(call.now) }
+local reply = { 'OK', int(call.now), call.epoch }
 local found = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[4], '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[5])
 for index = 1, #found, 2 do
   reply[#reply + 1] = found[index]

@@ -8,7 +8,7 @@
   ARGV[3]  nonce                  of this call
   ARGV[4]  offset                 of the slice
   ARGV[5]  count                  of the slice
-  Returns  {'OK', looked at, cart_id...} | {'FENCED'}
+  Returns  {'OK', looked at, epoch, cart_id...} | {'FENCED'}
   Faults   CARTBADARG
   Cost     O(count)
 ]]
@@ -24,7 +24,7 @@ if not offset or not count then
   return redis.error_reply('CARTBADARG offset or count')
 end
 local found = redis.call('ZRANGE', KEYS[2], int(offset), int(offset + count - 1))
-local reply = { 'OK', int(#found) }
+local reply = { 'OK', int(#found), call.epoch }
 for _, cart_id in ipairs(found) do
   if redis.call('EXISTS', call.prefix .. 'cart:' .. cart_id) == 0 then
     reply[#reply + 1] = cart_id

@@ -8,6 +8,7 @@ engine's key another lifetime.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import cast
 
 import pytest
 import redis.asyncio as redis
@@ -16,8 +17,10 @@ from sqlalchemy import text
 
 from cartstore import Owner
 from cartstore.archive.snapshots import SnapshotState
+from cartstore.errors import StoreRecovering
 from cartstore.model import CartSnapshot, CartStatus
 from cartstore.recovery import snapshots
+from cartstore.recovery.snapshots import DumpingEngine
 from cartstore.store import CartStore
 
 ANN, BEN, GUS = Owner("user", "ann"), Owner("user", "ben"), Owner("guest", "gus")
@@ -91,10 +94,43 @@ async def test_older_state_changes_nothing_when_it_is_stored_late(store: CartSto
     await store.snapshot_carts()
     state = await store.archive.snapshots.state()
 
-    await store.archive.snapshots.save([old], SnapshotState(change=old_state.change, at_ms=0))
+    late = SnapshotState(change=old_state.change, at_ms=0)
+    await store.archive.snapshots.save([old], late, epoch=await store.archive.fence_epoch())
 
     assert (await found(store, ANN)).total_items == 2
     assert await store.archive.snapshots.state() == state
+
+
+async def test_carts_of_a_lost_engine_are_refused_when_they_are_stored_late(
+    store: CartStore, client: redis.Redis
+) -> None:
+    """The engine that took its place has what the record had: a cart that it does not know must not appear in
+    the record, nor may one that it keeps be called expired."""
+    engine = cast(DumpingEngine, store.engine)
+    await store.add_line(BEN, "a")
+    await store.drain_outbox()
+    await store.snapshot_carts()
+    await store.add_line(ANN, "a", 2)
+    late = await engine.dump_carts(0, 100)
+    assert [cart.cart_id for cart in late.carts] == [BEN.cart_id, ANN.cart_id]
+    await client.flushdb()
+    await until_open(store)
+    state = await store.archive.snapshots.state()
+
+    with pytest.raises(StoreRecovering):
+        await store.archive.snapshots.save(
+            late.carts, SnapshotState(change=late.change, at_ms=late.at_ms), epoch=late.epoch
+        )
+    with pytest.raises(StoreRecovering):
+        await store.archive.snapshots.expire([BEN.cart_id], epoch=late.epoch)
+
+    assert await store.archive.snapshots.find(ANN.cart_id) is None
+    assert await statuses(store, BEN) == ["active"]
+    assert await store.archive.snapshots.state() == state
+    # News of the engine that is there now are taken.
+    assert (await engine.find_gone_carts(0, 100)).epoch == (await engine.dump_carts(0, 100)).epoch
+    await store.add_line(ANN, "b")
+    assert await store.snapshot_carts() >= 1
 
 
 @pytest.mark.parametrize("job_is_first", [True, False])
@@ -227,7 +263,7 @@ async def test_end_of_a_cart_stays_what_it_was_when_the_engine_lets_it_go(
     async with store.archive.database.transaction() as connection:
         await connection.execute(text("UPDATE cart_snapshots SET status = :status"), {"status": status})
 
-    await store.archive.snapshots.expire([GUS.cart_id])
+    await store.archive.snapshots.expire([GUS.cart_id], epoch=await store.archive.fence_epoch())
     await age_by(store, 60 * DAY_MS)
 
     assert await statuses(store, GUS) == [status]
