@@ -304,6 +304,16 @@ class RecoveryMachine(RuleBasedStateMachine):
         with dying_at(failpoint, 1), suppress(Died):
             self.run(self.attempt(self.store.recover()))
 
+    @rule(owner=owners, sku=skus)
+    def write_late_after_a_loss(self, owner: Owner, sku: str) -> None:
+        """A job that has read sleeps while its engine is lost and another takes over, and then writes."""
+        self.run(self.attempt(self.store.add_line(owner, sku, 1)))
+        self.begin_late_jobs()
+        self.lose_the_engine(is_emptied=True, place=0, failpoint="checkout.acknowledged")
+        self.run(self.recovering())
+        self.end_late_jobs()
+        self.lose_nothing_that_is_archived()
+
     @rule()
     def restart_the_engine(self) -> None:
         """It comes back with all that it had, and is another one."""
