@@ -308,6 +308,7 @@ class RecoveryMachine(RuleBasedStateMachine):
     def write_late_after_a_loss(self, owner: Owner, sku: str) -> None:
         """A job that has read sleeps while its engine is lost and another takes over, and then writes."""
         self.run(self.attempt(self.store.add_line(owner, sku, 1)))
+        self.adjust(sku, 1, is_repeated=False)
         self.begin_late_jobs()
         self.lose_the_engine(is_emptied=True, place=0, failpoint="checkout.acknowledged")
         self.run(self.recovering())
