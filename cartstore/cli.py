@@ -206,7 +206,8 @@ def _reconcile(options: argparse.Namespace, settings: Settings) -> int:
 
 
 async def _reconcile_store(data_dir: Path, settings: Settings, *, repair: bool) -> int:
-    from cartstore.recovery.reconcile import Reconciler, table
+    from cartstore.recovery.reconcile import Reconciler
+    from cartstore.recovery.report import table
     from cartstore.terminal import output
     from cartstore.wiring import open_store
 

@@ -1,4 +1,4 @@
-"""What reconcile asks of the engine (`recovery.reconcile.AuditedEngine`). Owns scans, audits and the repairs
+"""What reconcile asks of the engine (`recovery.audits.AuditedEngine`). Owns scans, audits and the repairs
 that a single script can prove to be safe."""
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from redis.exceptions import RedisError
 
 from cartstore.errors import ProductNotFound
 from cartstore.model import Partition, Position
-from cartstore.recovery.counters import Claim, Counted, CounterAudit
-from cartstore.recovery.reconcile import (
+from cartstore.recovery.audits import (
     AUDITED_HOLDS_MAX,
     CartAudit,
     CartTotals,
@@ -20,6 +19,7 @@ from cartstore.recovery.reconcile import (
     PaymentAudit,
     SkuAudit,
 )
+from cartstore.recovery.counters import Claim, Counted, CounterAudit
 from cartstore.recovery.snapshots import CartDump, GoneCarts
 from cartstore.redis.caller import ScriptCaller, translate
 from cartstore.redis.replies import STOCK_FIELDS, read_level, read_snapshot

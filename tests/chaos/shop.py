@@ -12,7 +12,8 @@ import cartstore
 from cartstore import Owner, Product, Variant
 from cartstore.errors import StoreError
 from cartstore.model import Checkout
-from cartstore.recovery.reconcile import Reconciler, table
+from cartstore.recovery.reconcile import Reconciler
+from cartstore.recovery.report import table
 from cartstore.store import CartStore
 
 from .actors import settings_of

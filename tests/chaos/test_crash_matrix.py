@@ -17,7 +17,8 @@ from cartstore import Product, Variant
 from cartstore.errors import ProductInactive
 from cartstore.failpoints import FAILPOINTS
 from cartstore.recovery import gate
-from cartstore.recovery.reconcile import Reconciler, table
+from cartstore.recovery.reconcile import Reconciler
+from cartstore.recovery.report import table
 from cartstore.store import CartStore
 
 from .actors import ANN, BEN, act_until_death, check_out

@@ -11,7 +11,9 @@ from redis.asyncio import Redis
 import cartstore
 from cartstore import CartStore, Owner, Product, Settings, Variant
 from cartstore.embedded import Database
-from cartstore.recovery.reconcile import DRIFT_KINDS, Drift, DriftKind, Reconciler, ReconcileReport
+from cartstore.recovery.drift import DRIFT_KINDS, Drift, DriftKind
+from cartstore.recovery.reconcile import Reconciler
+from cartstore.recovery.report import ReconcileReport
 from cartstore.redis.keys import Keys
 
 BUYER = Owner("user", "buyer")

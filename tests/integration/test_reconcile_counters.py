@@ -19,7 +19,7 @@ from cartstore.embedded import Database
 from cartstore.errors import CartError, StoreRecovering
 from cartstore.model import PutItem
 from cartstore.recovery import counters
-from cartstore.recovery.reconcile import DriftKind
+from cartstore.recovery.drift import DriftKind
 
 GUEST = Owner("guest", "0" * 32)
 LINE = "c\x1fu.buyer\x1fA"

@@ -17,7 +17,9 @@ from cartstore import Owner
 from cartstore.embedded import Database
 from cartstore.errors import CartError, StoreRecovering, StoreUnavailable
 from cartstore.model import SkuFields, checkout_ids
-from cartstore.recovery.reconcile import Drift, Reconciler, ReconcileReport, table
+from cartstore.recovery.drift import Drift
+from cartstore.recovery.reconcile import Reconciler
+from cartstore.recovery.report import ReconcileReport, table
 
 
 @pytest.fixture

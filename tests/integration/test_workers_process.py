@@ -30,7 +30,7 @@ from rq.job import Job
 from cartstore import errors
 from cartstore.archive.quarantine import QuarantineCounts
 from cartstore.embedded import Engine
-from cartstore.recovery.reconcile import ReconcileReport
+from cartstore.recovery.report import ReconcileReport
 from cartstore.settings import Settings
 
 PATIENCE_SECONDS = 30.0

@@ -26,7 +26,8 @@ from cartstore.errors import CartError, StoreRecovering
 from cartstore.failpoints import FAILPOINTS
 from cartstore.model import Event, Position, checkout_ids
 from cartstore.recovery import gate as recovery_gate
-from cartstore.recovery.reconcile import Reconciler, table
+from cartstore.recovery.reconcile import Reconciler
+from cartstore.recovery.report import table
 from cartstore.recovery.snapshots import CartDump
 
 from .machine import _reachable

@@ -25,7 +25,8 @@ from cartstore_workers.worker import serve
 
 from cartstore.archive.quarantine import QuarantineCounts
 from cartstore.errors import ConfigurationError, ContractError, StoreRecovering, StoreUnavailable
-from cartstore.recovery.reconcile import Drift, ReconcileReport
+from cartstore.recovery.drift import Drift
+from cartstore.recovery.report import ReconcileReport
 from cartstore.settings import Settings
 
 

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cartstore import limits
-from cartstore.recovery.reconcile import DRIFT_KINDS, Reconciler
+from cartstore.recovery.drift import DRIFT_KINDS
+from cartstore.recovery.reconcile import Reconciler
 from cartstore.tasks import end
 from cartstore_workers import metrics
 

@@ -19,7 +19,9 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from cartstore import limits, model
 from cartstore.catalog.money import to_minor
 from cartstore.errors import CartError, InvalidField
-from cartstore.recovery.reconcile import Drift, Reconciler, ReconcileReport
+from cartstore.recovery.drift import Drift
+from cartstore.recovery.reconcile import Reconciler
+from cartstore.recovery.report import ReconcileReport
 from cartstore_api import schemas, views
 from cartstore_api.answers import Answer
 from cartstore_api.bodies import StrictBody

@@ -1,0 +1,148 @@
+"""What reconcile is told of one SKU, cart or payment, each as it stood at one instant, and whom it asks.
+
+Owns the engine's half as a Protocol, and nothing that decides: what counts as drift is drift.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from cartstore.model import PaymentStatus, Position, StockPolicy
+from cartstore.recovery.counters import ClaimingEngine, Counted
+
+AUDITED_HOLDS_MAX = 5_000
+"""Index entries of one SKU that one audit script looks at; a SKU with more is not `is_whole`."""
+
+
+class HoldClaim(msgspec.Struct, frozen=True, kw_only=True):
+    """Units that a cart line or an order line says it holds."""
+
+    holder: str
+    """Cart or order id."""
+    sku: str
+    line_id: str
+    units: int
+    expires_at_ms: int
+
+
+class SkuAudit(msgspec.Struct, frozen=True, kw_only=True):
+    """One SKU as it stood at one instant: a single script that writes nothing and releases nothing."""
+
+    sku: str
+    policy: StockPolicy
+    on_hand: int
+    held: int
+    sold: int
+    backordered: int
+    rev: int
+    revision: int
+    """Catalog revision."""
+    position: Position
+    """Of the partition's last outbox event at that instant, whatever SKU it was about."""
+    recorded_held: int
+    """Sum over the index entries of what their cart line or order line says it holds of this SKU.
+
+    An entry counts once, whatever else is wrong with it; one without a claim counts 0."""
+    guest_held: int = 0
+    recorded_guest_held: int = 0
+    """Of `recorded_held`, what guests' entries claim."""
+    epoch: int = 0
+    """Of the gate: how often it was opened."""
+    is_frozen: bool = False
+    """Not sold until an operator decides."""
+    orphans: tuple[str, ...] = ()
+    """Index entries, as they are spelled, whose cart line or order line is gone or holds nothing of it."""
+    earliest_ms: int = 0
+    """Lowest expiry in the SKU's index; 0 when that is empty."""
+    holding_ms: int = 0
+    """The SKU's expiry in `holding`; 0 when it is not there."""
+    is_whole: bool = True
+    """False: the index has more than AUDITED_HOLDS_MAX entries; then `recorded_held` and `orphans` are of
+    the first of them only."""
+
+    @property
+    def counter(self) -> Counted:
+        return Counted(held=self.held, guest_held=self.guest_held)
+
+
+class CartTotals(msgspec.Struct, frozen=True, kw_only=True):
+    lines: int
+    items: int
+    """Units over all lines."""
+    subtotal_minor: int
+
+
+class CartAudit(msgspec.Struct, frozen=True, kw_only=True):
+    """One cart as it stood at one instant."""
+
+    cart_id: str
+    running: CartTotals
+    """What the cart's hash says."""
+    counted: CartTotals
+    """What its lines add up to."""
+    unindexed: tuple[HoldClaim, ...] = ()
+    """Lines that say they hold units for which the SKU's index has no entry."""
+
+
+class PaymentAudit(msgspec.Struct, frozen=True, kw_only=True):
+    """One payment with its orders as it stood at one instant."""
+
+    payment_id: str
+    status: PaymentStatus
+    expires_at_ms: int
+    due_ms: int
+    """Its score in `due`; 0 when it is not there."""
+    unindexed: tuple[HoldClaim, ...] = ()
+    """Lines of its pending orders that hold units for which the SKU's index has no entry."""
+
+
+class AuditedEngine(ClaimingEngine, Protocol):
+    """What reconcile asks of the real engine. All methods raise StoreRecovering while the gate is not open,
+    because an engine that lost its memory would otherwise look like drift everywhere.
+
+    The scans are Redis cursors: start with 0, done when 0 comes back; a name may come twice, and one that
+    was there from start to end comes at least once.
+    """
+
+    async def scan_skus(self, cursor: int, count: int) -> tuple[int, list[str]]:
+        """SKUs that the engine keeps."""
+        ...
+
+    async def scan_due(self, cursor: int, count: int) -> tuple[int, list[str]]:
+        """Payment ids in `due`."""
+        ...
+
+    async def audit_sku(self, sku: str) -> SkuAudit | None:
+        """None: the engine has no such SKU."""
+        ...
+
+    async def audit_cart(self, cart_id: str) -> CartAudit | None:
+        """None: the engine has no such cart."""
+        ...
+
+    async def audit_payment(self, payment_id: str) -> PaymentAudit | None:
+        """None: the engine has no such payment (its id may be in `due` nevertheless)."""
+        ...
+
+    async def repair_index(self, sku: str) -> int:
+        """In one script: remove the SKU's index entries that nobody claims, and put the SKU into `holding`
+        with its earliest expiry (out of it, when the index is empty). Touches no counter. The number of
+        entries of both kinds that it changed."""
+        ...
+
+    async def freeze_skus(self, skus: Sequence[str], *, frozen: bool) -> None:
+        """Stop the sale of these SKUs, or let it go on."""
+        ...
+
+    async def repair_due(self, payment_id: str) -> bool:
+        """In one script: put a pending payment into `due` with the end of its window; take one that is
+        terminal or not there out of `due`. Whether that changed anything."""
+        ...
+
+    async def repair_claim(self, claim: HoldClaim) -> bool:
+        """In one script: index a hold that is still claimed and not indexed, if the SKU's counters have room
+        for it beside all that is indexed. Whether it did."""
+        ...
