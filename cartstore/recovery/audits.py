@@ -68,6 +68,18 @@ class SkuAudit(msgspec.Struct, frozen=True, kw_only=True):
         return Counted(held=self.held, guest_held=self.guest_held)
 
 
+class SkuAbsence(msgspec.Struct, frozen=True, kw_only=True):
+    """The engine has nothing of a SKU but, perhaps, an index of holds that were taken of it."""
+
+    sku: str
+    position: Position
+    """Of the partition's last outbox event at that instant."""
+    holds: int
+    """Index entries."""
+    is_frozen: bool
+    """Will not be sold when it is published."""
+
+
 class CartTotals(msgspec.Struct, frozen=True, kw_only=True):
     lines: int
     items: int
@@ -95,13 +107,16 @@ class PaymentAudit(msgspec.Struct, frozen=True, kw_only=True):
     expires_at_ms: int
     due_ms: int
     """Its score in `due`; 0 when it is not there."""
+    position: Position
+    """Of the last event about it; 0-0 when it was put back from the record and had none since."""
     unindexed: tuple[HoldClaim, ...] = ()
     """Lines of its pending orders that hold units for which the SKU's index has no entry."""
 
 
 class AuditedEngine(ClaimingEngine, Protocol):
     """What reconcile asks of the real engine. All methods raise StoreRecovering while the gate is not open,
-    because an engine that lost its memory would otherwise look like drift everywhere.
+    because an engine that lost its memory would otherwise look like drift everywhere. What is about one
+    subject raises ContractError when that is there and cannot be read, and has then changed nothing.
 
     The scans are Redis cursors: start with 0, done when 0 comes back; a name may come twice, and one that
     was there from start to end comes at least once.
@@ -115,9 +130,15 @@ class AuditedEngine(ClaimingEngine, Protocol):
         """Payment ids in `due`."""
         ...
 
-    async def audit_sku(self, sku: str) -> SkuAudit | None:
-        """None: the engine has no such SKU."""
+    async def scan_pending(self, cursor: int, count: int) -> tuple[int, list[str]]:
+        """Payments that the engine keeps and that are not known to be at their end."""
         ...
+
+    async def scan_holding(self, cursor: int, count: int) -> tuple[int, list[str]]:
+        """SKUs in `holding`."""
+        ...
+
+    async def audit_sku(self, sku: str) -> SkuAudit | SkuAbsence: ...
 
     async def audit_cart(self, cart_id: str) -> CartAudit | None:
         """None: the engine has no such cart."""
@@ -129,8 +150,8 @@ class AuditedEngine(ClaimingEngine, Protocol):
 
     async def repair_index(self, sku: str) -> int:
         """In one script: remove the SKU's index entries that nobody claims, and put the SKU into `holding`
-        with its earliest expiry (out of it, when the index is empty). Touches no counter. The number of
-        entries of both kinds that it changed."""
+        with its earliest expiry (out of it, when the index is empty). Touches no counter, and nothing of a
+        SKU that the engine does not have. The number of entries of both kinds that it changed."""
         ...
 
     async def freeze_skus(self, skus: Sequence[str], *, frozen: bool) -> None:

@@ -10,8 +10,8 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
-from cartstore.model import Position, SkuFields
-from cartstore.recovery.audits import CartAudit, CartTotals, HoldClaim, PaymentAudit, SkuAudit
+from cartstore.model import PaymentStatus, Position, SkuFields
+from cartstore.recovery.audits import CartAudit, CartTotals, HoldClaim, PaymentAudit, SkuAbsence, SkuAudit
 from cartstore.recovery.counters import Counted
 
 DriftKind = Literal[
@@ -24,17 +24,23 @@ DriftKind = Literal[
     "payment_not_due",
     "due_without_payment",
     "payment_missing",
+    "payment_differs",
     "catalog_behind",
+    "catalog_ahead",
     "sku_missing",
+    "sku_lost",
     "ledger_ahead",
     "engine_ahead",
     "not_frozen",
     "frozen_alone",
+    "unreadable",
 ]
 
 DRIFT_KINDS: Final[tuple[DriftKind, ...]] = get_args(DriftKind)
 
 COUNTERS: Final = frozenset({"counter_above_holds", "counter_below_holds"})
+HIDING: Final = frozenset({"payment_differs", "sku_lost", "unreadable"})
+"""A subject with one of these is looked at no further: what else is wrong with it, nobody knows."""
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +54,7 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
     found: str
 
 
-class LedgerCount(msgspec.Struct):
+class LedgerCount(msgspec.Struct, order=True):
     on_hand: int
     sold: int
     backordered: int
@@ -95,24 +101,55 @@ def drift_of_counter(sku: str, *, found: Counted, expected: Counted) -> Drift:
     )
 
 
-def drifts_with_catalog(fields: SkuFields | None, audit: SkuAudit | None) -> list[Drift]:
-    """What the catalog says against the engine."""
-    if fields is None or (audit is not None and audit.revision >= fields.revision):
+def drifts_with_catalog(fields: SkuFields | None, audit: SkuAudit) -> list[Drift]:
+    """What the catalog says against the engine. `fields` were read after the audit, so that a revision which
+    the engine had by then and the catalog has not is one that the catalog lost."""
+    if fields is None or audit.revision == fields.revision:
         return []
+    is_behind = audit.revision < fields.revision
     return [
         Drift(
-            kind="catalog_behind" if audit is not None else "sku_missing",
-            subject=fields.sku,
+            kind="catalog_behind" if is_behind else "catalog_ahead",
+            subject=audit.sku,
             detail="The engine has an older revision than the catalog."
-            if audit is not None
-            else "The catalog lists this SKU, the engine does not have it.",
+            if is_behind
+            else "The engine has a revision that the catalog does not know.",
             expected=f"revision {fields.revision}",
-            found=f"revision {audit.revision}" if audit is not None else "nothing",
+            found=f"revision {audit.revision}",
         )
     ]
 
 
-def drifts_of_freezing(audit: SkuAudit, should_be: bool) -> list[Drift]:
+def drifts_of_absence(fields: SkuFields | None, absence: SkuAbsence, ledger: LedgerCount) -> list[Drift]:
+    """What catalog, record and index say of a SKU that the engine does not have.
+
+    Publishing gives it counters of zero. That is the truth of a SKU which nobody ever counted or held, and a
+    false "sold out" of one whose counters were lost.
+    """
+    if absence.holds or ledger != LedgerCount(0, 0, 0):
+        return [
+            Drift(
+                kind="sku_lost",
+                subject=absence.sku,
+                detail="The engine does not have this SKU, whose units the record counts or somebody holds.",
+                expected=f"{_ledger_text(ledger)}, {absence.holds} holds",
+                found="nothing",
+            )
+        ]
+    if fields is None:
+        return []
+    return [
+        Drift(
+            kind="sku_missing",
+            subject=absence.sku,
+            detail="The catalog lists this SKU, the engine does not have it.",
+            expected=f"revision {fields.revision}",
+            found="nothing",
+        )
+    ]
+
+
+def drifts_of_freezing(audit: SkuAudit | SkuAbsence, should_be: bool) -> list[Drift]:
     """Whether the SKU's sale is stopped in the engine as the record says."""
     if audit.is_frozen == should_be:
         return []
@@ -134,17 +171,16 @@ def drifts_with_ledger(audit: SkuAudit, ledger: LedgerCount) -> list[Drift]:
     # What is sold without counting is no business of the ledger's.
     if audit.policy == "untracked":
         return []
-    expected = (ledger.on_hand, ledger.sold, ledger.backordered)
-    found = (audit.on_hand, audit.sold, audit.backordered)
-    if expected == found:
+    found = LedgerCount(audit.on_hand, audit.sold, audit.backordered)
+    if ledger == found:
         return []
     return [
         Drift(
-            kind="ledger_ahead" if expected > found else "engine_ahead",
+            kind="ledger_ahead" if ledger > found else "engine_ahead",
             subject=audit.sku,
             detail=f"Ledger and engine count differently at position {audit.position}.",
-            expected="on_hand {}, sold {}, backordered {}".format(*expected),
-            found="on_hand {}, sold {}, backordered {}".format(*found),
+            expected=_ledger_text(ledger),
+            found=_ledger_text(found),
         )
     ]
 
@@ -191,6 +227,27 @@ def drifts_of_payment(audit: PaymentAudit) -> list[Drift]:
     return drifts
 
 
+def drifts_with_record(audit: PaymentAudit, recorded: PaymentStatus | None, cursor: Position) -> list[Drift]:
+    """What the record says against the engine. `cursor` was read first, then the record, then the audit: had
+    the payment changed in between, its position would be beyond the cursor."""
+    if audit.position > cursor or audit.status == recorded:
+        return []
+    return [
+        Drift(
+            kind="payment_differs",
+            subject=audit.payment_id,
+            detail="Record and engine tell different ends of this payment, with the same events.",
+            expected=recorded or "nothing",
+            found=audit.status,
+        )
+    ]
+
+
+def drift_of_unreadable(subject: str, why: str) -> Drift:
+    """Something is there, and what it says cannot be read."""
+    return Drift(kind="unreadable", subject=subject, detail=why, expected="what scripts write", found="else")
+
+
 def drift_of_lost_payment(payment_id: str) -> Drift:
     """A payment that is pending in the record and not in the engine."""
     return Drift(
@@ -232,6 +289,10 @@ def _unindexed(subject: str, claim: HoldClaim) -> Drift:
         expected="an entry",
         found="nothing",
     )
+
+
+def _ledger_text(count: LedgerCount) -> str:
+    return f"on_hand {count.on_hand}, sold {count.sold}, backordered {count.backordered}"
 
 
 def _totals_text(totals: CartTotals) -> str:

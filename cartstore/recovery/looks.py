@@ -4,7 +4,8 @@ comparison come to be of the same moment.
 A disagreement between two stores is read at two moments, so a healthy system shows some: a product that was
 stored and is being published, an event that is being drained. The ledger is therefore compared as of the
 position that was read with the engine's counters, and what the ledger has not yet is waited for, then left
-to the next run. What one look sees is a suspicion nevertheless (reconcile.py looks a second time).
+to the next run. Catalog and payments are read on that side of the audit from which a change in between is
+seen. What one look sees is a suspicion nevertheless (reconcile.py looks a second time).
 """
 
 from __future__ import annotations
@@ -16,20 +17,24 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar
 import msgspec
 
 from cartstore.archive.events import PaymentSettled, StockAdjusted, decode
-from cartstore.model import SkuFields
-from cartstore.recovery.audits import AuditedEngine, SkuAudit
+from cartstore.errors import ContractError
+from cartstore.model import PaymentStatus, Position, SkuFields
+from cartstore.recovery.audits import AuditedEngine, SkuAbsence, SkuAudit
 from cartstore.recovery.drift import (
     Drift,
     LedgerCount,
     drift_of_lost_events,
     drift_of_lost_payment,
     drift_of_stray_due,
+    drift_of_unreadable,
+    drifts_of_absence,
     drifts_of_cart,
     drifts_of_freezing,
     drifts_of_payment,
     drifts_of_sku,
     drifts_with_catalog,
     drifts_with_ledger,
+    drifts_with_record,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +60,7 @@ class Subject(msgspec.Struct, frozen=True):
     what: Literal["sku", "cart", "payment"]
     name: str
     fields: SkuFields | None = None
-    """What the catalog wants published of this SKU; None: not a SKU of the catalog, or not looked up."""
+    """What the catalog wanted published of this SKU when the walk came by; None: it did not name it."""
 
 
 class Looks:
@@ -76,55 +81,103 @@ class Looks:
         found: dict[Subject, list[Drift]] = {}
         for page in slices([subject for subject in subjects if subject.what == "sku"]):
             found.update(await self._drifts_of_skus(page))
-        others = [subject for subject in subjects if subject.what != "sku"]
-        for slice_ in slices(others, LOOKS_AT_ONCE):
-            for subject, drifts in zip(
-                slice_, await asyncio.gather(*map(self._drifts_of_other, slice_)), strict=True
-            ):
+        for page in slices([subject for subject in subjects if subject.what == "payment"]):
+            found.update(await self._drifts_of_payments(page))
+        for page in slices([subject for subject in subjects if subject.what == "cart"], LOOKS_AT_ONCE):
+            looks = await asyncio.gather(*map(self._drifts_of_cart, page))
+            found.update({subject: drifts for subject, drifts in zip(page, looks, strict=True) if drifts})
+        return found
+
+    async def fields_of(self, sku: str) -> SkuFields | None:
+        """What the catalog wants published of a SKU now; None: it does not name it any more."""
+        product = await self._store.catalog.find_sku(sku)
+        published = self._store.catalog.published([product] if product is not None else [])
+        return next((fields for fields in published if fields.sku == sku), None)
+
+    async def _drifts_of_cart(self, subject: Subject) -> list[Drift]:
+        try:
+            cart = await self._engine.audit_cart(subject.name)
+        except ContractError as error:
+            return [drift_of_unreadable(subject.name, error.message)]
+        return drifts_of_cart(cart) if cart is not None else []
+
+    async def _drifts_of_payments(self, subjects: Sequence[Subject]) -> dict[Subject, list[Drift]]:
+        cursor, _ = await self._store.archive.cursor()
+        recorded = await self._store.archive.find_payments([subject.name for subject in subjects])
+        statuses = {payment.payment_id: payment.status for payment, _ in recorded}
+        found: dict[Subject, list[Drift]] = {}
+        for page in slices(subjects, LOOKS_AT_ONCE):
+            looks = (self._drifts_of_payment(its.name, statuses.get(its.name), cursor) for its in page)
+            for subject, drifts in zip(page, await asyncio.gather(*looks), strict=True):
                 if drifts:
                     found[subject] = drifts
         return found
 
-    async def _drifts_of_other(self, subject: Subject) -> list[Drift]:
-        if subject.what == "cart":
-            cart = await self._engine.audit_cart(subject.name)
-            return drifts_of_cart(cart) if cart is not None else []
-        payment = await self._engine.audit_payment(subject.name)
+    async def _drifts_of_payment(
+        self, payment_id: str, recorded: PaymentStatus | None, cursor: Position
+    ) -> list[Drift]:
+        try:
+            payment = await self._engine.audit_payment(payment_id)
+        except ContractError as error:
+            return [drift_of_unreadable(payment_id, error.message)]
         if payment is not None:
-            return drifts_of_payment(payment)
-        recorded = await self._store.archive.find_payment(subject.name)
-        if recorded is not None and recorded[0].status == "pending":
-            return [drift_of_lost_payment(subject.name)]
-        if subject.name in self.put_right:
-            return []
-        return [drift_of_stray_due(subject.name)]
+            # Who is right about the payment decides what belongs into its indexes: no more is told of it.
+            return drifts_with_record(payment, recorded, cursor) or drifts_of_payment(payment)
+        if recorded == "pending":
+            return [drift_of_lost_payment(payment_id)]
+        return [] if payment_id in self.put_right else [drift_of_stray_due(payment_id)]
+
+    async def audit_sku(self, sku: str) -> SkuAudit | SkuAbsence | Drift:
+        """One SKU; as drift, if it cannot be read."""
+        try:
+            return await self._engine.audit_sku(sku)
+        except ContractError as error:
+            return drift_of_unreadable(sku, error.message)
+
+    async def _fields_beside(self, subject: Subject, audit: SkuAudit | SkuAbsence) -> SkuFields | None:
+        """What the catalog says of a SKU, not older than its audit unless both are of one revision."""
+        if isinstance(audit, SkuAudit) and (
+            subject.fields is None or subject.fields.revision == audit.revision
+        ):
+            return subject.fields
+        return await self.fields_of(subject.name)
 
     async def _drifts_of_skus(self, subjects: Sequence[Subject]) -> dict[Subject, list[Drift]]:
         before, _ = await self._store.archive.cursor()
-        audits: dict[Subject, SkuAudit | None] = {}
-        for slice_ in slices(subjects, LOOKS_AT_ONCE):
-            looks = await asyncio.gather(*(self._engine.audit_sku(subject.name) for subject in slice_))
-            audits.update(zip(slice_, looks, strict=True))
-        whole = [audit for audit in audits.values() if audit is not None]
-        ledger = await self._ledger_as_of(whole)
-        frozen = set(await self._store.archive.quarantine.frozen())
         found: dict[Subject, list[Drift]] = {}
+        audits: dict[Subject, SkuAudit | SkuAbsence] = {}
+        for page in slices(subjects, LOOKS_AT_ONCE):
+            looks = await asyncio.gather(*(self.audit_sku(subject.name) for subject in page))
+            for subject, look in zip(page, looks, strict=True):
+                if isinstance(look, Drift):
+                    found[subject] = [look]
+                else:
+                    audits[subject] = look
+        ledger = await self._ledger_as_of(list(audits.values()))
+        frozen = set(await self._store.archive.quarantine.frozen())
         for subject, audit in audits.items():
-            drifts = drifts_with_catalog(subject.fields, audit)
-            if audit is not None:
-                drifts += drifts_of_sku(audit) + drifts_of_freezing(audit, audit.sku in frozen)
+            fields = await self._fields_beside(subject, audit)
+            count = ledger.get(audit.sku)
+            drifts = drifts_of_freezing(audit, audit.sku in frozen)
+            if isinstance(audit, SkuAudit):
+                drifts += drifts_with_catalog(fields, audit)
+                drifts += drifts_of_sku(audit)
                 if audit.position < before:
                     drifts.append(drift_of_lost_events(self._store.partition.tag, audit.position, before))
-                elif audit.sku in ledger:
-                    drifts += drifts_with_ledger(audit, ledger[audit.sku])
-                self.skipped += not audit.is_whole or audit.sku not in ledger
+                elif count is not None:
+                    drifts += drifts_with_ledger(audit, count)
                 if not audit.is_whole:
                     self.not_whole.add(audit.sku)
+                self.skipped += not audit.is_whole or count is None
+            elif count is not None:
+                drifts += drifts_of_absence(fields, audit, count)
+            else:
+                self.skipped += 1
             if drifts:
                 found[subject] = drifts
         return found
 
-    async def _ledger_as_of(self, audits: Sequence[SkuAudit]) -> dict[str, LedgerCount]:
+    async def _ledger_as_of(self, audits: Sequence[SkuAudit | SkuAbsence]) -> dict[str, LedgerCount]:
         """The ledger's counters of these SKUs at their audits' positions; without those it has not reached.
 
         What the record applied after an audit is worked out of its counters again, so that a busy shop,

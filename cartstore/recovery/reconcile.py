@@ -14,19 +14,23 @@ carts and orders claim is then added up in a visit to all of them (counters.py),
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
+from cartstore.errors import ContractError
 from cartstore.failpoints import reach
-from cartstore.recovery.audits import AuditedEngine, SkuAudit
+from cartstore.recovery.audits import AuditedEngine, SkuAbsence, SkuAudit
 from cartstore.recovery.counters import KEYS_PER_PIECE, ClaimVisit, CounterAudit
-from cartstore.recovery.drift import COUNTERS, DRIFT_KINDS, Drift, DriftKind, drift_of_counter
+from cartstore.recovery.drift import COUNTERS, DRIFT_KINDS, HIDING, Drift, DriftKind, drift_of_counter
 from cartstore.recovery.looks import LOOKS_AT_ONCE, PAGE_SUBJECTS, Looks, Subject, slices
 from cartstore.recovery.report import ReconcileReport
 
 if TYPE_CHECKING:
     from cartstore.store import CartStore
+
+_log = logging.getLogger("cartstore.recovery")
 
 COUNTED_SKUS_MAX: Final = 1_000
 """SKUs that one visit to all claims adds up."""
@@ -108,7 +112,7 @@ class Reconciler:
             self._visit = ClaimVisit(self._engine, await run.counters_of(skus))
             reach("reconcile.counters_read")
             self._to_count.difference_update(skus)
-        is_over = await self._visit.go_on(None if is_whole else KEYS_PER_PIECE)
+        is_over = await self._go_on(self._visit, None if is_whole else KEYS_PER_PIECE)
         reach("reconcile.claims_visited")
         if not is_over:
             return
@@ -124,6 +128,16 @@ class Reconciler:
         # A hold that its counter had no room for has it now.
         await run.repair()
         reach("reconcile.repaired_again")
+
+    async def _go_on(self, visit: ClaimVisit, keys_max: int | None) -> bool:
+        """Whether the visit is over and proves something."""
+        try:
+            return await visit.go_on(keys_max)
+        except ContractError as error:
+            # A cart or order that is there claims units that nobody can read: no sum is whole.
+            _log.error("no counter can be proved wrong: %s", error.message)
+            self._visit = None
+            return False
 
     def _forget_before(self, round_number: int) -> None:
         """Drop what is there no more: a round that ended has looked at everything that is."""
@@ -141,9 +155,13 @@ class Reconciler:
             yield page
         async for names in _scanned(self._engine.scan_skus):
             yield [Subject("sku", sku) for sku in names if sku not in seen]
+        # Holds of a SKU that the engine lost are in no other scan.
+        async for names in _scanned(self._engine.scan_holding):
+            yield [Subject("sku", sku) for sku in names if sku not in seen]
         seen = set(pending)
-        async for names in _scanned(self._engine.scan_due):
-            yield [Subject("payment", payment_id) for payment_id in names if payment_id not in seen]
+        for scan in (self._engine.scan_due, self._engine.scan_pending):
+            async for names in _scanned(scan):
+                yield [Subject("payment", payment_id) for payment_id in names if payment_id not in seen]
         async for names in _scanned(self._engine.scan_carts):
             yield [Subject("cart", cart_id) for cart_id in names]
 
@@ -187,13 +205,13 @@ class _Run:
 
     async def counters_of(self, skus: Iterable[str]) -> list[CounterAudit]:
         """The counters of these SKUs, of those that the engine has."""
-        found: list[SkuAudit | None] = []
+        found: list[SkuAudit | SkuAbsence | Drift] = []
         for some in slices(list(skus), LOOKS_AT_ONCE):
-            found += await asyncio.gather(*map(self._engine.audit_sku, some))
+            found += await asyncio.gather(*map(self._looks.audit_sku, some))
         return [
             CounterAudit(sku=audit.sku, epoch=audit.epoch, rev=audit.rev, counter=audit.counter)
             for audit in found
-            if audit is not None
+            if isinstance(audit, SkuAudit)
         ]
 
     def forget_counter(self, sku: str) -> None:
@@ -217,7 +235,7 @@ class _Run:
 
     async def repair(self) -> None:
         """Put right what is safe to put right, and look whether it is."""
-        tried = [subject for subject, drifts in self.suspects.items() if await self._repair(subject, drifts)]
+        tried = [subject for subject, drifts in self.suspects.items() if await self._try(subject, drifts)]
         # A hold that is indexed again may be all that a counter seemed to have too much.
         tried += [
             subject
@@ -230,9 +248,17 @@ class _Run:
         for subject in tried:
             kinds = {(drift.kind, drift.subject) for drift in after.get(subject, [])}
             before = self.suspects.pop(subject)
-            self.repaired += [drift for drift in before if (drift.kind, drift.subject) not in kinds]
+            if not any(kind in HIDING for kind, _ in kinds):
+                self.repaired += [drift for drift in before if (drift.kind, drift.subject) not in kinds]
             if subject in after:
                 self.suspects[subject] = after[subject]
+
+    async def _try(self, subject: Subject, drifts: Iterable[Drift]) -> bool:
+        try:
+            return await self._repair(subject, drifts)
+        except ContractError:
+            # Unreadable since the look: the script has changed nothing, and the next look tells.
+            return True
 
     async def _repair(self, subject: Subject, drifts: Iterable[Drift]) -> bool:
         """Whether anything was tried. Each is one script that checks again what it repairs.
@@ -242,12 +268,15 @@ class _Run:
         """
         kinds = {drift.kind for drift in drifts}
         tried = False
-        if subject.fields is not None and kinds & {"catalog_behind", "sku_missing"}:
-            # A revision older than the published one is ignored, so that a late repair changes nothing.
-            await self._store.engine.publish_skus([subject.fields])
-            tried = True
         if "not_frozen" in kinds:
+            # Before it is published: a SKU that is missing would be for sale until the next run.
             await self._engine.freeze_skus([subject.name], frozen=True)
+            tried = True
+        if kinds & {"catalog_behind", "sku_missing"}:
+            # As the catalog has it now, which may have changed since the look. A revision older than the
+            # published one is ignored, so that a late repair changes nothing.
+            fields = await self._looks.fields_of(subject.name)
+            await self._store.engine.publish_skus([fields] if fields is not None else [])
             tried = True
         if subject.what == "sku" and kinds & {"orphan_index_entry", "not_in_holding"}:
             await self._engine.repair_index(subject.name)

@@ -4,19 +4,19 @@ that a single script can prove to be safe."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from cartstore.errors import ProductNotFound
-from cartstore.model import Partition, Position
+from cartstore.model import Partition, PaymentStatus, Position
 from cartstore.recovery.audits import (
     AUDITED_HOLDS_MAX,
     CartAudit,
     CartTotals,
     HoldClaim,
     PaymentAudit,
+    SkuAbsence,
     SkuAudit,
 )
 from cartstore.recovery.counters import Claim, Counted, CounterAudit
@@ -52,8 +52,30 @@ class AuditedRedisEngine(RedisEngine):
         return await self._scan(self.keys.order(""), cursor, count)
 
     async def scan_due(self, cursor: int, count: int) -> tuple[int, list[str]]:
+        return await self._scan_index(self.keys.due, cursor, count)
+
+    async def scan_holding(self, cursor: int, count: int) -> tuple[int, list[str]]:
+        return await self._scan_index(self.keys.holding, cursor, count)
+
+    async def scan_pending(self, cursor: int, count: int) -> tuple[int, list[str]]:
+        # Terminal ones stay for a day: they are many, and their end is told by no index.
+        following, payment_ids = await self._scan(self.keys.payment(""), cursor, count)
+        pipeline = self._client.pipeline(transaction=False)
+        for payment_id in payment_ids:
+            pipeline.hget(self.keys.payment(payment_id), "status")
         try:
-            following, members = await self._client.zscan(self.keys.due, cursor, count=count)
+            # What is no hash at all answers with an error, and is for the audit to tell.
+            statuses = await pipeline.execute(raise_on_error=False)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise translate(error, sent=False) from error
+        ended = get_args(PaymentStatus)[1:]
+        return following, [
+            its for its, status in zip(payment_ids, statuses, strict=True) if status not in ended
+        ]
+
+    async def _scan_index(self, key: str, cursor: int, count: int) -> tuple[int, list[str]]:
+        try:
+            following, members = await self._client.zscan(key, cursor, count=count)
         except (RedisError, OSError, TimeoutError) as error:
             raise translate(error, sent=False) from error
         return int(following), [member for member, _ in cast(Any, members)]
@@ -66,13 +88,15 @@ class AuditedRedisEngine(RedisEngine):
             raise translate(error, sent=False) from error
         return int(following), [key.removeprefix(prefix) for key in cast(Any, keys)]
 
-    async def audit_sku(self, sku: str) -> SkuAudit | None:
-        try:
-            reply = await self.call(
-                script("sku_audit"), (self.keys.gate, self.keys.sku(sku)), AUDITED_HOLDS_MAX
+    async def audit_sku(self, sku: str) -> SkuAudit | SkuAbsence:
+        reply = await self.call(script("sku_audit"), (self.keys.gate, self.keys.sku(sku)), AUDITED_HOLDS_MAX)
+        if reply[0] == "NOTHING":
+            return SkuAbsence(
+                sku=sku,
+                position=Position(int(reply[1]), int(reply[2])),
+                holds=int(reply[3]),
+                is_frozen=reply[4] == "1",
             )
-        except ProductNotFound:
-            return None
         level = read_level(reply, 1)
         assert level is not None, "sku_audit answers OK only for a known SKU"
         rest = reply[1 + STOCK_FIELDS :]
@@ -121,7 +145,8 @@ class AuditedRedisEngine(RedisEngine):
             status=cast(Any, reply[1]),
             expires_at_ms=int(reply[2]),
             due_ms=int(reply[3]),
-            unindexed=tuple(_claim(row[4], *row[:4]) for row in _rows(reply, 4, 5)),
+            position=Position.parse(reply[4]),
+            unindexed=tuple(_claim(row[4], *row[:4]) for row in _rows(reply, 5, 5)),
         )
 
     async def dump_carts(self, after: int, limit: int) -> CartDump:

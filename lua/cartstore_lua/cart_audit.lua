@@ -8,7 +8,7 @@
   ARGV[3]  nonce                  of this call
   Returns  {'OK', lines, units, subtotal, counted lines, counted units, counted subtotal,
            <line_id, sku, held, expires>...} | {'NOTHING'} | {'FENCED'}
-  Faults   none
+  Faults   CARTUNREADABLE
   Cost     O(lines of the cart)
 ]]
 --- @include call_begin
@@ -21,8 +21,16 @@ if not call then
   return { 'FENCED' }
 end
 local cart = cart_load(call, string.sub(KEYS[2], #call.prefix + 6))
-if not cart.exists then
+local names = redis.call('HKEYS', KEYS[2])
+if #names == 0 then
   return { 'NOTHING' }
+end
+local is_readable = cart.exists
+for _, name in ipairs(names) do
+  is_readable = is_readable and (string.sub(name, 1, 2) ~= 'l:' or cart.lines[string.sub(name, 3)])
+end
+if not is_readable then
+  return redis.error_reply('CARTUNREADABLE ' .. KEYS[2])
 end
 
 local lines, units, subtotal, unindexed = 0, 0, 0, {}

@@ -1,6 +1,7 @@
 --[[
   hold_read_claims: what some carts and orders say they hold, whatever index and counters say. Writes nothing.
-  An order claims while it is pending. Each cart or order is read whole in one instant.
+  An order claims while it is pending. Each cart or order is read whole in one instant, and one that cannot be
+  read is a fault: without its claim no sum proves anything.
 
   KEYS[1]  gate hash              {ns:p}:gate
   KEYS[2...] cart or order hashes {ns:p}:cart:<cart_id>, {ns:p}:order:<order_id>
@@ -9,7 +10,7 @@
   ARGV[3]  nonce                  of this call
   Returns  {'OK', <number of the hash, sku, units, guest>...} | {'FENCED'}
            number: of its key, from 1 for KEYS[2]
-  Faults   none
+  Faults   CARTUNREADABLE
   Cost     O(lines of the carts and orders)
 ]]
 --- @include call_begin
@@ -34,18 +35,31 @@ for index = 2, #KEYS do
   for place = 1, #flat, 2 do
     fields[flat[place]] = flat[place + 1]
   end
+  local lines = 0
   for name, text in pairs(fields) do
     if cart_id and string.sub(name, 1, 2) == 'l:' then
       local held = string.match(text, '^%d+ (%d+) ')
-      if held and held ~= '0' then
+      if not held then
+        return redis.error_reply('CARTUNREADABLE ' .. KEYS[index])
+      end
+      if held ~= '0' then
         claim(index - 1, line_sku(string.sub(name, 3)), held, cart_id)
       end
     elseif not cart_id and fields.status == 'pending' and string.match(name, '^l%d+$') then
       local sku, held = string.match(text, '^[^\31]+\31([^\31]+)\31%d+\31(%d+)\31')
-      if held and held ~= '0' then
+      if not held or not fields.cart then
+        return redis.error_reply('CARTUNREADABLE ' .. KEYS[index])
+      end
+      lines = lines + 1
+      if held ~= '0' then
         claim(index - 1, sku, held, fields.cart)
       end
     end
+  end
+  -- An order that lost its status may be pending, and one that lost a line claims more than is seen.
+  local is_known = #flat == 0 or fields.status and (fields.status ~= 'pending' or lines == tonumber(fields.count or ''))
+  if not cart_id and not is_known then
+    return redis.error_reply('CARTUNREADABLE ' .. KEYS[index])
   end
 end
 return reply

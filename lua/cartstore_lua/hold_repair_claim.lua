@@ -13,7 +13,7 @@
   ARGV[4]  line_id                of a cart; nothing is asked of an order
   ARGV[5]  limit                  index entries looked at; with more the proof is not made
   Returns  {'OK', indexed} | {'FENCED'}
-  Faults   CARTBADARG
+  Faults   CARTBADARG | CARTUNREADABLE
   Cost     O(limit)
 ]]
 --- @include call_begin
@@ -48,6 +48,9 @@ else
 end
 local holds_key = call.prefix .. 'holds:' .. sku
 local units, is_guest = hold_claim(call, sku, member)
+if not units then
+  return redis.error_reply('CARTUNREADABLE ' .. KEYS[2])
+end
 if not stock or not expires or units == 0 or redis.call('ZSCORE', holds_key, member) then
   return { 'OK', '0' }
 end
@@ -55,6 +58,9 @@ local held, guest_held = units, is_guest and units or 0
 local members = redis.call('ZRANGE', holds_key, 0, limit)
 for _, other in ipairs(members) do
   local its_units, its_guest = hold_claim(call, sku, other)
+  if not its_units then
+    return redis.error_reply('CARTUNREADABLE the holder of ' .. string.gsub(other, '\31', ' '))
+  end
   held = held + its_units
   guest_held = guest_held + (its_guest and its_units or 0)
 end

@@ -1,6 +1,7 @@
 --[[
   hold_repair_index: take index entries out that nobody claims, and put a SKU where it belongs in `holding`.
-  Touches no counter. Why atomic: a claim is looked for in the step that removes its entry.
+  Touches no counter, and nothing at all of a SKU that is not there or has an entry whose holder cannot be read.
+  Why atomic: a claim is looked for in the step that removes its entry.
 
   KEYS[1]  gate hash              {ns:p}:gate
   KEYS[2]  sku hash               {ns:p}:sku:<sku>
@@ -9,7 +10,7 @@
   ARGV[3]  nonce                  of this call
   ARGV[4]  limit                  index entries looked at
   Returns  {'OK', changed} | {'FENCED'}
-  Faults   CARTBADARG
+  Faults   CARTBADARG | CARTUNREADABLE
   Cost     O(limit)
 ]]
 --- @include call_begin
@@ -28,9 +29,17 @@ end
 local sku = string.sub(KEYS[2], #call.prefix + 5)
 local holds_key = call.prefix .. 'holds:' .. sku
 
+-- Bounds alone would make a hash of a SKU that is gone.
+if redis.call('HEXISTS', KEYS[2], 'rev') == 0 then
+  return { 'OK', '0' }
+end
 local orphans = {}
 for _, member in ipairs(redis.call('ZRANGE', holds_key, 0, limit - 1)) do
-  if hold_claim(call, sku, member) == 0 then
+  local units = hold_claim(call, sku, member)
+  if not units then
+    return redis.error_reply('CARTUNREADABLE the holder of ' .. string.gsub(member, '\31', ' '))
+  end
+  if units == 0 then
     orphans[#orphans + 1] = member
   end
 end

@@ -6,26 +6,39 @@
   ARGV[1]  identity               of the engine, as the connection learned it
   ARGV[2]  now override           ms, '' in production
   ARGV[3]  nonce                  of this call
-  Returns  {'OK', status, expires, due, <line_id, sku, held, expires, order_id>...} | {'NOTHING'} | {'FENCED'}
-  Faults   none
+  Returns  {'OK', status, expires, due, event, <line_id, sku, held, expires, order_id>...} | {'NOTHING'}
+           {'FENCED'}
+           event: position of its last one; 0-0 when it was put back from the record and had none since
+  Faults   CARTUNREADABLE
   Cost     O(lines of the orders)
 ]]
 --- @include call_begin
 --- @include int
 --- @include payment_load
+--- @include payment_state
 
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
 if not call then
   return { 'FENCED' }
 end
 local payment_id = string.sub(KEYS[2], #call.prefix + 9)
-local payment = payment_load(call, payment_id)
-if not payment then
+local status = payment_state(KEYS[2])
+if status == 'nothing' then
   return { 'NOTHING' }
 end
+local read = redis.call('HMGET', KEYS[2], 'event', 'orders')
+local is_readable = status and string.match(read[1] or '', '^%d+%-%d+$') and read[2]
+for order_id in string.gmatch(read[2] or '', '%S+') do
+  is_readable = is_readable and redis.call('HEXISTS', call.prefix .. 'order:' .. order_id, 'count') == 1
+end
+if not is_readable then
+  return redis.error_reply('CARTUNREADABLE ' .. KEYS[2])
+end
+local payment = payment_load(call, payment_id)
 
 local reply = {
   'OK', payment.status, payment.expires, redis.call('ZSCORE', call.prefix .. 'due', payment_id) or '0',
+  payment.event,
 }
 if payment.status == 'pending' then
   for _, order in ipairs(payment.list) do

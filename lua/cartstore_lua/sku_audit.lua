@@ -10,15 +10,16 @@
   ARGV[4]  limit                  index entries looked at
   Returns  {'OK', sku, policy, on_hand, held, sold, backordered, rev, revision, epoch, seq, recorded held,
            earliest, holding, whole, guest held, recorded guest held, gate's epoch, frozen, <orphan>...}
-           {'PRODUCT_NOT_FOUND'} | {'FENCED'}
-           holding: 0 also when the SKU's own bounds do not cover its index
-  Faults   CARTBADARG
+           {'NOTHING', epoch, seq, index entries, frozen} | {'FENCED'}
+           epoch, seq: of the last event; holding: 0 also when the SKU's own bounds do not cover its index
+  Faults   CARTBADARG | CARTUNREADABLE
   Cost     O(limit)
 ]]
 --- @include call_begin
 --- @include int
 --- @include stock_append
 --- @include hold_claim
+--- @include sku_load
 
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
 if not call then
@@ -29,16 +30,34 @@ if not limit then
   return redis.error_reply('CARTBADARG limit')
 end
 local sku = string.sub(KEYS[2], #call.prefix + 5)
+local holds_key = call.prefix .. 'holds:' .. sku
+local last = redis.call('XREVRANGE', call.prefix .. 'outbox', '+', '-', 'COUNT', 1)
+local gate = redis.call('HMGET', KEYS[1], 'epoch', 'seq')
+local epoch, seq = gate[1], gate[2]
+if last[1] then
+  epoch, seq = string.match(last[1][1], '^(%d+)-(%d+)$')
+end
 local read = redis.call('HMGET', KEYS[2], 'rev', 'revision', 'earliest', 'latest', 'guest_held', 'frozen')
-if not read[1] then
-  return { 'PRODUCT_NOT_FOUND' }
+-- One that was frozen before it was ever published has that mark alone.
+if redis.call('HLEN', KEYS[2]) == (read[6] and 1 or 0) then
+  return { 'NOTHING', epoch, seq, redis.call('ZCARD', holds_key), read[6] and '1' or '0' }
+end
+local stock = sku_load(call, sku)
+local is_readable = stock and stock.policy
+for _, name in ipairs({ 'rev', 'revision', 'on_hand', 'held', 'guest_held', 'sold', 'backordered' }) do
+  is_readable = is_readable and tonumber(redis.call('HGET', KEYS[2], name) or '')
+end
+if not is_readable then
+  return redis.error_reply('CARTUNREADABLE ' .. KEYS[2])
 end
 
-local holds_key = call.prefix .. 'holds:' .. sku
 local members = redis.call('ZRANGE', holds_key, 0, limit)
 local recorded, guest_recorded, orphans = 0, 0, {}
 for index = 1, math.min(#members, limit) do
   local units, is_guest = hold_claim(call, sku, members[index])
+  if not units then
+    return redis.error_reply('CARTUNREADABLE the holder of ' .. string.gsub(members[index], '\31', ' '))
+  end
   if units > 0 then
     recorded = recorded + units
     guest_recorded = guest_recorded + (is_guest and units or 0)
@@ -50,20 +69,15 @@ local earliest = redis.call('ZRANGE', holds_key, 0, 0, 'WITHSCORES')
 local latest = redis.call('ZRANGE', holds_key, -1, -1, 'WITHSCORES')
 local holding = redis.call('ZSCORE', call.prefix .. 'holding', sku) or '0'
 -- Bounds that do not cover the index hide due holds just as an absent entry in `holding` does.
-local is_covered = read[3] and read[4] and earliest[2]
-  and tonumber(read[3]) <= tonumber(earliest[2]) and tonumber(read[4]) >= tonumber(latest[2])
+local bounds_from, bounds_to = tonumber(read[3] or ''), tonumber(read[4] or '')
+local is_covered = bounds_from and bounds_to and earliest[2]
+  and bounds_from <= tonumber(earliest[2]) and bounds_to >= tonumber(latest[2])
 if earliest[2] and not is_covered then
   holding = '0'
 end
-local gate = redis.call('HMGET', KEYS[1], 'epoch', 'seq')
 
 local reply = { 'OK' }
 stock_append(reply, KEYS[2], sku)
-local last = redis.call('XREVRANGE', call.prefix .. 'outbox', '+', '-', 'COUNT', 1)
-local epoch, seq = gate[1], gate[2]
-if last[1] then
-  epoch, seq = string.match(last[1][1], '^(%d+)-(%d+)$')
-end
 for _, value in ipairs({
   read[1], read[2], epoch, seq, int(recorded), earliest[2] or '0',
   holding, #members <= limit and '1' or '0', read[5], int(guest_recorded), call.epoch, read[6] and '1' or '0',

@@ -213,6 +213,40 @@ async def test_counter_is_left_when_the_partition_was_recovered_meanwhile(
     assert await counters_of(shop, "A") == (7, 0)
 
 
+@pytest.mark.parametrize("change", [2, -2])
+@pytest.mark.parametrize("harm", ["cart's line", "order's status", "order's line", "order's type"])
+async def test_counter_is_left_when_some_holder_cannot_be_read(
+    shop: Shop, caplog: pytest.LogCaptureFixture, change: int, harm: str
+) -> None:
+    """The holder is of another SKU, as far as its index says: what it claims, nobody knows."""
+    await shop.store.add_line(GUEST, "B", 1)
+    payment_id = await shop.check_out(GUEST, "guest")
+    await shop.store.add_line(GUEST, "B", 1)
+    await shop.store.drain_outbox()
+    checkout = await shop.store.read_payment(payment_id, GUEST)
+    order = shop.keys.order(checkout.orders[0].order_id)
+    if harm == "cart's line":
+        await shop.redis.hset(shop.keys.cart(GUEST.cart_id), "l:B", "one")
+    elif harm == "order's status":
+        await shop.redis.hdel(order, "status")
+    elif harm == "order's line":
+        await shop.redis.hdel(order, "l1")
+    else:
+        await shop.redis.delete(order)
+        await shop.redis.set(order, "nothing that a script writes")
+    await shop.redis.hincrby(shop.keys.sku("A"), "held", change)
+
+    report = await shop.reconcile()
+
+    kind = "counter_above_holds" if change > 0 else "counter_below_holds"
+    assert report.repaired == []
+    assert (kind, "A") in found(report.drift)
+    assert ("unreadable", "B") in found(report.drift)
+    assert await counters_of(shop, "A") == (5 + change, 0)
+    assert shop.reconciler.open_by_kind()[kind] == 1
+    assert "no counter can be proved wrong" in caplog.text
+
+
 async def test_counter_is_left_by_a_dry_run(shop: Shop) -> None:
     await shop.redis.hincrby(shop.keys.sku("A"), "held", 2)
 

@@ -25,6 +25,7 @@ from cartstore.errors import StoreError, StoreRecovering, StoreUnavailable
 from cartstore.model import NO_GUARD
 from cartstore.recovery import gate as recovery_gate
 from cartstore.recovery import rebuild
+from cartstore.recovery.audits import SkuAudit
 from cartstore.recovery.counters import Counted, CounterAudit
 from cartstore.redis.audit import AuditedRedisEngine
 from cartstore.redis.caller import ClientCaller
@@ -263,7 +264,7 @@ async def test_repair_of_a_counter_misses_when_it_was_found_before_the_engine_wa
     assert isinstance(engine, AuditedRedisEngine)
     await archive_all(store)
     found = await engine.audit_sku("a")
-    assert found is not None
+    assert isinstance(found, SkuAudit)
     await client.flushdb()
     await until_open(store)
 

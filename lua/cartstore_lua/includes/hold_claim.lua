@@ -1,22 +1,33 @@
 --- @include line_decode
 
 -- The units that the holder of an index entry says it holds of a SKU: a cart's line, or an order's lines
--- while it is pending; 0 when nobody claims the entry. And whether the holder is a guest.
+-- while it is pending; 0 when nobody claims the entry. And whether the holder is a guest. nil when the holder is
+-- there and cannot be read: what it claims nobody knows.
 local function hold_claim(call, sku, member)
   local kind, holder, line_id = string.match(member, '^(%a)\31([^\31]+)\31?([^\31]*)$')
   if kind == 'c' then
     local text = redis.call('HGET', call.prefix .. 'cart:' .. holder, 'l:' .. line_id)
-    local line = text and line_decode(text, 0, 0, 0)
-    return line and line.held or 0, string.sub(holder, 1, 2) == 'g.'
+    if not text then
+      return 0, false
+    end
+    local line = line_decode(text, 0, 0, 0)
+    return line and line.held, string.sub(holder, 1, 2) == 'g.'
   end
   local order = redis.call('HMGET', call.prefix .. 'order:' .. (holder or ''), 'status', 'count', 'cart')
-  if order[1] ~= 'pending' then
+  if order[1] and order[1] ~= 'pending' or not (order[1] or order[2] or order[3]) then
     return 0, false
   end
+  local count = order[1] and order[3] and tonumber(order[2] or '')
+  if not count then
+    return nil, false
+  end
   local units = 0
-  for index = 1, tonumber(order[2]) do
+  for index = 1, count do
     local text = redis.call('HGET', call.prefix .. 'order:' .. holder, 'l' .. index)
-    local its_sku, held = string.match(text, '^[^\31]+\31([^\31]+)\31%d+\31(%d+)\31')
+    local its_sku, held = string.match(text or '', '^[^\31]+\31([^\31]+)\31%d+\31(%d+)\31')
+    if not its_sku then
+      return nil, false
+    end
     if its_sku == sku then
       units = units + tonumber(held)
     end
