@@ -262,11 +262,6 @@ class Archive:
         async with self.database.reading(is_long=True) as connection:
             return list((await connection.execute(_terminal_since(since_ms, limit))).scalars())
 
-    async def find_order(self, order_id: str) -> Order | None:
-        """One order with its lines."""
-        found = await self._orders(select(orders.c.order_id).where(orders.c.order_id == order_id))
-        return found[0] if found else None
-
     async def list_payments(
         self, cart_id: str, *, limit: int = PAGE_SIZE_DEFAULT, before: tuple[int, str] | None = None
     ) -> list[Recorded]:

@@ -40,7 +40,6 @@ async def shop(archive: Archive) -> Archive:
 
 async def test_find_gives_nothing_for_what_was_never_recorded(shop: Archive) -> None:
     assert await shop.find_payment(payment_id(9)) is None
-    assert await shop.find_order(order_id(9)) is None
     assert await shop.find_stock_adjustment("mug", "delivery-9") is None
     assert await shop.find_stock_adjustment("cup", "delivery-1") is None
 
