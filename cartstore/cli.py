@@ -21,7 +21,7 @@ from rich.table import Table
 from cartstore import limits
 from cartstore.datadir import DataDir
 from cartstore.embedded import embedded_parts, resolve
-from cartstore.errors import CartStoreError, ConfigurationError, StoreRecovering
+from cartstore.errors import CartStoreError, ConfigurationError, ProductNotFound, StoreRecovering
 from cartstore.settings import Settings, load_settings
 
 TOKEN_TTL_SECONDS = 24 * 3600
@@ -218,9 +218,29 @@ async def _reconcile_store(data_dir: Path, settings: Settings, *, repair: bool) 
 
 
 def _unfreeze(options: argparse.Namespace, settings: Settings) -> int:
-    from cartstore.unfreezing import unfreeze
+    return asyncio.run(_unfreeze_skus(options.sku, options.data_dir, settings))
 
-    return EXIT_FAILED if asyncio.run(unfreeze(options.sku, options.data_dir, settings)) else 0
+
+async def _unfreeze_skus(skus: Sequence[str], data_dir: Path, settings: Settings) -> int:
+    from cartstore.terminal import complaints, output
+    from cartstore.wiring import open_store
+
+    failed = False
+    async with open_store(settings, data_dir=data_dir) as store:
+        for sku in skus:
+            try:
+                why = await store.archive.quarantine.reason(sku)
+                was_frozen = await store.unfreeze_sku(sku)
+            # One that no store can have keeps none of the others frozen.
+            except ProductNotFound as error:
+                complaints().print(f"cartstore: {sku}: {error.message}")
+                failed = True
+                continue
+            told = f"sold again; it was frozen: {why}" if was_frozen else "not frozen"
+            output().print(f"{sku}: {told}")
+        left = await store.archive.quarantine.counts()
+    output().print(f"{left.rejected_events} events rejected, {left.frozen_skus} SKUs frozen")
+    return EXIT_FAILED if failed else 0
 
 
 def _doctor(options: argparse.Namespace, settings: Settings) -> int:

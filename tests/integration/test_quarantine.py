@@ -14,10 +14,10 @@ import pytest
 from reconcile_shop import BUYER, Shop, expect_left, found, open_shop, product_of
 
 from cartstore import Owner
+from cartstore.cli import EXIT_FAILED, _unfreeze_skus
 from cartstore.embedded import Database
 from cartstore.errors import ProductInactive, ProductNotFound, StoreRecovering, StoreUnavailable
 from cartstore.model import Event, Position
-from cartstore.unfreezing import unfreeze
 
 OTHER = Owner("user", "other")
 
@@ -96,11 +96,11 @@ async def test_command_unfreezes_and_says_why_it_was_frozen(
     await adjust_twice(shop)
     await shop.store.drain_outbox()
 
-    wrong = await unfreeze(["A", "B", "not a sku"], tmp_path, shop.store.settings)
+    status = await _unfreeze_skus(["A", "not a sku", "B"], tmp_path, shop.store.settings)
 
     told = capsys.readouterr()
     first, second, last = told.out.splitlines()
-    assert wrong == 1
+    assert status == EXIT_FAILED
     assert first.startswith("A: sold again; it was frozen: ")
     assert second == "B: not frozen"
     assert last == "1 events rejected, 0 SKUs frozen"
