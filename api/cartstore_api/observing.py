@@ -2,7 +2,7 @@
 
 Both are gathered in this process and handed on together, at most FLUSH_SECONDS later and at the end: a write
 to the log and the shared metrics for each request would cost more than the request itself. Owns the form of
-an access line, which is that of `logging.JsonFormatter`, and never has a token, a body, an address or a query
+an access line, which is that of cartstore.logs, and never has a token, a body, an address or a query
 string in it.
 """
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cartstore_api import observing
 from cartstore_api.context import RequestContext
-from cartstore_api.logging import JsonFormatter
+from cartstore_api.logging import ReadyLines
 from cartstore_api.observing import Observer
 from prometheus_client import REGISTRY
 
@@ -23,7 +23,7 @@ def _context(request_id: str) -> RequestContext:
 
 def _lines(caplog: Any) -> list[Any]:
     return [
-        json.loads(line) for record in caplog.records for line in JsonFormatter().format(record).splitlines()
+        json.loads(line) for record in caplog.records for line in ReadyLines().format(record).splitlines()
     ]
 
 

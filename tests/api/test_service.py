@@ -24,7 +24,7 @@ from cartstore_api import metrics
 from cartstore_api.__main__ import main
 from cartstore_api.context import request_id_of
 from cartstore_api.doorbell import ID_PREFIX, JOB, Doorbell
-from cartstore_api.logging import JsonFormatter, configure_logging
+from cartstore_api.logging import ReadyLines, configure_logging
 from prometheus_client import REGISTRY
 from redis import Redis
 from rq import Queue
@@ -114,7 +114,7 @@ async def test_logs_tell_the_request_without_secrets_when_it_is_answered(api: An
         await api.ana.get("/v1/orders/hush")
         api.app.state.services.observer.flush()
 
-    texts = [JsonFormatter().format(record) for record in caplog.records]
+    texts = [ReadyLines().format(record) for record in caplog.records]
     lines = [json.loads(line) for text in texts for line in text.splitlines()]
     assert [
         (line["request_id"], line["method"], line["route"], line["status"], line["code"])
@@ -138,10 +138,11 @@ def test_log_line_is_json_when_the_text_is_odd() -> None:
         record = logging.LogRecord("x", logging.ERROR, "f", 1, "said %s", ("\ud800\n",), sys.exc_info())
     record.fields = {"text": "\udcff", "number": 1}
 
-    line = JsonFormatter().format(record)
+    line = ReadyLines().format(record)
 
     assert "\n" not in line
     assert json.loads(line)["message"] == "said ?\n"
+    assert json.loads(line)["error"] == "ValueError: a?b"
     assert "ValueError" in json.loads(line)["traceback"]
     assert json.loads(line)["number"] == 1
 

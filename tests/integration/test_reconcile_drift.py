@@ -727,8 +727,12 @@ async def test_what_is_left_is_alarmed_by_the_worker_and_by_the_command(
         sample.labels["kind"]: sample.value for metric in metrics.DRIFT.collect() for sample in metric.samples
     }
     assert gauge == {kind: float(kind in left) for kind in DRIFT_KINDS}
-    told = {record.__dict__["kind"]: record for record in caplog.records if record.name == Duties.__module__}
-    assert {kind: record.__dict__["subject"] for kind, record in told.items()} == left
+    told = {
+        record.__dict__["fields"]["kind"]: record
+        for record in caplog.records
+        if record.name == Duties.__module__
+    }
+    assert {kind: record.__dict__["fields"]["subject"] for kind, record in told.items()} == left
     assert {record.levelname for record in told.values()} == {"ERROR"}
     rows = [line.split()[:3] for line in capsys.readouterr().out.splitlines() if line.startswith("drift")]
     assert sorted(rows) == [["drift", kind, subject] for kind, subject in sorted(left.items())]

@@ -81,7 +81,7 @@ class StandIn:
 
 
 def main() -> int:
-    from cartstore_workers.logs import set_up_logs
+    from cartstore_workers.logs import configure_logging
 
     queue_url, notes_url = sys.argv[1:]
     notes = redis.Redis.from_url(notes_url)
@@ -95,7 +95,7 @@ def main() -> int:
         finally:
             notes.rpush("done", "closed")
 
-    set_up_logs()
+    configure_logging()
     return serve(Settings(queue_url=queue_url, snapshot_seconds=1, reconcile_seconds=1), opening)
 
 

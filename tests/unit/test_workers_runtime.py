@@ -17,7 +17,7 @@ import pytest
 import redis
 from cartstore_workers import jobs, metrics, timers
 from cartstore_workers.duties import ROUNDS_MAX, Duties
-from cartstore_workers.logs import JsonFormatter, describe, set_up_logs
+from cartstore_workers.logs import OUTAGES, configure_logging
 from cartstore_workers.queues import JOB_NAMES, connect_queue, job_name_of
 from cartstore_workers.runtime import Complaints, Opening, Runtime
 from cartstore_workers.timers import Timer, intervals
@@ -25,6 +25,7 @@ from cartstore_workers.worker import serve
 
 from cartstore.archive.quarantine import QuarantineCounts
 from cartstore.errors import ConfigurationError, ContractError, StoreRecovering, StoreUnavailable
+from cartstore.logs import JsonFormatter, describe
 from cartstore.recovery.drift import Drift
 from cartstore.recovery.report import ReconcileReport
 from cartstore.settings import Settings
@@ -468,11 +469,11 @@ def test_intervals_are_those_of_the_settings() -> None:
 # --- logs -------------------------------------------------------------------------------------------
 
 
-def line_of(error: BaseException | None = None, **extra: object) -> dict[str, Any]:
+def line_of(error: BaseException | None = None, **fields: object) -> dict[str, Any]:
     exc_info = (type(error), error, None) if error is not None else None
     record = logging.LogRecord("name", logging.INFO, "file", 1, "to %s", ("whom",), exc_info)
-    vars(record).update(extra)
-    return dict(json.loads(JsonFormatter().format(record)))
+    vars(record)["fields"] = fields
+    return dict(json.loads(JsonFormatter(outages=OUTAGES).format(record)))
 
 
 def test_log_line_is_json_with_what_was_given_beside() -> None:
@@ -499,11 +500,11 @@ def test_describe_is_one_line() -> None:
     assert describe(ValueError()) == "ValueError"
 
 
-def test_set_up_logs_replaces_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configure_logging_replaces_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
-        set_up_logs(logging.WARNING)
+        configure_logging(logging.WARNING)
         (handler,) = root.handlers
         assert isinstance(handler, logging.StreamHandler)
         assert handler.stream is sys.stderr

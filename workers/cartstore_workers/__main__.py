@@ -6,13 +6,13 @@ import sys
 
 from cartstore.errors import ConfigurationError
 from cartstore.settings import load_settings
-from cartstore_workers.logs import set_up_logs
+from cartstore_workers.logs import configure_logging
 from cartstore_workers.worker import serve
 
 
 def main() -> int:
     """Exit codes: 0 stopped as asked, 2 the settings do not allow a start."""
-    set_up_logs()
+    configure_logging()
     try:
         return serve(load_settings())
     except ConfigurationError as error:

@@ -102,16 +102,20 @@ class Duties:
         metrics.RECONCILE_CHECKED.inc(report.checked)
         for drift in report.repaired:
             metrics.DRIFT_REPAIRED.labels(drift.kind).inc()
-            _logger.warning("drift repaired", extra={"kind": drift.kind, "subject": drift.subject})
+            _logger.warning(
+                "drift repaired", extra={"fields": {"kind": drift.kind, "subject": drift.subject}}
+            )
         for drift in report.drift:
             _logger.error(
                 "drift: %s",
                 drift.detail,
                 extra={
-                    "kind": drift.kind,
-                    "subject": drift.subject,
-                    "expected": drift.expected,
-                    "found": drift.found,
+                    "fields": {
+                        "kind": drift.kind,
+                        "subject": drift.subject,
+                        "expected": drift.expected,
+                        "found": drift.found,
+                    }
                 },
             )
         for kind, count in self._reconciler.open_by_kind().items():

@@ -21,9 +21,9 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Final, Literal
 
 from cartstore.errors import CartStoreError, StoreError, StoreRecovering
+from cartstore.logs import describe
 from cartstore_workers import metrics
 from cartstore_workers.duties import Duties
-from cartstore_workers.logs import describe
 
 if TYPE_CHECKING:
     from cartstore.store import CartStore
@@ -94,7 +94,7 @@ class Runtime:
             return "stopped"
         except TimeoutError:
             # Nothing in this process can be cleaned up any more; whatever supervises it starts another.
-            _logger.critical("the event loop is stuck; the process ends", extra={"job": name})
+            _logger.critical("the event loop is stuck; the process ends", extra={"fields": {"job": name}})
             os._exit(1)
 
     def hurry(self) -> None:
@@ -214,10 +214,10 @@ class Complaints:
             what,
             text,
             exc_info=None if expected else error,
-            extra={"outcome": outcome, "failures": count + 1},
+            extra={"fields": {"outcome": outcome, "failures": count + 1}},
         )
 
     def succeeded(self, what: str) -> None:
         if what in self._since:
             *_, count = self._since.pop(what)
-            _logger.warning("%s works again", what, extra={"failures": count})
+            _logger.warning("%s works again", what, extra={"fields": {"failures": count}})

@@ -24,9 +24,9 @@ from redis import Redis
 from rq import Queue
 from rq.cron import CronJob, CronScheduler
 
+from cartstore.logs import describe
 from cartstore.settings import Settings
 from cartstore_workers import jobs
-from cartstore_workers.logs import describe
 from cartstore_workers.queues import JOB_MODULE, Doorbell, JobName
 
 DRAIN_SECONDS: Final = 1

@@ -20,9 +20,9 @@ from rq.worker import WorkerStatus
 
 import cartstore
 from cartstore.errors import ConfigurationError
+from cartstore.logs import describe
 from cartstore.settings import Settings
 from cartstore_workers import jobs, metrics
-from cartstore_workers.logs import describe
 from cartstore_workers.queues import connect_queue, job_name_of, open_queue
 from cartstore_workers.runtime import CLOSE_SECONDS, GRACE_SECONDS, Opening, Runtime
 from cartstore_workers.timers import Timers
@@ -75,7 +75,9 @@ class DoorbellWorker(SimpleWorker):
     def execute_job(self, job: Job, queue: Queue) -> None:
         # RQ would import and call whatever name stands in the job, `os.system` for one.
         if job_name_of(str(job.func_name)) is None:
-            _logger.error("a job that is not ours was dropped", extra={"job": str(job.func_name)[:128]})
+            _logger.error(
+                "a job that is not ours was dropped", extra={"fields": {"job": str(job.func_name)[:128]}}
+            )
             job.delete()
             queue.intermediate_queue.remove(job.id)
             return
@@ -134,7 +136,7 @@ def serve(settings: Settings, opening: Opening | None = None) -> int:
         if runtime.open(stopping):
             jobs.install(runtime)
             timers.start()
-            _logger.info("the worker is ready", extra={"queue": queue.name})
+            _logger.info("the worker is ready", extra={"fields": {"queue": queue.name}})
             _work(queue, stopping, runtime)
     finally:
         stopping.set()
