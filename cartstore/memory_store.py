@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+import msgspec
 from msgspec.structs import replace
 
 from cartstore import limits
@@ -1284,7 +1285,13 @@ class MemoryEngine:
     def _emit(self, event_type: str, now: int, /, **body: Any) -> Position:
         position = Position(1, len(self.events) + 1)
         self.events.append(
-            Event(position=position, nonce=f"memory-{position}", type=event_type, at_ms=now, body=body)
+            Event(
+                position=position,
+                nonce=f"memory-{position}",
+                type=event_type,
+                at_ms=now,
+                body_json=msgspec.json.encode(body).decode(),
+            )
         )
         return position
 

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from cartstore.errors import ContractError
+
 ID_PATTERN = re.compile(r"[A-Za-z0-9._~-]{1,128}\Z")
 """What api.md allows in every id. `\\Z`, because `$` would let a trailing newline through."""
 
@@ -506,13 +508,36 @@ def payment_id_of_order(order_id: str) -> str:
 # --- outbox ----------------------------------------------------------------------------------------
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of the outbox. `body` has the shape of the type's Struct in archive/events.py."""
+class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """One entry of the outbox. Two are equal when they say the same, however their JSON is spelled."""
 
     position: Position
     nonce: str
     type: str
     at_ms: int
-    body: dict[str, Any]
+    body_json: str
+    """A JSON object with the shape of the type's Struct in archive/events.py. Kept as it came: the drain
+    decodes it into that Struct and hands the text on to the record, and needs it in no other form."""
+
     cart_version: int = 0
     """Of the cart that the same step changed; 0 when it changed none."""
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The object, decoded anew each time. Raises ContractError when it is none."""
+        try:
+            return _decode_object(self.body_json)
+        except msgspec.DecodeError as error:
+            raise ContractError(f"The body of event {self.position} cannot be read: {error}.") from error
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Event) and self._told() == other._told()
+
+    def __hash__(self) -> int:
+        return hash((self.position, self.nonce))
+
+    def _told(self) -> tuple[Any, ...]:
+        return self.position, self.nonce, self.type, self.at_ms, self.body, self.cart_version
+
+
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode

@@ -243,7 +243,7 @@ def event_rows(batch: Iterable[Decoded]) -> list[tuple[Any, ...]]:
             entry.event.nonce,
             entry.event.type,
             entry.event.at_ms,
-            msgspec.json.encode(entry.event.body).decode(),
+            entry.event.body_json,
         )
         for entry in batch
     ]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from cartstore.errors import EventRefused
+from cartstore.errors import ContractError, EventRefused
 from cartstore.limits import STOCK_MAX, TOTAL_MINOR_MAX
 from cartstore.model import CheckoutType, Event, PaymentStatus, ReleaseReason
 
@@ -156,13 +156,20 @@ BODY_TYPES: dict[str, type[Body]] = {
     "held_repaired": HeldRepaired,
 }
 
+_DECODERS = {name: msgspec.json.Decoder(body_type, strict=False) for name, body_type in BODY_TYPES.items()}
+
 
 def decode(event: Event) -> Body:
-    """The event's body as the Struct of its type. Raises EventRefused for any other shape or type."""
-    body_type = BODY_TYPES.get(event.type)
-    if body_type is None:
+    """The event's body as the Struct of its type.
+
+    Raises EventRefused for any other shape or type, ContractError for what is no JSON at all.
+    """
+    decoder = _DECODERS.get(event.type)
+    if decoder is None:
         raise EventRefused(f"There is no event type {event.type!r}.")
     try:
-        return msgspec.convert(event.body, body_type, strict=False)
+        return decoder.decode(event.body_json)
     except msgspec.ValidationError as error:
         raise EventRefused(f"{event.type}: {error}") from error
+    except msgspec.DecodeError as error:
+        raise ContractError(f"The body of event {event.position} cannot be read: {error}.") from error

@@ -72,12 +72,13 @@ async def put_aside(connection: AsyncConnection, event: Event, reason: str) -> N
             nonce=event.nonce,
             type=event.type,
             at_ms=event.at_ms,
-            body=msgspec.json.encode(event.body).decode(),
+            body=event.body_json,
             reason=reason,
         )
     )
-    skus = set(skus_named(event.body))
-    payment_id = _payment_named(event.body)
+    body = event.body
+    skus = set(skus_named(body))
+    payment_id = _payment_named(body)
     if payment_id is not None:
         query = select(order_lines.c.sku).join(orders).where(orders.c.payment_id == payment_id)
         skus.update((await connection.execute(query)).scalars())

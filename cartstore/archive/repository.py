@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Row, Select, select, tuple_, update
+from sqlalchemy import Row, Select, Text, select, tuple_, update
+from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -224,7 +225,7 @@ class Archive:
     async def events_after(self, position: Position, limit: int) -> list[Event]:
         """Applied events strictly after a position, oldest first."""
         query = (
-            select(events)
+            select(*(column for column in events.c if column.name != "body"), _BODY_JSON)
             .where(tuple_(events.c.epoch, events.c.seq) > (position.epoch, position.seq))
             .order_by(events.c.epoch, events.c.seq)
             .limit(limit)
@@ -237,7 +238,7 @@ class Archive:
                 nonce=row.nonce,
                 type=row.type,
                 at_ms=row.at_ms,
-                body=row.body,
+                body_json=row.body_json,
             )
             for row in rows
         ]
@@ -396,6 +397,7 @@ _CURSOR = select(
     outbox_cursor.c.epoch, outbox_cursor.c.seq, outbox_cursor.c.nonce, outbox_cursor.c.fence_epoch
 ).where(outbox_cursor.c.partition == PARTITION)
 
+_BODY_JSON = sql_cast(events.c.body, Text).label("body_json")
 _EVENT_COLUMNS = ("epoch", "seq", "nonce", "type", "at_ms", "body")
 _PAYMENT_COLUMNS = tuple(column.name for column in payments.c)
 _ORDER_COLUMNS = tuple(column.name for column in orders.c)

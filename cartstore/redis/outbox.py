@@ -7,7 +7,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any, cast
 
-import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -113,8 +112,8 @@ def _read_event(position: str, fields: dict[str, Any]) -> Event:
             nonce=fields["nonce"],
             type=fields["type"],
             at_ms=int(fields["at"]),
-            body=msgspec.json.decode(fields["body"], type=dict[str, Any]),
+            body_json=fields["body"],
             cart_version=int(fields.get("cart_version", 0)),
         )
-    except (KeyError, ValueError, msgspec.DecodeError) as error:
+    except (KeyError, ValueError) as error:
         raise ContractError(f"The outbox entry {position} cannot be read: {error}.") from error

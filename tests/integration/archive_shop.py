@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from cartstore.model import Event, Position
 
 NOW_MS = 1_750_000_000_000
@@ -25,7 +27,7 @@ class Story:
             nonce=f"nonce-{self.epoch}-{self.seq}",
             type=type_,
             at_ms=NOW_MS + self.seq,
-            body=body,
+            body_json=msgspec.json.encode(body).decode(),
         )
         self.events.append(event)
         return event
@@ -88,6 +90,12 @@ class Story:
 
     def refunded(self, number: int, n: int = 1, payment_status: str = "refunded") -> Event:
         return self.tell("order_refunded", order_id=order_id(number, n), payment_status=payment_status)
+
+
+def with_body(event: Event, **changes: Any) -> Event:
+    """The event with other values in its body."""
+    body_json = msgspec.json.encode({**event.body, **changes}).decode()
+    return msgspec.structs.replace(event, body_json=body_json)
 
 
 def payment_id(number: int) -> str:

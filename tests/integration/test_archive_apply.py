@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from archive_shop import NOW_MS, Story, line, order_id, payment_id, sale
+from archive_shop import NOW_MS, Story, line, order_id, payment_id, sale, with_body
 
 from cartstore.archive import Archive
 from cartstore.archive.repository import StockTotals
@@ -238,8 +238,7 @@ async def test_apply_refuses_an_event_of_an_engine_that_was_replaced(archive: Ar
 
 
 def _begun(story: Story, **changes: Any) -> Event:
-    event = story.begun(9)
-    return msgspec.structs.replace(event, body={**event.body, **changes})
+    return with_body(story.begun(9), **changes)
 
 
 REFUSED = {

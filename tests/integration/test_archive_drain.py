@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 import pytest
-from archive_shop import Story, sale
+from archive_shop import Story, sale, with_body
 
 from cartstore.archive import Archive
 from cartstore.archive.drain import drain
@@ -228,8 +228,7 @@ async def test_drain_puts_a_refused_event_aside_and_applies_the_others(
 async def test_drain_puts_aside_what_builds_on_a_refused_event(archive: Archive, database_url: str) -> None:
     story = Story()
     story.adjusted("mug", 5, 5)
-    bad = story.begun(1)
-    bad.body["currency"] = "euro"
+    story.events[-1] = with_body(story.begun(1), currency="euro")
     story.paid(1, sale(1, "mug", 1))
     story.adjusted("mug", 1, 6)
     outbox = MemoryOutbox(story.events)

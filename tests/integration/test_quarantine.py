@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from reconcile_shop import BUYER, Shop, expect_left, found, open_shop, product_of
 
@@ -197,7 +198,11 @@ async def test_event_freezes_the_skus_that_it_names_or_that_its_payment_has(
             body[name] = value
     cursor, _ = await shop.store.archive.cursor()
     event = Event(
-        position=Position(cursor.epoch, cursor.seq + 1), nonce="n", type="strange", at_ms=1, body=body
+        position=Position(cursor.epoch, cursor.seq + 1),
+        nonce="n",
+        type="strange",
+        at_ms=1,
+        body_json=msgspec.json.encode(body).decode(),
     )
 
     await shop.store.archive.reject_event(event, "a test's")
