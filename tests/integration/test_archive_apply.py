@@ -10,10 +10,11 @@ import msgspec
 import pytest
 from archive_shop import NOW_MS, Story, line, order_id, payment_id, sale, with_body
 
-from cartstore.archive import Archive
+from cartstore.archive import Archive, migrate
+from cartstore.archive.arrays import ROWS_COPIED_MIN
 from cartstore.archive.repository import StockTotals
 from cartstore.embedded import Database
-from cartstore.errors import ContractError, EventRefused
+from cartstore.errors import ContractError, EventRefused, StoreUnavailable
 from cartstore.model import Event, Order, OrderLine, Payment, Position
 
 
@@ -141,6 +142,78 @@ async def test_apply_gives_the_same_record_however_the_events_are_cut(archive: A
     assert (await archive.stock_totals())[1] == {"mug": StockTotals(on_hand=2, sold=8, backordered=0)}
     assert await archive.events_after(Position(0, 0), 100) == story.events
     assert await archive.cursor() == (Position(1, 11), "nonce-1-11")
+
+
+async def test_apply_gives_the_same_record_when_rows_are_copied(
+    archive: Archive, database: Database, database_url: str
+) -> None:
+    """Goal: COPY, which takes over for many rows, writes what INSERT writes. Method: one story, applied at
+    once here and a few events at a time into another database, and every table compared."""
+    other_name = f"{name_of(database_url)}_other"
+    database.execute(f"CREATE DATABASE {other_name}")
+    await migrate(database.url(other_name))
+    story = Story()
+    for number in range(1, 2 * ROWS_COPIED_MIN):
+        story.adjusted(f"mug-{number}", 10, 10)
+        story.begun(number, line(f"mug-{number}", 2, properties_json='{"text": "ä\\n"}'), line("pen"))
+        if number % 2:
+            story.paid(number, sale(number, f"mug-{number}", 2))
+        if number % 4 == 0:
+            story.released(number)
+
+    other = await Archive.open(database.url(other_name))
+    try:
+        await archive.apply_events(story.events)
+        for start in range(0, len(story.events), ROWS_COPIED_MIN // 4):
+            await other.apply_events(story.events[start : start + ROWS_COPIED_MIN // 4])
+
+        assert await everything_in(archive) == await everything_in(other)
+    finally:
+        await other.close()
+        database.execute(f"DROP DATABASE {other_name} WITH (FORCE)")
+
+
+def name_of(database_url: str) -> str:
+    return database_url.partition("?")[0].rpartition("/")[2]
+
+
+async def everything_in(archive: Archive) -> dict[str, list[str]]:
+    """Each row as text, by table."""
+    tables = ("payments", "orders", "order_lines", "stock", "stock_ledger", "cart_snapshots", "events")
+    found = {}
+    async with archive.database.reading() as connection:
+        for table in (*tables, "outbox_cursor"):
+            rows = await connection.exec_driver_sql(f"SELECT t::text FROM {table} AS t ORDER BY 1")
+            found[table] = list(rows.scalars())
+    assert all(found[table] for table in tables if table != "cart_snapshots")
+    return found
+
+
+async def test_apply_can_be_repeated_when_the_connection_was_lost_while_rows_were_copied(
+    archive: Archive, database: Database, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    story = Story()
+    for number in range(2 * ROWS_COPIED_MIN):
+        story.adjusted(f"mug-{number}", 1, 1)
+    other = await Archive.open(database_url)
+
+    async with other.database.transaction() as connection:
+        await connection.exec_driver_sql("LOCK TABLE stock_ledger IN EXCLUSIVE MODE")
+        applying = asyncio.create_task(archive.apply_events(story.events))
+        ending = (
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            f" WHERE datname = '{name_of(database_url)}' AND query LIKE 'COPY%' AND wait_event_type = 'Lock'"
+        )
+        for _ in range(1_000):
+            if database.execute(ending) == "1":
+                break
+            await asyncio.sleep(0.01)
+        with pytest.raises(StoreUnavailable):
+            await applying
+    await other.close()
+
+    assert await archive.apply_events(story.events) == Position(1, len(story.events))
+    assert [record.getMessage() for record in caplog.records] == []
 
 
 async def test_apply_keeps_the_reason_of_a_release(archive: Archive) -> None:

@@ -11,6 +11,7 @@ import pytest
 from archive_shop import Story, sale, with_body
 
 from cartstore.archive import Archive
+from cartstore.archive.arrays import ROWS_COPIED_MIN
 from cartstore.archive.drain import drain
 from cartstore.archive.repository import StockTotals
 from cartstore.errors import ContractError, OutcomeUnknown, StoreRecovering
@@ -223,6 +224,30 @@ async def test_drain_puts_a_refused_event_aside_and_applies_the_others(
         record.getMessage() for record in caplog.records if f"1-{bad.position.seq} " in record.getMessage()
     ]
     assert (await archive.cursor()) == (Position(1, 21), "nonce-1-21")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"currency": "euro"}, id="a check"),
+        pytest.param({"checkout_id": f"c0-{1:032x}"}, id="a key"),
+        pytest.param({"details_json": "\x00"}, id="a text"),
+    ],
+)
+async def test_drain_puts_a_refused_event_aside_when_the_batch_is_large(
+    archive: Archive, changes: dict[str, str]
+) -> None:
+    """Rows that are many are copied: what PostgreSQL refuses then is refused as it is for a few."""
+    story = Story()
+    for number in range(1, 3 * ROWS_COPIED_MIN):
+        story.begun(number)
+    bad = with_body(story.events[-20], **changes)
+    story.events[-20] = bad
+
+    await drain(archive, MemoryOutbox(story.events))
+
+    assert await archive.events_after(Position(0, 0), 1_000) == [it for it in story.events if it is not bad]
+    assert (await archive.quarantine.counts()).rejected_events == 1
 
 
 async def test_drain_puts_aside_what_builds_on_a_refused_event(archive: Archive, database_url: str) -> None:
