@@ -22,6 +22,7 @@ FAILPOINTS: Final = frozenset(
         "settle.acknowledged",
         "drain.proved",
         "drain.read",
+        "drain.read_ahead",
         "drain.locked",
         "drain.written",
         "drain.applied",

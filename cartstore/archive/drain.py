@@ -1,13 +1,18 @@
 """Carries events from a partition's outbox into the record. Owns the order of the steps, which makes
 reading at least once and applying exactly once out of steps that may each be the last before a crash.
 
+While PostgreSQL applies a batch the engine is asked for the next one, and trims the one before. Neither moves
+anything that counts: only the transaction moves the cursor, and what was read ahead is applied only after the
+stream has proved both the cursor and that it still holds those events.
+
 Refuses to know how either side is kept. It may run twice at once, late, or not at all for a while.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Final, Protocol
 
 from cartstore.archive.repository import Archive
@@ -15,6 +20,7 @@ from cartstore.errors import EventRefused, StoreRecovering
 from cartstore.failpoints import reach
 from cartstore.limits import OUTBOX_BATCH_EVENTS
 from cartstore.model import Event, Position
+from cartstore.tasks import end
 
 DRAIN_ROUNDS_MAX: Final = 2_000
 """Batches of one run: at the default batch, as many events as the outbox can hold."""
@@ -63,26 +69,88 @@ async def drain(
     ContractError.
     """
     moved = 0
-    for _ in range(DRAIN_ROUNDS_MAX):
-        cursor = await _proven_cursor(archive, outbox)
-        reach("drain.proved")
-        events = await outbox.read(cursor, batch)
-        reach("drain.read")
-        if not events:
-            # A run that died between its commit and its trim left applied events behind.
-            if cursor.seq > 0 and trims:
-                await outbox.trim(cursor)
+    untrimmed: Position | None = None
+    ahead: list[Event] = []
+    async with _Beside() as beside:
+        for _ in range(DRAIN_ROUNDS_MAX):
+            cursor = await _proven_cursor(archive, outbox)
+            reach("drain.proved")
+            events = await _events_after(cursor, outbox, batch, ahead)
+            reach("drain.read")
+            if not events:
+                # Or a run that died between its commit and its trim left applied events behind.
+                if cursor.seq > 0 and trims:
+                    await outbox.trim(cursor)
+                    reach("drain.trimmed")
+                break
+            is_full = len(events) >= batch
+            beside.begin(_meanwhile(outbox, untrimmed, events[-1].position if is_full else None, batch))
+            position = await _apply(archive, events, outbox if trims else None)
+            reach("drain.applied")
+            await outbox.announce(position)
+            reach("drain.announced")
+            ahead = await beside.result()
+            if trims and is_full:
+                untrimmed = position
+            elif trims:
+                await outbox.trim(position)
                 reach("drain.trimmed")
-            break
-        position = await _apply(archive, events, outbox if trims else None)
-        reach("drain.applied")
-        await outbox.announce(position)
-        reach("drain.announced")
-        if trims:
-            await outbox.trim(position)
-            reach("drain.trimmed")
-        moved += max(0, position.seq - cursor.seq)
+            moved += max(0, position.seq - cursor.seq)
     return moved
+
+
+class _Beside:
+    """What runs beside a transaction; it ends with the drain, whatever that ends with."""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[list[Event]] | None = None
+
+    async def __aenter__(self) -> _Beside:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            await end(self._task)
+            if not self._task.cancelled():
+                # Looked at, so that asyncio does not complain of it: an earlier error ended the drain.
+                self._task.exception()
+
+    def begin(self, work: Coroutine[None, None, list[Event]]) -> None:
+        """After the `result` of the work before."""
+        self._task = asyncio.create_task(work)
+
+    async def result(self) -> list[Event]:
+        assert self._task is not None
+        return await self._task
+
+
+async def _meanwhile(
+    outbox: Outbox, untrimmed: Position | None, last: Position | None, batch: int
+) -> list[Event]:
+    """What the engine does during a transaction: give the events after the `last` of its batch, and trim
+    what the transaction before has committed."""
+    ahead: list[Event] = []
+    if last is not None:
+        ahead = await outbox.read(last, batch)
+        reach("drain.read_ahead")
+    if untrimmed is not None:
+        await outbox.trim(untrimmed)
+        reach("drain.trimmed")
+    return ahead
+
+
+async def _events_after(
+    cursor: Position, outbox: Outbox, batch: int, ahead: Sequence[Event]
+) -> Sequence[Event]:
+    """The next batch: what was read ahead of the cursor, or else what the stream has now.
+
+    Since it was read, the engine may have been lost and the stream written anew. The last event stands there
+    with its nonce only if all of them do: a stream loses its end, and never its middle."""
+    if ahead and ahead[0].position.seq == cursor.seq + 1:
+        last = await outbox.find(ahead[-1].position)
+        if last is not None and last.nonce == ahead[-1].nonce:
+            return ahead
+    return await outbox.read(cursor, batch)
 
 
 async def _proven_cursor(archive: Archive, outbox: Outbox) -> Position:

@@ -18,6 +18,7 @@ from cartstore.redis.scripts import script
 from cartstore.redis.store import RedisEngine
 
 _TRIM_BATCH = 500
+_READ_PIECE = 250
 
 _log = logging.getLogger("cartstore.redis")
 
@@ -33,7 +34,14 @@ class RedisOutbox:
 
     async def read(self, after: Position, count: int) -> list[Event]:
         """Up to `count` events strictly after a position, oldest first. Raises StoreUnavailable."""
-        return await self._range(f"({after}", "+", count)
+        found: list[Event] = []
+        while True:
+            # In pieces: neither the engine's other callers nor this process's are to wait for a long one.
+            wanted = min(_READ_PIECE, count - len(found))
+            piece = await self._range(f"({found[-1].position if found else after}", "+", wanted)
+            found += piece
+            if len(piece) < wanted or len(found) == count:
+                return found
 
     async def find(self, position: Position) -> Event | None:
         """Exactly this entry, if the stream has it. Raises StoreUnavailable."""

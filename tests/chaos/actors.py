@@ -12,6 +12,7 @@ from typing import Final
 
 import cartstore
 from cartstore import Owner, Settings
+from cartstore.archive.drain import drain
 from cartstore.model import PaymentResult
 from cartstore.recovery.reconcile import Reconciler
 from cartstore.store import CartStore
@@ -38,7 +39,8 @@ async def _check_out(store: CartStore) -> None:
 
 async def _drain(store: CartStore) -> None:
     await check_out(store)
-    await store.drain_outbox()
+    # So that there is a batch to read ahead, and one to trim meanwhile.
+    await drain(store.archive, store._outbox, batch=1)
     await store.drain_outbox()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 
 import msgspec
@@ -14,7 +15,7 @@ from cartstore.archive import Archive
 from cartstore.archive.arrays import ROWS_COPIED_MIN
 from cartstore.archive.drain import drain
 from cartstore.archive.repository import StockTotals
-from cartstore.errors import ContractError, OutcomeUnknown, StoreRecovering
+from cartstore.errors import ContractError, OutcomeUnknown, StoreRecovering, StoreUnavailable
 from cartstore.model import Event, Position
 
 
@@ -163,6 +164,149 @@ async def test_drain_does_not_fence_when_another_run_trimmed_its_cursor(archive:
     moved = await drain(archive, outbox)
 
     assert (moved, outbox.fenced) == (0, [])
+
+
+class BusyOutbox(MemoryOutbox):
+    """One that tells what it was asked for, so that a test can wait for it."""
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        super().__init__(events)
+        self.has_given: dict[Position, asyncio.Event] = defaultdict(asyncio.Event)
+        self.has_trimmed: dict[Position, asyncio.Event] = defaultdict(asyncio.Event)
+
+    async def read(self, after: Position, count: int) -> list[Event]:
+        found = await super().read(after, count)
+        self.has_given[after].set()
+        return found
+
+    async def trim(self, through: Position) -> None:
+        await super().trim(through)
+        self.has_trimmed[through].set()
+
+
+async def test_drain_reads_and_trims_while_the_record_works(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: neither the next batch nor the trim of the last one waits for a transaction. Method: a record
+    that waits for both of them before it begins."""
+    story = busy_story(3)
+    outbox = BusyOutbox(story.events)
+    apply = archive.apply_events
+
+    async def apply_late(batch: Sequence[Event]) -> Position:
+        first, last = batch[0].position, batch[-1].position
+        async with asyncio.timeout(5):
+            if len(batch) == 3:
+                await outbox.has_given[last].wait()
+            if first.seq > 1:
+                await outbox.has_trimmed[Position(1, first.seq - 1)].wait()
+        return await apply(batch)
+
+    monkeypatch.setattr(archive, "apply_events", apply_late)
+    moved = await drain(archive, outbox, batch=3)
+
+    assert moved == 7
+    assert await archive.events_after(Position(0, 0), 100) == story.events
+    assert seqs(outbox.events) == [7]
+
+
+async def test_drain_drops_what_it_read_ahead_when_the_engine_has_lost_it(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: an engine that loses its tail during a transaction and issues the same numbers again is drained
+    as it is now. Method: the stream is written anew when the next batch has been read ahead."""
+    story = busy_story(2)
+    outbox = BusyOutbox(story.events)
+    story.events = story.events[:3]
+    story.seq = 3
+    story.adjusted("cup", 4, 4)
+    story.events[3] = msgspec.structs.replace(story.events[3], nonce="issued again")
+    apply = archive.apply_events
+
+    async def apply_and_lose(batch: Sequence[Event]) -> Position:
+        async with asyncio.timeout(5):
+            await outbox.has_given[Position(1, 3)].wait()
+        outbox.events = list(story.events)
+        return await apply(batch)
+
+    monkeypatch.setattr(archive, "apply_events", apply_and_lose)
+    moved = await drain(archive, outbox, batch=3)
+
+    assert moved == 4
+    assert await archive.events_after(Position(0, 0), 100) == story.events
+    assert await archive.cursor() == (Position(1, 4), "issued again")
+
+
+async def test_drain_drops_what_it_read_ahead_when_another_run_was_faster(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story = busy_story(6)
+    outbox = BusyOutbox(story.events)
+    apply = archive.apply_events
+    begun_at: list[int] = []
+
+    async def apply_behind_another(batch: Sequence[Event]) -> Position:
+        begun_at.append(batch[0].position.seq)
+        if len(batch) == 3:
+            async with asyncio.timeout(5):
+                await outbox.has_given[batch[-1].position].wait()
+        await apply(story.events[:8])
+        return await apply(batch)
+
+    monkeypatch.setattr(archive, "apply_events", apply_behind_another)
+    moved = await drain(archive, outbox, batch=3)
+
+    assert (moved, begun_at) == (13, [1, 9, 12])
+    assert await archive.events_after(Position(0, 0), 100) == story.events
+    assert outbox.fenced == []
+
+
+async def test_drain_leaves_nothing_running_when_the_record_is_away(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story = busy_story(2)
+    is_reading = asyncio.Event()
+    was_ended = False
+
+    class SlowOutbox(MemoryOutbox):
+        async def read(self, after: Position, count: int) -> list[Event]:
+            nonlocal was_ended
+            if after.seq == 0:
+                return await super().read(after, count)
+            is_reading.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                was_ended = True
+            raise AssertionError
+
+    async def be_away(_: Sequence[Event]) -> Position:
+        await is_reading.wait()
+        raise StoreUnavailable
+
+    monkeypatch.setattr(archive, "apply_events", be_away)
+    async with asyncio.timeout(5):
+        with pytest.raises(StoreUnavailable):
+            await drain(archive, SlowOutbox(story.events), batch=3)
+
+    assert was_ended
+
+
+async def test_drain_announces_what_it_applied_when_the_engine_fails_meanwhile(archive: Archive) -> None:
+    story = busy_story(2)
+
+    class FailingOutbox(MemoryOutbox):
+        async def read(self, after: Position, count: int) -> list[Event]:
+            if after.seq > 0:
+                raise StoreUnavailable
+            return await super().read(after, count)
+
+    outbox = FailingOutbox(story.events)
+    with pytest.raises(StoreUnavailable):
+        await drain(archive, outbox, batch=3)
+
+    assert outbox.announced == [Position(1, 3)]
+    assert (await archive.cursor())[0] == Position(1, 3)
 
 
 async def test_drain_fences_when_the_last_applied_event_is_missing(archive: Archive) -> None:

@@ -15,7 +15,7 @@ PACKAGE = Path(failpoints.__file__).parent
 
 STEPS = {
     "store.py": {"begin_checkout": "checkout", "apply_verdict": "settle"},
-    "archive/drain.py": {"drain": "drain", "_apply": "quarantine"},
+    "archive/drain.py": {"drain": "drain", "_meanwhile": "drain", "_apply": "quarantine"},
     "recovery/snapshots.py": {"take_snapshots": "snapshot", "sweep_activity": "snapshot"},
     "recovery/rebuild.py": {"_put_back": "rebuild"},
     "recovery/gate.py": {"_reopen": "recovery", "_rebuild": "rebuild"},
