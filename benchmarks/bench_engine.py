@@ -4,8 +4,10 @@ million carts, a hundred thousand holders."""
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from benchmarks import pipeline
 from benchmarks.measure import Figure, Result, Sample, interleaved, pairs_of, rate
@@ -20,16 +22,24 @@ from benchmarks.seeding import (
 )
 from benchmarks.servers import CPU_APP, Servers, pinned, servers
 from benchmarks.workload import CARTS, SEED, SKUS, adds, lines_of_carts, sku_name
+from cartstore.redis.scripts import Script
 
 CALLS = 20_000
 MILLION_CARTS = 1_000_000
 CROWD = 100_000
 SOLD_OUT = "SKU-none"
+TOUCHING = Script("touch", (Path(__file__).parent / "baselines" / "touch.lua").read_text(encoding="utf-8"))
 
 RESERVE = Figure(
     key="engine_add_reserve",
     title="cart_add_line, pipelined / reserve.lua, pipelined",
     baseline="the shortest reserve script, same engine, same client",
+    unit="calls/s",
+)
+FUNCTION = Figure(
+    key="engine_function_script",
+    title="cart_add_line, pipelined: as a function / as a script",
+    baseline="the same calls by EVALSHA",
     unit="calls/s",
 )
 HOT = Figure(
@@ -60,6 +70,13 @@ MILLION = Figure(
     at_least=0.90,
     belongs_to="full",
 )
+TOUCH = Figure(
+    key="engine_million_touch",
+    title="the same by a script that only reads and writes what an add does: 1,000,000 carts / 1,000 carts",
+    baseline="the same script on an engine with 1,000 carts",
+    unit="calls/s",
+    belongs_to="full",
+)
 HOLDERS = Figure(
     key="engine_holders",
     title="100,000 holders of one SKU / 10 holders, adds per second",
@@ -68,14 +85,14 @@ HOLDERS = Figure(
     at_least=0.90,
     belongs_to="full",
 )
-FIGURES = (RESERVE, HOT, REFUSED, FSYNC, MILLION, HOLDERS)
+FIGURES = (RESERVE, FUNCTION, HOT, REFUSED, FSYNC, MILLION, TOUCH, HOLDERS)
 
 
 def run(options: Options) -> Iterator[Result]:
-    if options.wants(RESERVE, HOT, REFUSED, FSYNC):
+    if options.wants(RESERVE, FUNCTION, HOT, REFUSED, FSYNC):
         with servers(database=False) as found, pinned(CPU_APP):
             yield from _core(found, options)
-    if options.wants(MILLION):
+    if options.wants(MILLION, TOUCH):
         yield from _million(options)
     if options.wants(HOLDERS):
         yield from _holders(options)
@@ -97,7 +114,9 @@ def _core(found: Servers, options: Options) -> Iterator[Result]:
     many = packed_adds(packer, [(cart, sku_name(sku_of_cart[cart])) for cart in whose])
     hot = packed_adds(packer, [(CARTS + cart, sku_name(0)) for cart in whose])
     refused = packed_adds(packer, [(cart, SOLD_OUT) for cart in whose])
-    lined = packed_adds(packer, [(2 * CARTS + op.cart, sku_name(op.sku)) for op in adds(CALLS)])
+    with_lines = [(2 * CARTS + op.cart, sku_name(op.sku)) for op in adds(CALLS)]
+    lined = packed_adds(packer, with_lines)
+    scripted = packed_adds(packer, with_lines, as_script=True)
     prefix = packer.engine.keys.prefix
     short = []
     for op in adds(CALLS):
@@ -128,6 +147,7 @@ def _core(found: Servers, options: Options) -> Iterator[Result]:
             "refused": refusals,
             "short": partial(everything, short),
             "lined": partial(everything, lined),
+            "scripted": partial(everything, scripted),
             "synced": synced,
         },
         options.repetitions,
@@ -136,6 +156,7 @@ def _core(found: Servers, options: Options) -> Iterator[Result]:
     share = max(s.details["client_share"] for each in samples.values() for s in each)
     note = f"the client was busy for at most {share:.0%} of the time"
     yield Result(figure=RESERVE, pairs=pairs_of(samples["lined"], samples["short"], rate), note=note)
+    yield Result(figure=FUNCTION, pairs=pairs_of(samples["lined"], samples["scripted"], rate), note=note)
     yield Result(figure=HOT, pairs=pairs_of(samples["hot"], samples["many"], rate), note=note)
     yield Result(figure=REFUSED, pairs=pairs_of(samples["refused"], samples["many"], rate), note=note)
     yield Result(figure=FSYNC, pairs=pairs_of(samples["synced"], samples["lined"], rate), note=note)
@@ -156,15 +177,37 @@ def _million(options: Options) -> Iterator[Result]:
             for _ in range(10 * CALLS):
                 cart = chance.randrange(carts)
                 who.append((cart, sku_name(chance.choice(lines[cart % len(lines)]))))
-            calls = packed_adds(packer, who)
-            sides[name] = partial(pipeline.run, found, calls, seconds=options.seconds)
+            pipeline.load_scripts(found, TOUCHING)
+            keys, identity = packer.engine.keys, identity_of(found)
+            touches = [
+                pipeline.pack(
+                    TOUCHING,
+                    (keys.gate, keys.cart(cart_id_of(cart)), keys.sku(sku), keys.activity),
+                    (cart_id_of(cart), sku),
+                    identity=identity,
+                )
+                for cart, sku in who
+            ]
+            sides[name] = partial(pipeline.run, found, packed_adds(packer, who), seconds=options.seconds)
+            sides[f"{name} touch"] = partial(pipeline.run, found, touches, seconds=options.seconds)
         samples = interleaved(sides, options.repetitions)
-        keys = large.client.dbsize()
-    yield Result(
-        figure=MILLION,
-        pairs=pairs_of(samples["large"], samples["small"], rate),
-        note=f"{keys:,} keys in the large engine",
+        count = large.client.dbsize()
+    adds_us, touches_us = (_lost_us(samples, side) for side in ("", " touch"))
+    note = (
+        f"{count:,} keys in the large engine; an add loses {adds_us:.1f} us, a call that only touches the "
+        f"same data {touches_us:.1f} us"
     )
+    for figure, side in ((MILLION, ""), (TOUCH, " touch")):
+        pairs = pairs_of(samples[f"large{side}"], samples[f"small{side}"], rate)
+        yield Result(figure=figure, pairs=pairs, note=note)
+
+
+def _lost_us(samples: Mapping[str, Sequence[Sample]], side: str) -> float:
+    """Microseconds of the engine that a call takes more among many carts than among few."""
+    large, small = (
+        statistics.median(sample.rate for sample in samples[f"{name}{side}"]) for name in ("large", "small")
+    )
+    return 1e6 / large - 1e6 / small
 
 
 def _holders(options: Options) -> Iterator[Result]:

@@ -53,12 +53,14 @@ class Packer:
             _Recorder(), Partition(NAMESPACE), now_ms=None if now_ms is None else lambda: now_ms
         )
 
-    def packed(self, verb: Coroutine[Any, Any, Any]) -> bytes:
-        """The bytes of the call that this verb of `engine` makes first."""
+    def packed(self, verb: Coroutine[Any, Any, Any], *, as_script: bool = False) -> bytes:
+        """The bytes of the call that this verb of `engine` makes first; `as_script`: always by EVALSHA."""
         try:
             verb.send(None)
         except _CallRecordedError as recorded:
-            return pack(*recorded.call, identity=self._identity)
+            script, keys, args = recorded.call
+            called = Script(script.name, script.source) if as_script else script
+            return pack(called, keys, args, identity=self._identity)
         finally:
             verb.close()
         raise AssertionError("the verb made no call")
@@ -70,10 +72,9 @@ def pack(script: Script, keys: Sequence[str], args: Sequence[str | int], *, iden
 
 def load_scripts(found: Servers, *others: Script) -> None:
     for known in (*(script(name) for name in script_names()), *others):
+        found.client.script_load(known.source)
         if known.library:
             found.client.function_load(known.library, replace=True)
-        else:
-            found.client.script_load(known.source)
 
 
 class _Connection:

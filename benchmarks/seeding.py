@@ -141,13 +141,18 @@ async def _open_shop(found: Servers, skus: int, stock: int) -> None:
 
 
 def packed_adds(
-    packer: pipeline.Packer, who: Sequence[tuple[int, str]], terms: CartTerms = TERMS
+    packer: pipeline.Packer,
+    who: Sequence[tuple[int, str]],
+    terms: CartTerms = TERMS,
+    *,
+    as_script: bool = False,
 ) -> list[bytes]:
     """One add of one unit per (cart, sku)."""
     engine = packer.engine
     return [
         packer.packed(
-            engine.add_line(cart_id_of(cart), sku, 1, properties_json=None, terms=terms, guard=NO_GUARD)
+            engine.add_line(cart_id_of(cart), sku, 1, properties_json=None, terms=terms, guard=NO_GUARD),
+            as_script=as_script,
         )
         for cart, sku in who
     ]
