@@ -39,6 +39,7 @@ DriftKind = Literal[
 DRIFT_KINDS: Final[tuple[DriftKind, ...]] = get_args(DriftKind)
 
 COUNTERS: Final = frozenset({"counter_above_holds", "counter_below_holds"})
+REASON_LENGTH_MAX: Final = 200
 HIDING: Final = frozenset({"payment_differs", "sku_lost", "unreadable"})
 """A subject with one of these is looked at no further: what else is wrong with it, nobody knows."""
 
@@ -245,7 +246,13 @@ def drifts_with_record(audit: PaymentAudit, recorded: PaymentStatus | None, curs
 
 def drift_of_unreadable(subject: str, why: str) -> Drift:
     """Something is there, and what it says cannot be read."""
-    return Drift(kind="unreadable", subject=subject, detail=why, expected="what scripts write", found="else")
+    return Drift(
+        kind="unreadable",
+        subject=subject,
+        detail="What is there is not what scripts write; nothing about it is repaired.",
+        expected="what scripts write",
+        found=" ".join(why.split())[:REASON_LENGTH_MAX],
+    )
 
 
 def drift_of_lost_payment(payment_id: str) -> Drift:
