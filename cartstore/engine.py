@@ -46,6 +46,7 @@ from cartstore.model import (
     Checkout,
     CheckoutRequest,
     Guard,
+    HoldResult,
     LineResult,
     Order,
     Payment,
@@ -177,11 +178,20 @@ class CartEngine(Protocol):
         ...
 
     async def hold_lines(
-        self, cart_id: str, line_ids: Sequence[str] | None, *, terms: CartTerms, extend: bool
-    ) -> Cart:
+        self,
+        cart_id: str,
+        line_ids: Sequence[str] | None,
+        *,
+        terms: CartTerms,
+        extend: bool,
+        guard: Guard,
+    ) -> HoldResult:
         """Try to hold again what lapsed among the lines (None: all); with `extend`, also move the expiry of
-        unlapsed holds up to the cap. Never changes the version; the answer is the cart afterwards. What
-        cannot be held stays unheld without an error. Raises ItemNotFound."""
+        unlapsed holds up to the cap, of the named lines alone. What cannot be held stays unheld without an
+        error. Raises ItemNotFound.
+
+        With `extend` it is a mutation if any of the lines is held then, and else changes nothing. Without, it
+        never changes the version, but a call that held something is remembered like a mutation."""
         ...
 
     # --- checkout and payment ------------------------------------------------------------------

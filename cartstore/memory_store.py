@@ -66,6 +66,7 @@ from cartstore.model import (
     CheckoutType,
     Event,
     Guard,
+    HoldResult,
     ItemOutcome,
     Line,
     LineResult,
@@ -152,7 +153,7 @@ class _Line:
             self.first_held_at_ms = self.hold_latest_ms = self.indexed_ms = 0
 
 
-_Result = TypeVar("_Result", LineResult, CartResult, PutResult)
+_Result = TypeVar("_Result", LineResult, CartResult, PutResult, HoldResult)
 
 
 @dataclass(slots=True)
@@ -167,7 +168,9 @@ class _Cart:
     """Of the line added last."""
     extended_at_ms: int = 0
     """When its holds were last extended, all together."""
-    remembered: dict[str, tuple[str, LineResult | CartResult | PutResult]] = field(default_factory=dict)
+    remembered: dict[str, tuple[str, LineResult | CartResult | PutResult | HoldResult]] = field(
+        default_factory=dict
+    )
     """By idempotency key, oldest first: fingerprint and first result."""
 
     @property
@@ -606,17 +609,29 @@ class MemoryEngine:
         return self._remember(cart, guard, CartResult(summary=cart.summary))
 
     async def hold_lines(
-        self, cart_id: str, line_ids: Sequence[str] | None, *, terms: CartTerms, extend: bool
-    ) -> Cart:
+        self,
+        cart_id: str,
+        line_ids: Sequence[str] | None,
+        *,
+        terms: CartTerms,
+        extend: bool,
+        guard: Guard,
+    ) -> HoldResult:
         """Try to hold what is not held among the lines; with `extend`, also move the expiry of the rest."""
         now = self._now_ms()
+        if replay := self._replay(cart_id, guard, HoldResult):
+            self._release_due_of_cart(cart_id, now)
+            return replace(replay, cart=self._read(cart_id, now, terms.guest_share_ppm))
         for line_id in line_ids or ():
             self._release_due(sku_of(line_id), now)
         self._release_due_of_cart(cart_id, now)
         cart = self._cart(cart_id, now)
+        self._match(cart, guard.if_match)
+        has_changed = False
         for line in _chosen(cart, line_ids):
             if extend and line.held:
                 self._prolong(cart, line, terms, now, extends_cart=False)
+                has_changed = True
             missing = line.quantity - line.held
             if (
                 missing
@@ -626,7 +641,11 @@ class MemoryEngine:
                 and self._held_by_owner(cart_id, now) + missing <= terms.held_max
             ):
                 self._hold(cart, line, terms, now, extends_cart=False)
-        return self._read(cart_id, now, terms.guest_share_ppm)
+                has_changed = True
+        if extend and has_changed:
+            self._commit(cart_id, cart, now)
+        result = HoldResult(summary=cart.summary, cart=self._read(cart_id, now, terms.guest_share_ppm))
+        return self._remember(cart, guard, result) if has_changed else result
 
     # --- parts of a mutation -------------------------------------------------------------------
 

@@ -366,6 +366,16 @@ class CartResult(msgspec.Struct, frozen=True, kw_only=True):
     replayed: bool = False
 
 
+class HoldResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Outcome of holding lines again and of extending holds."""
+
+    summary: Summary
+    """As this call left the cart; of a replay, as the first call did."""
+    cart: Cart
+    """As it is by now, also for a replay: what is held is only true of an instant."""
+    replayed: bool = False
+
+
 class PutItem(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of a bulk set: quantity 0 removes the line if it is there."""
 

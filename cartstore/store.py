@@ -54,6 +54,7 @@ from cartstore.model import (
     Checkout,
     CheckoutRequest,
     Guard,
+    HoldResult,
     LineResult,
     Order,
     Owner,
@@ -347,16 +348,30 @@ class CartStore:
             guard=self._guard(guard, "accept_changes", line_ids),
         )
 
-    async def validate_cart(self, owner: Owner, line_ids: Sequence[str] | None = None) -> Cart:
-        """Try to hold lapsed lines again and give the cart as it then is. Raises ItemNotFound."""
+    async def validate_cart(
+        self, owner: Owner, line_ids: Sequence[str] | None = None, *, guard: Guard = NO_GUARD
+    ) -> HoldResult:
+        """Try to hold lapsed lines again and give the cart as it then is; its version stays. A call that held
+        nothing again is not remembered under its key. Raises ItemNotFound."""
         self._check_line_ids(line_ids)
         return await self.engine.hold_lines(
-            owner.cart_id, line_ids, terms=self._terms[owner.kind], extend=False
+            owner.cart_id,
+            line_ids,
+            terms=self._terms[owner.kind],
+            extend=False,
+            guard=self._guard(guard, "validate_cart", line_ids),
         )
 
-    async def extend_holds(self, owner: Owner) -> Cart:
-        """Extend all holds up to their cap and try to hold lapsed lines again."""
-        return await self.engine.hold_lines(owner.cart_id, None, terms=self._terms[owner.kind], extend=True)
+    async def extend_holds(self, owner: Owner, *, guard: Guard = NO_GUARD) -> HoldResult:
+        """Extend all holds up to their cap and try to hold lapsed lines again: a change of the cart,
+        unless nothing in it can be held."""
+        return await self.engine.hold_lines(
+            owner.cart_id,
+            None,
+            terms=self._terms[owner.kind],
+            extend=True,
+            guard=self._guard(guard, "extend_holds"),
+        )
 
     # --- checkout, orders, payments ------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from cartstore.model import (
     Checkout,
     CheckoutRequest,
     Guard,
+    HoldResult,
     ItemOutcome,
     LineResult,
     Order,
@@ -403,18 +404,28 @@ class RedisEngine:
         return CartResult(summary=read_summary(reply, 3), replayed=replayed)
 
     async def hold_lines(
-        self, cart_id: str, line_ids: Sequence[str] | None, *, terms: CartTerms, extend: bool
-    ) -> Cart:
-        if line_ids is None or line_ids:
-            await self.call(
-                script("hold_extend"),
-                (self.keys.gate, self.keys.cart(cart_id)),
-                packed_terms(terms),
-                int(extend),
-                self._releases_per_call,
-                *(line_ids or ()),
-            )
-        return await self.read_cart(cart_id, guest_share_ppm=terms.guest_share_ppm)
+        self,
+        cart_id: str,
+        line_ids: Sequence[str] | None,
+        *,
+        terms: CartTerms,
+        extend: bool,
+        guard: Guard,
+    ) -> HoldResult:
+        if line_ids is not None and not line_ids:
+            cart = await self.read_cart(cart_id, guest_share_ppm=terms.guest_share_ppm)
+            return HoldResult(summary=cart.summary, cart=cart)
+        reply, replayed = await self._mutate(
+            "hold_extend",
+            (self.keys.cart(cart_id),),
+            terms,
+            guard,
+            int(extend),
+            self._releases_per_call,
+            *(line_ids or ()),
+        )
+        cart = await self.read_cart(cart_id, guest_share_ppm=terms.guest_share_ppm)
+        return HoldResult(summary=read_summary(reply, 3), cart=cart, replayed=replayed)
 
     # --- checkout and payment ------------------------------------------------------------------
 

@@ -8,17 +8,21 @@
   ARGV[2]  now override           ms, '' in production
   ARGV[3]  nonce                  of this call
   ARGV[4]  terms                  model.CartTerms, packed
-  ARGV[5]  extend                 '1' or '0'
-  ARGV[6]  release limit          due holds released at most, over all SKUs
-  ARGV[7...] line_ids             none: all lines
-  Returns  {'OK', held lines} | {'ITEM_NOT_FOUND', line_id} | {'AGAIN'} | {'FENCED'}
+  ARGV[5]  if_match               version, '' for none
+  ARGV[6]  idempotency key        '' for none
+  ARGV[7]  fingerprint            of the request
+  ARGV[8]  extend                 '1' or '0'
+  ARGV[9]  release limit          due holds released at most, over all SKUs
+  ARGV[10...] line_ids            none: all lines
+  Returns  {'OK', created, now, version, lines, units, subtotal, currency}
+           {'REPLAYED', ...the first OK reply} | {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version}
+           {'ITEM_NOT_FOUND', line_id} | {'AGAIN'} | {'FENCED'}
   Faults   CARTBADARG
   Cost     O(lines of the cart * log holds)
 ]]
---- @include call_begin
---- @include terms_decode
---- @include hold_release_if_due
---- @include cart_load
+--- @include mutation_begin
+--- @include version_differs
+--- @include cart_release_due
 --- @include line_order
 --- @include line_sku
 --- @include sku_load
@@ -27,63 +31,64 @@
 --- @include hold_retake
 --- @include hold_take
 --- @include cart_save
+--- @include mutation_reply
+--- @include ring_remember
 
-local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
+local call, cart_id, terms = mutation_begin(KEYS, ARGV)
 if not call then
-  return { 'FENCED' }
+  return cart_id
 end
-local terms, extend, limit = terms_decode(ARGV[4]), ARGV[5] == '1', tonumber(ARGV[6])
-if not terms or not limit then
-  return redis.error_reply('CARTBADARG terms or release limit')
-end
-
-local cart_id = string.sub(KEYS[2], #call.prefix + 6)
-local cart = cart_load(call, cart_id)
-local line_ids = {}
-for index = 7, #ARGV do
-  line_ids[#line_ids + 1] = ARGV[index]
-end
-if #line_ids == 0 then
-  line_ids = line_order(cart)
-end
-local released = {}
-for _, line_id in ipairs(line_ids) do
-  if not cart.lines[line_id] then
-    return { 'ITEM_NOT_FOUND', line_id }
-  end
-  local sku = line_sku(line_id)
-  if not released[sku] then
-    released[sku] = true
-    local count, more_due = hold_release_if_due(call, sku, math.max(1, limit))
-    if more_due then
-      return { 'AGAIN' }
-    end
-    limit = limit - count
-  end
+local extends, limit = ARGV[8] == '1', tonumber(ARGV[9])
+if not limit then
+  return redis.error_reply('CARTBADARG release limit')
 end
 
-cart = cart_load(call, cart_id)
+local cart, more_due = cart_release_due(call, cart_id, limit)
+if more_due then
+  return { 'AGAIN' }
+end
 if cart.held + cart.waiting > 0 and owner_release_due(call, cart) > 0 then
   cart = cart_load(call, cart_id)
 end
-local took = 0
+if version_differs(cart, ARGV[5]) then
+  return { 'VERSION_CONFLICT', cart.version }
+end
+local line_ids = {}
+for index = 10, #ARGV do
+  if not cart.lines[ARGV[index]] then
+    return { 'ITEM_NOT_FOUND', ARGV[index] }
+  end
+  line_ids[#line_ids + 1] = ARGV[index]
+end
+if #ARGV < 10 then
+  line_ids = line_order(cart)
+end
+
 for _, line_id in ipairs(line_ids) do
   local line, stock = cart.lines[line_id], sku_load(call, line_sku(line_id))
-  if hold_retake(call, cart, line_id, terms) then
-    took = took + 1
-  elseif (line.quantity > line.held or line.expires <= call.now) and stock and sku_has_due(call, stock) then
+  if
+    not hold_retake(call, cart, line_id, terms)
+    and (line.quantity > line.held or line.expires <= call.now)
+    and stock
+    and sku_has_due(call, stock)
+  then
     -- Units that are due may be this line's: those of others, or its own, which lapsed behind a crowd.
     return { 'AGAIN' }
   end
-  if extend and stock and line.held > 0 and line.expires > call.now then
+  if extends and stock and line.held > 0 and line.expires > call.now then
     hold_take(call, cart, stock, line_id, line, line.held, terms, false)
     cart.changed[line_id] = true
   end
 end
-if next(cart.changed) then
-  if cart.ttl == 0 then
-    cart.ttl = terms.cart_ttl
-  end
-  cart_save(call, cart, nil)
+if not next(cart.changed) then
+  return mutation_reply(call, 0, cart)
 end
-return { 'OK', took }
+if extends or cart.ttl == 0 then
+  cart.ttl = terms.cart_ttl
+end
+-- Extending is a mutation, so that the cart's snapshot learns of it and a rebuild takes the holds again. Looking
+-- whether the cart can be bought is none: who asks is not told a version, and his If-Match goes on to be right.
+cart_save(call, cart, extends and call.now or nil)
+local reply = mutation_reply(call, 0, cart)
+ring_remember(KEYS[2], ARGV[6], ARGV[7], reply)
+return reply

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -437,6 +438,45 @@ async def test_mutations_are_replayed_when_the_key_comes_again(api: Any) -> None
         assert again.headers["Idempotent-Replayed"] == "true"
         assert again.json()["version"] == first.json()["version"]
         assert again.json()["summary"] == first.json()["summary"]
+
+
+async def test_extend_is_replayed_when_the_key_comes_again(api: Any) -> None:
+    await api.sell()
+    await api.add()
+    key = {"Idempotency-Key": "k"}
+    first = await api.ana.post("/v1/cart/holds/extend", headers=key)
+    await api.ana.patch("/v1/cart/items/MUG", json={"quantity": 2})
+
+    again = await api.ana.post("/v1/cart/holds/extend", headers=key)
+    other = await api.ana.post("/v1/cart/validate", headers=key)
+
+    assert "Idempotent-Replayed" not in first.headers
+    assert (again.status_code, again.headers["Idempotent-Replayed"]) == (200, "true")
+    now = await api.ana.get("/v1/cart")
+    assert again.headers["ETag"] == now.headers["ETag"]
+    assert again.json()["version"] == now.json()["version"]
+    assert (other.status_code, other.json()["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
+
+
+async def test_validate_is_replayed_when_it_had_held_a_line_again(api: Any, monkeypatch: Any) -> None:
+    await api.sell()
+    await api.add()
+    key = {"Idempotency-Key": "k"}
+    unchanged = await api.ana.post("/v1/cart/validate", headers=key)
+    lapsed_ms = int(time.time() * 1_000) + api.store.settings.hold_ttl_member_seconds * 1_000
+    monkeypatch.setattr(api.store.engine, "_now_ms", lambda: lapsed_ms)
+    version = (await api.ana.get("/v1/cart")).json()["version"]
+
+    first = await api.ana.post("/v1/cart/validate", headers=key)
+    again = await api.ana.post("/v1/cart/validate", headers=key)
+    other = await api.ana.post("/v1/cart/validate", json={"line_ids": ["MUG"]}, headers=key)
+
+    assert "Idempotent-Replayed" not in unchanged.headers
+    assert "Idempotent-Replayed" not in first.headers
+    assert (again.status_code, again.headers["Idempotent-Replayed"]) == (200, "true")
+    assert again.json() == first.json()
+    assert (other.status_code, other.json()["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
+    assert (await api.ana.get("/v1/cart")).json()["version"] == version
 
 
 async def test_add_refuses_when_the_key_was_used_for_another_body(api: Any) -> None:

@@ -21,6 +21,7 @@ from cartstore.model import (
     CheckoutRequest,
     Event,
     Guard,
+    HoldResult,
     Line,
     LineResult,
     Order,
@@ -300,7 +301,26 @@ class Shop:
         terms: CartTerms = TERMS,
         extend: bool = False,
     ) -> Cart:
-        return await self.engine.hold_lines(cart_id, line_ids, terms=terms, extend=extend)
+        return (await self.hold_lines(cart_id, line_ids, terms=terms, extend=extend)).cart
+
+    async def hold_lines(
+        self,
+        cart_id: str,
+        line_ids: Sequence[str] | None = None,
+        *,
+        extend: bool = False,
+        terms: CartTerms = TERMS,
+        key: str | None = None,
+        fingerprint: str = "hold",
+        if_match: int | None = None,
+    ) -> HoldResult:
+        return await self.engine.hold_lines(
+            cart_id,
+            line_ids,
+            terms=terms,
+            extend=extend,
+            guard=Guard(idempotency_key=key, fingerprint=fingerprint, if_match=if_match),
+        )
 
     async def checkout(
         self,

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from cartstore import limits
-from cartstore.errors import InsufficientStock, ItemNotFound
+from cartstore.errors import InsufficientStock, ItemNotFound, VersionConflict
 
 from .shop import ANN, BEN, GUS, LIFETIME_MS, MINUTE_MS, SECOND_MS, TERMS, Shop, terms
 
@@ -238,7 +238,7 @@ async def test_hold_leaves_its_owner_room_when_the_clock_stepped_far_back(shop: 
     elif verb == "put":
         await shop.put(ANN, ("mug", 1), terms=few)
     elif verb == "hold":
-        await shop.engine.hold_lines(ANN, ("mug",), terms=few, extend=False)
+        await shop.hold(ANN, ("mug",), terms=few)
     else:
         await shop.checkout(ANN, line_ids=("mug",), terms=few)
 
@@ -407,6 +407,34 @@ async def test_hold_lines_moves_the_expiry_when_it_extends(shop: Shop) -> None:
     assert a.hold_expires_at_ms == shop.now_ms + TERMS.hold_ttl_ms
     assert a.first_held_at_ms == added.line.first_held_at_ms
     assert b.hold_expires_at_ms == added.line.hold_expires_at_ms
+
+
+async def test_hold_lines_gives_a_new_version_when_it_extends(shop: Shop) -> None:
+    await shop.sell("tee", 5)
+    added = await shop.add(ANN, "tee", 2)
+    shop.advance(MINUTE_MS)
+
+    result = await shop.hold_lines(ANN, extend=True)
+
+    assert result.summary.version > added.summary.version
+    assert (result.summary.total_items, result.summary.subtotal_minor) == (2, added.summary.subtotal_minor)
+    assert result.cart.summary == result.summary
+    assert result.cart.updated_at_ms == shop.now_ms
+
+
+@pytest.mark.parametrize("extend", [True, False])
+async def test_hold_lines_refuses_when_the_version_is_another(shop: Shop, extend: bool) -> None:
+    await shop.sell("tee", 5)
+    added = await shop.add(ANN, "tee")
+    shop.advance(TERMS.hold_ttl_ms)
+
+    with pytest.raises(VersionConflict):
+        await shop.hold_lines(ANN, extend=extend, if_match=added.summary.version + 1)
+    untouched = await shop.cart(ANN)
+    held = await shop.hold_lines(ANN, extend=extend, if_match=added.summary.version)
+
+    assert untouched.lines[0].held == 0
+    assert held.cart.lines[0].held == 1
 
 
 async def test_hold_lines_stops_at_the_cap_when_it_extends(shop: Shop) -> None:
@@ -585,7 +613,7 @@ async def test_hold_lines_holds_again_when_a_crowd_lapsed_before_it(shop: Shop) 
     await shop.add(ANN, "tee", 2)
     shop.advance(TERMS.hold_ttl_ms)
 
-    cart = await shop.engine.hold_lines(ANN, None, terms=TERMS, extend=False)
+    cart = await shop.hold(ANN)
 
     assert [(line.held, line.first_held_at_ms) for line in cart.lines] == [(2, shop.now_ms)]
 

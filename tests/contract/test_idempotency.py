@@ -15,7 +15,7 @@ from cartstore.errors import (
 )
 from cartstore.limits import IDEMPOTENCY_RING_SIZE
 
-from .shop import ANN, BEN, MINUTE_MS, Shop
+from .shop import ANN, BEN, MINUTE_MS, TERMS, Shop
 
 Mutation = Callable[..., Awaitable[Any]]
 
@@ -28,6 +28,7 @@ MUTATIONS: dict[str, Mutation] = {
     "put": lambda shop, **guard: shop.put(ANN, ("a", 4), ("b", 1), **guard),
     "put partial": lambda shop, **guard: shop.put(ANN, ("a", 4), ("b", 99), mode="partial", **guard),
     "accept": lambda shop, **guard: shop.accept(ANN, **guard),
+    "extend": lambda shop, **guard: shop.hold_lines(ANN, extend=True, **guard),
 }
 
 parametrize_mutations = pytest.mark.parametrize("mutate", MUTATIONS.values(), ids=MUTATIONS.keys())
@@ -141,6 +142,56 @@ async def test_clear_is_not_remembered_when_it_changed_nothing(shop: Shop) -> No
     result = await shop.add(ANN, "a", key="k", fingerprint="other")
 
     assert not result.replayed
+
+
+async def test_extend_moves_no_hold_when_it_is_repeated(shop: Shop) -> None:
+    await _fill(shop)
+    first = await shop.hold_lines(ANN, extend=True, key="k")
+    shop.advance(MINUTE_MS)
+
+    again = await shop.hold_lines(ANN, extend=True, key="k")
+
+    assert again.replayed
+    assert again.cart.lines[0].hold_expires_at_ms == first.cart.lines[0].hold_expires_at_ms
+    assert again.cart == await shop.cart(ANN)
+
+
+async def test_extend_is_not_remembered_when_nothing_is_held(shop: Shop) -> None:
+    await shop.sell("a", 9, hold_policy="on_checkout")
+    before = await shop.add(ANN, "a")
+    result = await shop.hold_lines(ANN, extend=True, key="k")
+
+    after = await shop.add(ANN, "a", key="k", fingerprint="other")
+
+    assert result.summary == before.summary
+    assert not after.replayed
+
+
+async def test_hold_lines_holds_nothing_when_it_is_repeated(shop: Shop) -> None:
+    await _fill(shop)
+    shop.advance(TERMS.hold_ttl_ms)
+    first = await shop.hold_lines(ANN, key="k")
+    shop.advance(TERMS.hold_ttl_ms)
+
+    again = await shop.hold_lines(ANN, key="k")
+    with pytest.raises(IdempotencyKeyReused):
+        await shop.hold_lines(ANN, key="k", fingerprint="other")
+
+    assert (first.replayed, again.replayed) == (False, True)
+    assert (first.cart.lines[0].held, again.cart.lines[0].held) == (2, 0)
+    assert again.summary == first.summary
+    assert (await shop.level("a")).held == 0
+
+
+async def test_hold_lines_is_not_remembered_when_it_held_nothing(shop: Shop) -> None:
+    await _fill(shop)
+    await shop.hold_lines(ANN, key="k")
+    shop.advance(TERMS.hold_ttl_ms)
+
+    result = await shop.hold_lines(ANN, key="k")
+
+    assert not result.replayed
+    assert result.cart.lines[0].held == 2
 
 
 async def test_cart_remembers_16_keys_when_more_were_used(shop: Shop) -> None:

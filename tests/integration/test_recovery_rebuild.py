@@ -190,6 +190,25 @@ async def _put_last_unit(store: CartStore, *, hold_ttl_seconds: int) -> None:
     await store.put_product(Product(id="last", title="Last", currency="USD", variants=(variant,)))
 
 
+async def test_hold_comes_back_when_it_was_only_extended_since_its_snapshot(
+    store: CartStore, client: redis.Redis
+) -> None:
+    await _put_last_unit(store, hold_ttl_seconds=1)
+    await store.adjust_stock("last", 1, reason="delivery", reference="1")
+    await store.add_line(ANN, "last")
+    await archive_all(store)
+    # Extended under terms that last longer than this test, and nothing else changes the cart.
+    await _put_last_unit(store, hold_ttl_seconds=600)
+    await store.extend_holds(ANN)
+    await asyncio.sleep(1.1)
+    await archive_all(store)
+
+    await client.flushdb()
+    await until_open(store)
+
+    assert await held_by(store, ANN) == {"last": 1}
+
+
 @pytest.mark.parametrize("change", ["add", "return"])
 async def test_lapsed_hold_is_not_taken_again_when_its_cart_was_changed_without_extending_it(
     store: CartStore, client: redis.Redis, change: str

@@ -18,6 +18,7 @@ from cartstore.model import (
     CartResult,
     Checkout,
     Event,
+    HoldResult,
     ItemOutcome,
     Line,
     LineResult,
@@ -120,6 +121,9 @@ def of_result(result: Any, cart_id: str, versions: Versions) -> Any:
             return (*kind, of_summary(result.summary, cart_id, versions))
         case CartResult():
             return ("cart", result.replayed, of_summary(result.summary, cart_id, versions))
+        case HoldResult():
+            summary = of_summary(result.summary, cart_id, versions)
+            return ("hold", result.replayed, summary, of_cart(result.cart, versions))
         case PutResult():
             outcomes = [_of_outcome(outcome) for outcome in result.outcomes]
             return ("put", outcomes, result.replayed, of_summary(result.summary, cart_id, versions))

@@ -420,14 +420,33 @@ class EnginesMachine(RuleBasedStateMachine):
         self.pass_time(elapsed, cart_id)
         self.both(partial(call, match), cart_id)
 
-    @rule(cart_id=carts, chosen=some_places, terms=all_terms, extend=st.booleans(), elapsed=elapses)
+    @rule(
+        cart_id=carts,
+        chosen=some_places,
+        terms=all_terms,
+        extend=st.booleans(),
+        key=keys,
+        match=matches,
+        elapsed=elapses,
+    )
     def hold_lines(
-        self, cart_id: str, chosen: list[int] | None, terms: CartTerms, extend: bool, elapsed: int
+        self,
+        cart_id: str,
+        chosen: list[int] | None,
+        terms: CartTerms,
+        extend: bool,
+        key: str | None,
+        match: Match,
+        elapsed: int,
     ) -> None:
-        self.pass_time(elapsed, cart_id)
         line_ids = self.lines_at(cart_id, chosen)
-        self.both(
-            _calling("hold", cart_id, line_ids, terms=_of_owner(terms, cart_id), extend=extend), cart_id
+        self.mutate(
+            *("hold_lines", cart_id, line_ids),
+            extend=extend,
+            terms=terms,
+            key=key,
+            match=match,
+            elapsed=elapsed,
         )
 
     # --- checkout and payment ------------------------------------------------------------------
@@ -520,7 +539,7 @@ class EnginesMachine(RuleBasedStateMachine):
         self.pass_time(WINDOW_MS if verb == "expire" else 0)
         self.both(_calling(verb, payment_id))
         if is_held_again:
-            self.hold_lines(self.windows[payment_id][0], None, many, False, 0)
+            self.hold_lines(self.windows[payment_id][0], None, many, False, None, "none", 0)
         self.fill(cart_id, wanted, terms)
         self.both(_calling("settle", payment_id))
 

@@ -11,10 +11,10 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, JSONBody
 
 from cartstore import model
-from cartstore.errors import CartError, VersionConflict
+from cartstore.errors import CartError
 from cartstore.store import canonical_properties
 from cartstore_api import cart_calls, schemas, views
-from cartstore_api.answers import Answer
+from cartstore_api.answers import NO_HEADERS, REPLAYED, Answer
 from cartstore_api.bodies import StrictBody
 from cartstore_api.conditions import guard_of
 from cartstore_api.context import context_of
@@ -194,14 +194,18 @@ class CartController(Controller):
     async def validate(
         self, request: AnyRequest, data: JSONBody[schemas.ChosenLines | None] = None
     ) -> Response[schemas.Validation]:
-        """Tries to hold again what lapsed, and tells per line what stands in the way of buying it."""
+        """Tries to hold again what lapsed, and tells per line what stands in the way of buying it. Does not
+        change the version. A repeated key of a call that held something again holds nothing, and tells what
+        stands in the way by now."""
         services = services_of(request)
-        owner = await _unguarded_owner(services, request)
+        guard = guard_of(context_of(request))
+        owner = services.callers.mutator(context_of(request))
         line_ids = data.line_ids if data is not None else None
         try:
-            cart = await services.store.validate_cart(owner, line_ids)
+            result = await services.store.validate_cart(owner, line_ids, guard=guard)
         except CartError as error:
             raise await services.remedies.explain(error, owner) from error
+        cart = result.cart
         products = await services.store.products_by_revision(views.revisions_of(cart.lines))
         settings = services.settings
         verdict = views.validation_view(
@@ -211,7 +215,7 @@ class CartController(Controller):
             currency=settings.currency,
             quantity_max=settings.max_quantity_per_line,
         )
-        return answer(verdict)
+        return answer(verdict, is_replay=result.replayed)
 
     @post(
         "/holds/extend",
@@ -222,12 +226,18 @@ class CartController(Controller):
         responses=responses(401, 403, 412, 422, 503, 504),
     )
     async def extend_holds(self, request: AnyRequest) -> Response[schemas.Cart]:
-        """Extends all holds up to their cap, and tries to hold again what lapsed. Answers the cart."""
+        """Extends all holds up to their cap, and tries to hold again what lapsed. Answers the cart; a
+        repeated key extends nothing and is answered the cart as it is by now."""
         services = services_of(request)
-        owner = await _unguarded_owner(services, request)
-        cart = await services.store.extend_holds(owner)
-        body, etag = await services.text.cart(cart, owner.kind)
-        return Answer(body, 200, ((b"etag", etag),)).response()
+        guard = guard_of(context_of(request))
+        owner = services.callers.mutator(context_of(request))
+        try:
+            result = await services.store.extend_holds(owner, guard=guard)
+        except CartError as error:
+            raise await services.remedies.explain(error, owner) from error
+        body, etag = await services.text.cart(result.cart, owner.kind)
+        replayed = (REPLAYED,) if result.replayed else NO_HEADERS
+        return Answer(body, 200, (*replayed, (b"etag", etag))).response()
 
     @post(
         "/changes/accept",
@@ -270,19 +280,6 @@ def _put_item(item: schemas.PutItem, number: int) -> model.PutItem | model.PutIt
             "VALIDATION_FAILED", f"{field} is not the line of this sku and these properties.", field=field
         )
     return model.PutItem(sku=item.sku, quantity=item.quantity, properties_json=properties_json)
-
-
-async def _unguarded_owner(services: Services, request: AnyRequest) -> model.Owner:
-    """The caller of a mutation that never changes the version. If-Match is compared beforehand: what may
-    happen in between changes nothing that this mutation depends on, and repeating it does no harm."""
-    guard = guard_of(context_of(request))
-    owner = services.callers.mutator(context_of(request))
-    if guard.if_match is not None:
-        version = (await services.store.read_summary(owner)).version
-        if version != guard.if_match:
-            error = VersionConflict(version)
-            raise await services.remedies.explain(error, owner) from error
-    return owner
 
 
 async def _cart_answer(
