@@ -215,7 +215,7 @@ class CartEngine(Protocol):
         The same payment_id with the same fingerprint gives the first checkout as it stands now, with
         `replayed`; so does `other_payment_id`, under which the same key may have begun one. With another
         fingerprint: IdempotencyKeyReused. StoreUnavailable when the record could not be asked for the key
-        and the engine has forgotten some that are not a day old.
+        and the engine cannot rule out that it was used and what it began forgotten.
 
         Then: VersionConflict, CartEmpty (nothing to check
         out), ItemNotFound (a named line is missing). Then every line is checked and all problems are

@@ -55,6 +55,7 @@ FAILPOINTS: Final = frozenset(
         "rebuild.stock_put_back",
         "rebuild.payments_put_back",
         "rebuild.tombstones_put_back",
+        "rebuild.used_put_back",
         "rebuild.carts_put_back",
         "rebuild.held_again",
         "rebuild.anchored",

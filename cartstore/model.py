@@ -500,8 +500,8 @@ def checkout_ids(
 ) -> tuple[str, str]:
     """(checkout_id, payment_id) of one owner's checkout under one key: repeated calls find their order.
 
-    A checkout that begins while the record cannot be asked has ids of its own: should the key be one that the
-    engine has forgotten, the record can take both. Whoever looks for a key looks for both.
+    A checkout that begins while the record cannot be asked has ids of its own: should an engine ever take a
+    used key for a new one, the record can take both. Whoever looks for a key looks for both.
 
     Order ids are `o<partition>-<base>-<n>` for n = 1.. in the order of the sellers' first lines.
     """

@@ -389,8 +389,9 @@ class CartStore:
     ) -> Checkout:
         """Turn lines into pending orders under one payment and acknowledge that as the settings say.
 
-        The same key gives the same checkout for ever. Raises what `CartEngine.begin_checkout` raises,
-        InvalidField, and OutcomeUnknown when an `archived` acknowledgement did not come in time.
+        The same key gives the same checkout for ever; while the record is away, that of a checkout which the
+        engine has forgotten begins nothing (StoreUnavailable). Raises what `CartEngine.begin_checkout`
+        raises, InvalidField, and OutcomeUnknown when an `archived` acknowledgement did not come in time.
         """
         _checked_text(idempotency_key, "Idempotency-Key", limits.IDEMPOTENCY_KEY_LENGTH_MAX)
         _checked_text(payment_method, "payment_method", limits.PAYMENT_METHOD_LENGTH_MAX)

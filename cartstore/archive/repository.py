@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Row, Select, Text, select, tuple_, update
+from sqlalchemy import Row, Select, Text, func, literal, select, tuple_, update
 from sqlalchemy import cast as sql_cast
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -262,6 +263,15 @@ class Archive:
         """Payments that began after a time and are not pending any more, latest first."""
         async with self.database.reading(is_long=True) as connection:
             return list((await connection.execute(_terminal_since(since_ms, limit))).scalars())
+
+    async def payment_ids(self, after: str, limit: int) -> str:
+        """A page of the ids of all payments that there ever were, in their order, separated by spaces: there
+        may be millions, and most of what they cost is a row for each."""
+        page = select(payments.c.payment_id).where(payments.c.payment_id > after)
+        ids = page.order_by(payments.c.payment_id).limit(limit).subquery().c.payment_id
+        query = select(func.string_agg(ids, aggregate_order_by(literal(" "), ids)))
+        async with self.database.reading(is_long=True) as connection:
+            return (await connection.execute(query)).scalar() or ""
 
     async def list_payments(
         self, cart_id: str, *, limit: int = PAGE_SIZE_DEFAULT, before: tuple[int, str] | None = None

@@ -42,5 +42,8 @@ class Keys:
     def orders(self, cart_id: str) -> str:
         return f"{self.prefix}orders:{cart_id}"
 
+    def used(self, bucket: int) -> str:
+        return f"{self.prefix}used:{bucket}"
+
     def reference(self, sku: str, reference: str) -> str:
         return f"{self.prefix}reference:{sku}:{reference}"

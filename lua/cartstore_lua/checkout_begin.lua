@@ -53,6 +53,7 @@
 --- @include is_due
 --- @include payment_release
 --- @include payment_reply
+--- @include used_find
 
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
 if not call then
@@ -78,9 +79,8 @@ for index = 3, KEYS[5] == KEYS[3] and 3 or 5, 2 do
     return payment_reply(call, 'REPLAYED', known_id)
   end
 end
--- An engine that was rebuilt without all of a day's payments cannot tell whether this key was used.
-local forgot = ARGV[15] == '0' and redis.call('HGET', KEYS[1], 'forgot_at')
-if forgot and call.now - tonumber(forgot) < 86400000 then
+-- What the key began may be older than the engine remembers. Only the record has it then.
+if ARGV[15] == '0' and (used_find(call, payment_id) or used_find(call, string.sub(KEYS[5], #call.prefix + 9))) then
   return { 'RECORD_NEEDED' }
 end
 if redis.call('XLEN', KEYS[4]) >= tonumber(ARGV[13]) then

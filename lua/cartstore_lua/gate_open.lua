@@ -36,4 +36,8 @@ redis.call(
   'partitions', ARGV[9], 'layout', ARGV[10]
 )
 redis.call('HDEL', KEYS[1], 'fenced_at', 'progress')
+if not gate[1] then
+  -- Only a shop in which nobody has ever checked out opens an engine that has no gate.
+  redis.call('HSET', KEYS[1], 'used', 'whole')
+end
 return { 'OK' }

@@ -32,4 +32,6 @@ redis.call(
   'lifetime_ms', int(math.max(tonumber(gate[3] or 0), tonumber(ARGV[5]))),
   'partitions', ARGV[6], 'layout', ARGV[7]
 )
+-- Until all payments that there ever were are noted again.
+redis.call('HDEL', KEYS[1], 'used')
 return { 'OK', gate[4] or '0' }

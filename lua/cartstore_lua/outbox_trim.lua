@@ -1,6 +1,7 @@
 --[[
   outbox_trim: forget events that PostgreSQL has, keeping the last applied one, and let what they were about
-  age: a terminal payment and a stock reference stay for a day, so that repeated calls find them.
+  age: a terminal payment and a stock reference stay for a day, so that repeated calls find them. That the key of a
+  payment was used is noted for ever.
   Why atomic: identity and epoch are checked in the step that trims, so a late trim that was meant for
   another history removes nothing.
 
@@ -18,6 +19,7 @@
 ]]
 --- @include call_begin
 --- @include int
+--- @include used_place
 
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
 if not call then
@@ -63,6 +65,10 @@ for _, entry in ipairs(entries) do
       redis.call('ZREM', call.prefix .. 'orders:' .. payment[4], subject)
       for order_id in string.gmatch(payment[3], '%S+') do
         redis.call('PEXPIRE', call.prefix .. 'order:' .. order_id, ARGV[5])
+      end
+      local used_key, member = used_place(call, subject)
+      if used_key then
+        redis.call('SADD', used_key, member)
       end
       redis.call('PEXPIRE', payment_key, ARGV[5])
     end

@@ -8,31 +8,25 @@
   ARGV[2]  now override           ms, '' in production
   ARGV[3]  nonce                  of this call
   ARGV[4]  tombstone              ms
-  ARGV[5]  whole                  '0': there are more than are put back
-  ARGV[6...] per payment: JSON list of lists: the payment's field names and values, then per order its
+  ARGV[5...] per payment: JSON list of lists: the payment's field names and values, then per order its
            order_id and its field names and values
   Returns  {'OK'} | {'FENCED'}
   Faults   CARTBADARG
   Cost     O(lines of the orders)
 ]]
 --- @include call_begin
---- @include int
 --- @include hash_set
 
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
 if not call then
   return { 'FENCED' }
 end
-if #ARGV - 5 ~= #KEYS - 1 then
+if #ARGV - 4 ~= #KEYS - 1 then
   return redis.error_reply('CARTBADARG as many payments as keys')
 end
 
-if ARGV[5] == '0' then
-  -- For a day checkout_begin does not take this engine's word that a key is new.
-  redis.call('HSET', KEYS[1], 'forgot_at', int(call.now))
-end
 for index = 2, #KEYS do
-  local lists = cjson.decode(ARGV[index + 4])
+  local lists = cjson.decode(ARGV[index + 3])
   for place = 2, #lists do
     local order_key = call.prefix .. 'order:' .. table.remove(lists[place], 1)
     hash_set(order_key, lists[place])

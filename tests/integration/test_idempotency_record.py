@@ -126,17 +126,109 @@ async def test_checkout_that_began_with_the_record_is_the_first_when_that_is_awa
     await assert_checkouts(shop, first)
 
 
-async def test_checkout_is_not_lost_when_a_forgotten_key_is_used_while_the_record_is_away(
-    shop: Shop,
-) -> None:
+async def assert_only_the_record_knows(shop: Shop, key: str, first: str) -> None:
+    """Without the record nothing is begun under the key; with it the key means the first checkout."""
+    await shop.store.add_line(ANN, "B", 1)
+    before = await shop.store.read_cart(ANN)
+
+    with record_away(shop):
+        with pytest.raises(StoreUnavailable, match="only it knows"):
+            await shop.check_out(ANN, key)
+        assert (await shop.store.read_cart(ANN)).summary == before.summary
+
+    assert await shop.check_out(ANN, key) == first
+
+
+async def test_forgotten_key_begins_nothing_when_the_record_is_away(shop: Shop) -> None:
     first = await buy(shop, "key")
     await forget(shop, first)
+
+    await assert_only_the_record_knows(shop, "key", first)
+
+    # One that nobody has used begins a checkout all the same, and is forgotten in its turn.
+    with record_away(shop):
+        second = await shop.check_out(ANN, "another")
+    await shop.store.apply_verdict(second, "succeeded")
+    await shop.store.drain_outbox()
+    await forget(shop, second)
+    await assert_only_the_record_knows(shop, "another", second)
+    await assert_checkouts(shop, first, second)
+
+
+@pytest.mark.parametrize("end", ["cancelled", "paid late"])
+async def test_forgotten_key_begins_nothing_when_its_checkout_was_released(shop: Shop, end: str) -> None:
+    await shop.store.add_line(ANN, "B", 1)
+    first = await shop.check_out(ANN, "key")
+    await shop.store.engine.release_payment(first, "cancelled")
+    if end == "paid late":
+        await shop.store.apply_verdict(first, "succeeded")
+    await shop.store.drain_outbox()
+    await forget(shop, first)
+
+    await assert_only_the_record_knows(shop, "key", first)
+    await assert_checkouts(shop, first)
+
+
+@pytest.mark.parametrize("page", [1, 2_000])
+async def test_forgotten_key_begins_nothing_when_the_engine_was_rebuilt(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    payment_ids = [await buy(shop, f"key {number}") for number in range(3)]
+    # As if all of them were older than a day.
+    monkeypatch.setattr(rebuild, "TOMBSTONES_MAX", 0)
+    monkeypatch.setattr(rebuild, "CALL_USED", page)
+    await empty_and_rebuild(shop)
+
+    for number, first in enumerate(payment_ids):
+        await assert_only_the_record_knows(shop, f"key {number}", first)
+
+    with record_away(shop):
+        fourth = await shop.check_out(ANN, "another")
+    await assert_checkouts(shop, *payment_ids, fourth)
+
+
+@pytest.mark.parametrize("why", ["more payments than are noted", "an engine of before"])
+async def test_no_key_begins_a_checkout_without_the_record_when_the_engine_cannot_tell(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    first = await buy(shop, "key")
+    if why == "an engine of before":
+        await shop.redis.hdel(shop.keys.gate, "used")
+        await forget(shop, first)
+    else:
+        monkeypatch.setattr(rebuild, "TOMBSTONES_MAX", 0)
+        monkeypatch.setattr(rebuild, "USED_MAX", 0)
+        # An old copy of the engine's files: its gate is there, and said that all were noted.
+        await shop.redis.hset(shop.keys.gate, "identity", "an engine that is gone")
+        await shop.redis.delete(shop.keys.outbox)
+        await shop.store.recover()
+
+    await assert_only_the_record_knows(shop, "key", first)
+    with record_away(shop), pytest.raises(StoreUnavailable, match="only it knows"):
+        await shop.check_out(ANN, "another")
+
+    # A rebuild that has them all lets checkouts go on again.
+    monkeypatch.undo()
+    second = await shop.check_out(ANN, "another")
+    await shop.store.drain_outbox()
+    await shop.store.snapshot_carts()
+    await empty_and_rebuild(shop)
+    await shop.store.add_line(ANN, "B", 1)
+    with record_away(shop):
+        third = await shop.check_out(ANN, "third")
+    await assert_checkouts(shop, first, second, third)
+
+
+async def test_record_takes_both_when_an_engine_was_wrong_about_a_key(shop: Shop) -> None:
+    """Should an engine ever take a used key for a new one: the two checkouts differ in all their ids."""
+    first = await buy(shop, "key")
+    await forget(shop, first)
+    await shop.redis.delete(*[name async for name in shop.redis.scan_iter(f"{shop.keys.prefix}used:*")])
     await shop.store.add_line(ANN, "B", 1)
 
     with record_away(shop):
         second = await shop.check_out(ANN, "key")
 
-    # It could not be known, so it is a checkout of its own; from then on the key means the first again.
     assert second != first
     await shop.store.drain_outbox()
     assert await shop.check_out(ANN, "key") == first
@@ -158,28 +250,6 @@ async def test_paid_checkout_is_found_when_the_engine_was_rebuilt_and_the_record
     assert 0 < ttl_ms <= 86_400_000
     assert await shop.redis.zscore(shop.keys.due, first) is None
     await assert_checkouts(shop, first)
-
-
-async def test_key_needs_the_record_for_a_day_when_a_rebuild_left_payments_out(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = await buy(shop, "key")
-    monkeypatch.setattr(rebuild, "TOMBSTONES_MAX", 0)
-    await empty_and_rebuild(shop)
-    await shop.store.add_line(ANN, "B", 1)
-
-    with record_away(shop), pytest.raises(StoreUnavailable, match="only it knows"):
-        await shop.check_out(ANN, "key")
-
-    assert await shop.check_out(ANN, "key") == first
-    second = await shop.check_out(ANN, "another")
-    await assert_checkouts(shop, first, second)
-    # A day later every key that it could have forgotten would have been forgotten anyway.
-    await shop.store.add_line(ANN, "B", 1)
-    await shop.redis.hset(shop.keys.gate, "forgot_at", 1)
-    with record_away(shop):
-        third = await shop.check_out(ANN, "third")
-    await assert_checkouts(shop, first, second, third)
 
 
 # --- money ------------------------------------------------------------------------------------------

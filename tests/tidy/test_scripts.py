@@ -152,6 +152,7 @@ def test_keys_are_spelled_as_the_one_speller_does_when_scripts_compute_them() ->
             for name in (keys.cart("x"), keys.sku("x"), keys.holds("x"), keys.payment("x"), keys.order("x"))
         ),
         keys.orders("x").removeprefix(prefix).rstrip("x"),
+        keys.used(0).removeprefix(prefix).rstrip("0"),
         *(
             name.removeprefix(prefix)
             for name in (keys.gate, keys.outbox, keys.holding, keys.due, keys.activity)
