@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import resource
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from benchmarks import pipeline, requests, wrk
 from benchmarks.connections import best_kind
 from benchmarks.measure import Figure, Pair, Result, Sample, interleaved, p99, pairs_of, rate
 from benchmarks.options import Options
 from benchmarks.seeding import carts_of, fill, identity_of, open_shop
-from benchmarks.servers import CPUS, Served, Servers, api, bare, servers
+from benchmarks.servers import CPUS, Served, Servers, api, bare, cpu_of, servers
 from benchmarks.workload import CARTS, Operation, adds, mixed, sku_name
 
 CALLS = 20_000
@@ -30,6 +33,18 @@ USER = Figure(
     baseline=_BARE,
     unit="adds/s",
     at_least=0.70,
+)
+CPU = Figure(
+    key="http_add_cpu",
+    title="http: CPU time of the serving process per add, signed in / bare ASGI app",
+    baseline="the bare app's process, in the same seconds as its rate",
+    unit="us",
+)
+CPU_BESIDE = Figure(
+    key="http_add_cpu_beside",
+    title="http: CPU time of engine and wrk per add, signed in / bare ASGI app",
+    baseline="engine and wrk while the bare app is asked",
+    unit="us",
 )
 GUEST = Figure(
     key="http_add_guest",
@@ -92,7 +107,7 @@ MEMORY = Figure(
     baseline="the bare app's process",
     unit="MB",
 )
-FIGURES = (USER, GUEST, READ, HALF, *OTHERS, MIX, REFUSED, TWO, FSYNC, MEMORY)
+FIGURES = (USER, CPU, CPU_BESIDE, GUEST, READ, HALF, *OTHERS, MIX, REFUSED, TWO, FSYNC, MEMORY)
 
 
 def run(options: Options) -> Iterator[Result]:
@@ -110,6 +125,11 @@ def run(options: Options) -> Iterator[Result]:
         body = requests.read_once(service, who[0])
         plain = stack.enter_context(bare(found, best_kind(), canned=body))
         yield from Http(found, service, plain, who, options).figures(len(body))
+
+
+def _spent_us(spenders: Sequence[str], sample: Sample) -> float:
+    """CPU time per request that these spent together."""
+    return float(sum(sample.details["cpu_us"][name] for name in spenders))
 
 
 def _stock_of_bare(found: Servers) -> None:
@@ -148,11 +168,25 @@ class Http:
     def _closed(
         self, served: Served, file: Path, *, seconds: float | None = None, refused: bool = False
     ) -> Sample:
+        before = self._cpu(served)
         sample = wrk.run(served.url, file, seconds=seconds or self._options.seconds, connections=CONNECTIONS)
         wanted = sample.count if refused else 0
         if sample.failed != wanted:
             raise RuntimeError(f"{sample.failed} of {sample.count} requests were refused, not {wanted}")
-        return sample
+        spent = {
+            name: round((after - before[name]) / sample.count * 1e6, 2)
+            for name, after in self._cpu(served).items()
+        }
+        return msgspec.structs.replace(sample, details=sample.details | {"cpu_us": spent})
+
+    def _cpu(self, served: Served) -> dict[str, float]:
+        """Seconds of CPU time so far, by who spent them."""
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return {
+            "served": cpu_of(*(process.pid or 0 for process in served.processes)),
+            "engine": cpu_of(self._found.engine.pid or 0),
+            "wrk": children.ru_utime + children.ru_stime,
+        }
 
     def _open(self, served: Served, file: Path, asked: float) -> Sample:
         sample = wrk.run(
@@ -184,6 +218,16 @@ class Http:
                 its_note = f"{note}, {body_bytes} bytes" if figure is READ else note
                 pairs = pairs_of(samples[ours], samples[theirs], rate)
                 yield Result(figure=figure, pairs=pairs, note=its_note)
+        for figure, spenders in ((CPU, ("served",)), (CPU_BESIDE, ("engine", "wrk"))):
+            if options.wants(figure):
+                spent = partial(_spent_us, spenders)
+                note = ", ".join(
+                    f"{name} {statistics.median(_spent_us((name,), one) for one in samples[side]):.1f} us"
+                    for side in ("adds", "bare adds")
+                    for name in spenders
+                )
+                pairs = pairs_of(samples["adds"], samples["bare adds"], spent)
+                yield Result(figure=figure, pairs=pairs, note=note)
         if options.wants(MEMORY):
             megabytes = [served.memory() / 1e6 for served in (self._service, self._plain)]
             yield Result(figure=MEMORY, pairs=[Pair(*megabytes)], note="VmRSS")
@@ -198,9 +242,12 @@ class Http:
         service, plain, options = self._service, self._plain, self._options
         found["adds"] = (
             partial(self._closed, service, self._to_service),
-            (USER, REFUSED, FSYNC, HALF, *OTHERS),
+            (USER, CPU, CPU_BESIDE, REFUSED, FSYNC, HALF, *OTHERS),
         )
-        found["bare adds"] = (partial(self._closed, plain, self._to_bare), (USER, GUEST))
+        found["bare adds"] = (
+            partial(self._closed, plain, self._to_bare),
+            (USER, CPU, CPU_BESIDE, GUEST),
+        )
         if options.wants(GUEST):
             guests = requests.guests(service, CARTS)
             file = self._file("guest-adds", requests.to_service(service, guests, self._adds))
