@@ -55,7 +55,6 @@ FAILPOINTS: Final = frozenset(
         "rebuild.stock_put_back",
         "rebuild.payments_put_back",
         "rebuild.tombstones_put_back",
-        "rebuild.used_put_back",
         "rebuild.carts_put_back",
         "rebuild.held_again",
         "rebuild.anchored",
@@ -69,6 +68,7 @@ FAILPOINTS: Final = frozenset(
         "reconcile.counter_set",
         "reconcile.repaired_again",
         "reconcile.counted",
+        "reconcile.used_noted",
     }
 )
 

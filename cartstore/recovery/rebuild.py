@@ -46,12 +46,8 @@ CALL_HOLDS: Final = 500
 CALL_KEYS: Final = 1_000
 CALL_PAYMENTS: Final = 50
 CALL_SKUS: Final = 500
-CALL_USED: Final = 2_000
 TOMBSTONES_MAX: Final = 20_000
 """Terminal payments of the last day that are put back, latest first."""
-USED_MAX: Final = 2_000_000
-"""Payments whose keys are noted as used. With more in the record, an engine that was rebuilt cannot tell
-alone whether a key is new."""
 
 T = TypeVar("T")
 
@@ -136,8 +132,6 @@ class Rebuild:
         reach("rebuild.payments_put_back")
         await self._put_tombstones_back()
         reach("rebuild.tombstones_put_back")
-        await self._put_used_back()
-        reach("rebuild.used_put_back")
         held = await self._put_carts_back(silent_since_ms)
         reach("rebuild.carts_put_back")
         await self._hold_again(held)
@@ -221,26 +215,6 @@ class Rebuild:
                 *(_encode(self._payment_parts(recorded, 0)).decode() for recorded in some),
             )
             self._tell("payments of the last day", start + len(some), len(found))
-
-    async def _put_used_back(self) -> None:
-        done = 0
-
-        async def note(page: str) -> None:
-            nonlocal done
-            await self._call("rebuild_used", (), 0, page)
-            done += page.count(" ") + 1
-            self._tell("keys of all payments", done, None)
-
-        await _overlapped(self._pages_of_payment_ids(), note)
-        if done <= USED_MAX:
-            await self._call("rebuild_used", (), 1, "")
-
-    async def _pages_of_payment_ids(self) -> AsyncIterator[str]:
-        after, count = "", 0
-        while count <= USED_MAX and (page := await self._archive.payment_ids(after, CALL_USED)):
-            yield page
-            after = page.rpartition(" ")[2]
-            count += page.count(" ") + 1
 
     def _payment_parts(self, recorded: Recorded, silent_since_ms: int) -> list[list[str]]:
         payment, orders = recorded

@@ -26,6 +26,7 @@ from cartstore.recovery.counters import KEYS_PER_PIECE, ClaimVisit, CounterAudit
 from cartstore.recovery.drift import COUNTERS, DRIFT_KINDS, HIDING, Drift, DriftKind, drift_of_counter
 from cartstore.recovery.looks import LOOKS_AT_ONCE, PAGE_SUBJECTS, Looks, Subject, slices
 from cartstore.recovery.report import ReconcileReport
+from cartstore.recovery.used import RUN_PAYMENTS_MAX, NotingEngine, note_used
 
 if TYPE_CHECKING:
     from cartstore.store import CartStore
@@ -85,6 +86,12 @@ class Reconciler:
                 reach("reconcile.repaired")
                 await self._count_claims(run, is_whole=limit is None)
                 reach("reconcile.counted")
+                await note_used(
+                    cast(NotingEngine, self._engine),
+                    self._store.archive,
+                    payments_max=RUN_PAYMENTS_MAX if limit else None,
+                )
+                reach("reconcile.used_noted")
         except BaseException:
             # The walk may have been cut in its middle, and could not tell that from its end.
             self._pages = None

@@ -22,6 +22,7 @@ from cartstore.recovery.audits import (
 from cartstore.recovery.counters import Claim, Counted, CounterAudit
 from cartstore.recovery.snapshots import CartDump, GoneCarts
 from cartstore.redis.caller import ScriptCaller, translate
+from cartstore.redis.gate import read_gate
 from cartstore.redis.replies import STOCK_FIELDS, read_level, read_snapshot
 from cartstore.redis.scripts import script
 from cartstore.redis.store import RedisEngine
@@ -172,6 +173,14 @@ class AuditedRedisEngine(RedisEngine):
         """Take carts that are gone out of `activity`; those that it took."""
         reply = await self.call(script("cart_forget"), (self.keys.gate, self.keys.activity), *cart_ids)
         return list(reply[1:])
+
+    async def noted_to(self) -> tuple[int, str]:
+        gate = await read_gate(self._client, self.keys)
+        return gate.epoch, gate.used
+
+    async def note_used(self, payment_ids: str, *, after: str, epoch: int) -> bool:
+        reply = await self.call(script("used_note"), (self.keys.gate,), epoch, after, payment_ids)
+        return bool(reply[0] == "OK")
 
     async def repair_index(self, sku: str) -> int:
         keys = (self.keys.gate, self.keys.sku(sku))

@@ -30,6 +30,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     fenced_at_ms: int = 0
     beat: int = 0
     """Grows while somebody rebuilds the partition."""
+    used: str = ""
+    """How far it is noted which payments there ever were (recovery/used.py)."""
     progress: str = ""
     """How far the rebuild is, for people to read."""
 
@@ -57,6 +59,7 @@ async def read_gate(client: Redis, keys: Keys) -> Gate:
         lifetime_ms=int(fields.get("lifetime_ms", 0)),
         fenced_at_ms=int(fields.get("fenced_at", 0)),
         beat=int(fields.get("beat", 0)),
+        used=fields.get("used", ""),
         progress=fields.get("progress", ""),
     )
 

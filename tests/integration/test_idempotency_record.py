@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import pytest
 from reconcile_shop import BUYER, Shop, open_shop
@@ -16,7 +17,7 @@ from reconcile_shop import BUYER, Shop, open_shop
 from cartstore import Owner
 from cartstore.embedded import Database
 from cartstore.errors import IdempotencyKeyReused, OutcomeUnknown, StoreUnavailable
-from cartstore.recovery import rebuild
+from cartstore.recovery import rebuild, used
 
 ANN = Owner("user", "ann")
 
@@ -176,8 +177,9 @@ async def test_forgotten_key_begins_nothing_when_the_engine_was_rebuilt(
     payment_ids = [await buy(shop, f"key {number}") for number in range(3)]
     # As if all of them were older than a day.
     monkeypatch.setattr(rebuild, "TOMBSTONES_MAX", 0)
-    monkeypatch.setattr(rebuild, "CALL_USED", page)
+    monkeypatch.setattr(used, "PAGE_PAYMENTS", page)
     await empty_and_rebuild(shop)
+    await shop.reconcile()
 
     for number, first in enumerate(payment_ids):
         await assert_only_the_record_knows(shop, f"key {number}", first)
@@ -187,7 +189,35 @@ async def test_forgotten_key_begins_nothing_when_the_engine_was_rebuilt(
     await assert_checkouts(shop, *payment_ids, fourth)
 
 
-@pytest.mark.parametrize("why", ["more payments than are noted", "an engine of before"])
+async def test_walk_goes_on_where_another_left_it_when_payments_are_noted_in_pieces(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A late writer that read its place before a rebuild, or beside another, changes nothing."""
+    for number in range(3):
+        await buy(shop, f"key {number}")
+    monkeypatch.setattr(rebuild, "TOMBSTONES_MAX", 0)
+    monkeypatch.setattr(used, "PAGE_PAYMENTS", 1)
+    await empty_and_rebuild(shop)
+    engine, archive = cast(used.NotingEngine, shop.store.engine), shop.store.archive
+    epoch, place = await engine.noted_to()
+    assert place == ""
+
+    assert await used.note_used(engine, archive, payments_max=1) == 1
+    assert not await engine.note_used("", after=place, epoch=epoch)
+    _, place = await engine.noted_to()
+    assert place == await archive.payment_ids("", 1)
+    assert not await engine.note_used("", after=place, epoch=epoch - 1)
+    left = (await archive.payment_ids(place, 100)).split()
+    assert len(left) > 1
+    assert await used.note_used(engine, archive) == len(left)
+    assert await engine.noted_to() == (epoch, used.WHOLE)
+    assert await used.note_used(engine, archive) == 0
+
+    await empty_and_rebuild(shop)
+    assert await engine.noted_to() == (epoch + 1, "")
+
+
+@pytest.mark.parametrize("why", ["payments are not noted yet", "an engine of before"])
 async def test_no_key_begins_a_checkout_without_the_record_when_the_engine_cannot_tell(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
@@ -197,7 +227,6 @@ async def test_no_key_begins_a_checkout_without_the_record_when_the_engine_canno
         await forget(shop, first)
     else:
         monkeypatch.setattr(rebuild, "TOMBSTONES_MAX", 0)
-        monkeypatch.setattr(rebuild, "USED_MAX", 0)
         # An old copy of the engine's files: its gate is there, and said that all were noted.
         await shop.redis.hset(shop.keys.gate, "identity", "an engine that is gone")
         await shop.redis.delete(shop.keys.outbox)
@@ -207,12 +236,13 @@ async def test_no_key_begins_a_checkout_without_the_record_when_the_engine_canno
     with record_away(shop), pytest.raises(StoreUnavailable, match="only it knows"):
         await shop.check_out(ANN, "another")
 
-    # A rebuild that has them all lets checkouts go on again.
+    # Once all are noted, checkouts go on again.
     monkeypatch.undo()
     second = await shop.check_out(ANN, "another")
     await shop.store.drain_outbox()
     await shop.store.snapshot_carts()
     await empty_and_rebuild(shop)
+    await shop.reconcile()
     await shop.store.add_line(ANN, "B", 1)
     with record_away(shop):
         third = await shop.check_out(ANN, "third")
