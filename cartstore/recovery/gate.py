@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from cartstore.archive.drain import drain
 from cartstore.archive.repository import Archive
 from cartstore.catalog.repository import CatalogRepository
-from cartstore.errors import StoreRecovering
+from cartstore.errors import StoreRecovering, StoreUnavailable
 from cartstore.failpoints import reach
 from cartstore.model import CartTerms, Partition, Position
 from cartstore.recovery.rebuild import Progress, Rebuild, no_progress
@@ -86,6 +86,9 @@ class Recovery:
         Raises StoreRecovering when another recoverer is at work or took over, StoreUnavailable.
         """
         seen, is_open = await self.gate()
+        if is_open and await self._was_replaced(seen):
+            await self._outbox.fence("Another engine was opened after this one.", epoch=seen.epoch)
+            seen, is_open = await self.gate()
         if is_open:
             return False
         if seen.state == "rebuilding" and self._is_moving(seen):
@@ -95,6 +98,16 @@ class Recovery:
             reach("recovery.proved")
             return await self._reopen(seen)
         return await self._rebuild(seen, on_progress)
+
+    async def _was_replaced(self, seen: Gate) -> bool:
+        """Whether an open gate is that of an engine in whose place another was opened, and which is back: a
+        primary that was never restarted, a machine that was put to sleep. It knows itself, so no call of its
+        scripts finds anything wrong, while the record takes nothing of it any more. False when the record
+        cannot be asked: an open gate does not wait for it."""
+        try:
+            return seen.epoch < await self._archive.fence_epoch()
+        except StoreUnavailable:
+            return False
 
     async def _wait_for_the_old_primary(self, seen: Gate) -> None:
         """Raise StoreRecovering while the primary whose place a replica took may still take writes: one that

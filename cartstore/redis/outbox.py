@@ -80,12 +80,14 @@ class RedisOutbox:
         """Stop the sale of these SKUs. Raises StoreRecovering, StoreUnavailable, OutcomeUnknown."""
         await self._engine.freeze_skus(skus, frozen=True)
 
-    async def fence(self, reason: str) -> None:
-        """Stop the partition's writes until it is recovered, unless it was recovered since `find` looked.
+    async def fence(self, reason: str, *, epoch: int | None = None) -> None:
+        """Stop the partition's writes until it is recovered, unless it is not in `epoch` any more: by default
+        that in which `find` looked.
 
         Raises StoreUnavailable; StoreRecovering when it is fenced already.
         """
-        reply = await self._engine.call(script("gate_fence"), (self._keys.gate,), self._found_in_epoch)
+        proved_in = self._found_in_epoch if epoch is None else epoch
+        reply = await self._engine.call(script("gate_fence"), (self._keys.gate,), proved_in)
         if reply[1] == "1":
             _log.error("partition %s fenced: %s", self._engine.partition.tag, reason)
 

@@ -1,5 +1,5 @@
-"""Goal: an engine that is a copy of an earlier one is told apart from the one that the record follows, and a
-hold that no clock can tell to be over does not come back.
+"""Goal: an engine that is a copy of an earlier one, or an earlier one itself, is told apart from the one that
+the record follows, and a hold that no clock can tell to be over does not come back.
 
 Method: a store on the shared servers; its engine is given other contents, its clock is moved by hand.
 """
@@ -13,6 +13,7 @@ from contract.shop import LIFETIME_MS, MINUTE_MS
 from property.shop_with_record import ShopWithRecord, open_shop_with_record
 
 from cartstore import Owner, Product, Variant
+from cartstore.errors import StoreRecovering
 
 ANN, BEN = Owner("user", "ann"), Owner("user", "ben")
 
@@ -50,6 +51,35 @@ async def test_gate_opens_when_a_copy_has_events_from_before_another_engine_took
 
     assert await is_open(shop)
     assert (await shop.store.read_stock("a")).on_hand == (3 if is_archived else 0)
+
+
+@pytest.mark.parametrize("job", ["drain_outbox", "snapshot_carts"])
+async def test_gate_opens_anew_when_an_engine_is_back_that_another_took_over_from(
+    shop: ShopWithRecord, job: str
+) -> None:
+    """It was never restarted, so that its gate is open for it, and the record takes neither its events nor
+    its carts any more. A worker recovers when it is told so; what the engine did meanwhile is put right from
+    the record, and it is of use again."""
+    await shop.store.drain_outbox()
+    gate_key = shop.outbox._keys.gate
+    identity = await shop.client.hget(gate_key, "identity")
+    first = await shop.copy_engine()
+    await shop.replace_engine(first)
+    await shop.store.recover()
+    await shop.replace_engine(first)
+    await shop.client.hset(gate_key, "identity", identity)
+    assert await is_open(shop)
+    await shop.store.adjust_stock("a", 1, reason="delivery", reference="2")
+
+    with pytest.raises(StoreRecovering):
+        await getattr(shop.store, job)()
+    assert await shop.store.recover()
+
+    assert await is_open(shop)
+    assert (await shop.store.read_stock("a")).on_hand == 3
+    await shop.store.add_line(ANN, "a", 1)
+    await shop.store.adjust_stock("a", 1, reason="delivery", reference="2")
+    assert (await shop.store.drain_outbox(), await shop.store.snapshot_carts()) == (1, 1)
 
 
 async def test_engine_goes_on_when_it_only_forgot_that_it_was_opened_again(shop: ShopWithRecord) -> None:
