@@ -195,14 +195,29 @@ class Archive:
     async def raising_epoch(self, least: int) -> AsyncIterator[RaisedEpoch]:
         """Draw an epoch, at least `least`, that no recoverer has drawn, and refuse every older one's events
         from the end of the context on. The cursor is locked meanwhile, so that it is what the epoch follows;
-        a body that raises gives the epoch back: the record never waits for one that no gate has."""
+        a body that raises leaves the older ones as they were: the record never waits for an epoch that no
+        gate has. Raises StoreRecovering when a later one was drawn and opened in between."""
+        epoch = await self._draw_epoch(least)
         async with self.database.transaction() as connection:
             row = (await connection.execute(_CURSOR.with_for_update())).one()
-            epoch = max(least, row.fence_epoch + 1, row.epoch + 1)
+            if row.fence_epoch >= epoch:
+                raise StoreRecovering("Another process opened the gate.")
             await connection.execute(
                 update(outbox_cursor).where(outbox_cursor.c.partition == PARTITION).values(fence_epoch=epoch)
             )
             yield RaisedEpoch(epoch=epoch, cursor=Position(row.epoch, row.seq), nonce=row.nonce)
+
+    async def _draw_epoch(self, least: int) -> int:
+        """Committed before any gate has it. A gate may be opened in it and the transaction that was to tell
+        the record be lost; were it drawn again, for an engine that then lost that gate, two histories would
+        count their events alike, and a checkout of the lost one be acknowledged by an event of the other."""
+        async with self.database.transaction() as connection:
+            row = (await connection.execute(select(outbox_cursor).with_for_update())).one()
+            epoch: int = max(least, row.drawn_epoch + 1, row.fence_epoch + 1, row.epoch + 1)
+            await connection.execute(
+                update(outbox_cursor).where(outbox_cursor.c.partition == PARTITION).values(drawn_epoch=epoch)
+            )
+            return epoch
 
     # --- the outbox's counterpart --------------------------------------------------------------
 

@@ -73,9 +73,13 @@ outbox_cursor = Table(
     Column("nonce", Text, nullable=False),
     # Events of an older epoch come from an engine that was replaced, and are never applied.
     Column("fence_epoch", BigInteger, nullable=False, server_default=text("0")),
+    # The last one that a recoverer drew, also if it died before the record refused the older ones.
+    Column("drawn_epoch", BigInteger, nullable=False, server_default=text("0")),
     Column("snapshot_change", BigInteger, nullable=False, server_default=text("0")),
     Column("snapshot_at_ms", BigInteger, nullable=False, server_default=text("0")),
-    *_not_negative("partition", "epoch", "seq", "fence_epoch", "snapshot_change", "snapshot_at_ms"),
+    *_not_negative(
+        "partition", "epoch", "seq", "fence_epoch", "drawn_epoch", "snapshot_change", "snapshot_at_ms"
+    ),
     comment="The last applied event of each partition; its row lock makes the drain single.",
 )
 

@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 from contract.shop import LIFETIME_MS, MINUTE_MS
-from property.shop_with_record import ShopWithRecord, open_shop_with_record
+from property.shop_with_record import Died, ShopWithRecord, dying_at, open_shop_with_record
 
 from cartstore import Owner, Product, Variant
-from cartstore.errors import StoreRecovering
+from cartstore.archive.acknowledgement import Acknowledgement
+from cartstore.errors import OutcomeUnknown, StoreRecovering
 
 ANN, BEN = Owner("user", "ann"), Owner("user", "ben")
 
@@ -80,6 +81,29 @@ async def test_gate_opens_anew_when_an_engine_is_back_that_another_took_over_fro
     await shop.store.add_line(ANN, "a", 1)
     await shop.store.adjust_stock("a", 1, reason="delivery", reference="2")
     assert (await shop.store.drain_outbox(), await shop.store.snapshot_carts()) == (1, 1)
+
+
+async def test_event_proves_nothing_of_a_lost_one_when_the_record_never_heard_of_its_epoch(
+    shop: ShopWithRecord,
+) -> None:
+    """The gate was opened, and the transaction that was to tell the record was lost; then the engine lost
+    that gate and all that came after it. Who still waits for an event of then must not take the next engine's
+    for it."""
+    await shop.store.drain_outbox()
+    before = await shop.copy_engine()
+    await shop.replace_engine(before)
+    with dying_at("recovery.opened", 1), pytest.raises(Died):
+        await shop.store.recover()
+    lost = await shop.store.adjust_stock("a", 1, reason="delivery", reference="lost")
+
+    await shop.replace_engine(before)
+    await shop.store.recover()
+    await shop.store.adjust_stock("a", 1, reason="delivery", reference="2")
+    await shop.store.drain_outbox()
+
+    waiting = Acknowledgement("archived", shop.store.archive, timeout_ms=200, ring=lambda: None)
+    with pytest.raises(OutcomeUnknown):
+        await waiting.wait(lost.position)
 
 
 async def test_engine_goes_on_when_it_only_forgot_that_it_was_opened_again(shop: ShopWithRecord) -> None:
