@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from cartstore.archive.drain import drain
 from cartstore.archive.repository import Archive
 from cartstore.catalog.repository import CatalogRepository
-from cartstore.errors import StoreRecovering, StoreUnavailable
+from cartstore.errors import ContractError, StoreRecovering, StoreUnavailable
 from cartstore.failpoints import reach
 from cartstore.model import CartTerms, Partition, Position
 from cartstore.recovery.rebuild import Progress, Rebuild, no_progress
@@ -95,8 +95,10 @@ class Recovery:
             raise StoreRecovering("Another process is rebuilding the partition from PostgreSQL.")
         await self._wait_for_the_old_primary(seen)
         if seen.state != "rebuilding" and await self._continues_the_record(seen):
-            reach("recovery.proved")
-            return await self._reopen(seen)
+            if await self._has_all_carts(seen):
+                reach("recovery.proved")
+                return await self._reopen(seen)
+            await self._drain_before_rebuild()
         return await self._rebuild(seen, on_progress)
 
     async def _was_replaced(self, seen: Gate) -> bool:
@@ -128,14 +130,8 @@ class Recovery:
             )
 
     async def _continues_the_record(self, seen: Gate) -> bool:
-        """Whether the stream holds the last event that the record applied, with its nonce, nothing after it
-        that the record refuses, and carts that are no older than their snapshots.
-
-        Mutations are no events: an engine that lost only some of them still has the last event. It has
-        nothing then that the record does not have.
-        """
-        if seen.exists and seen.change < (await self._archive.snapshots.state()).change:
-            return False
+        """Whether the stream holds the last event that the record applied, with its nonce, and nothing after
+        it that the record refuses."""
         cursor, nonce = await self._archive.cursor()
         if not seen.exists:
             # Nothing was ever archived nor sold: an empty engine is as it should be.
@@ -147,6 +143,19 @@ class Recovery:
         # A copy of an engine that was replaced since: what the record does not have of it comes too late.
         following = await self._outbox.read(cursor, 1)
         return not following or following[0].position.epoch >= await self._archive.fence_epoch()
+
+    async def _has_all_carts(self, seen: Gate) -> bool:
+        """Whether the carts are no older than their snapshots. Mutations are no events: an engine that lost
+        only some of them still has the last event."""
+        return not seen.exists or seen.change >= (await self._archive.snapshots.state()).change
+
+    async def _drain_before_rebuild(self) -> None:
+        """The carts are lost with the engine's last second, the events before it are not: with the drain
+        behind, they are what was acknowledged and is nowhere else. What cannot be read is lost either way."""
+        try:
+            await drain(self._archive, self._outbox, trims=False)
+        except (ContractError, StoreRecovering):
+            _log.exception("partition %s: not all events of the lost engine were saved", self._partition.tag)
 
     async def _reopen(self, seen: Gate) -> bool:
         """Drain to the end, close the old epoch in the record, open the gate in a new one."""
