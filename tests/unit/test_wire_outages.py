@@ -401,6 +401,28 @@ async def test_aclose_tells_sent_calls_from_waiting_ones(path: Path) -> None:
 
 
 @on_both_loops
+async def test_missed_call_is_told_so_when_the_caller_is_closed_meanwhile(path: Path) -> None:
+    async with running(path) as engine:
+        endpoint = TappedEndpoint(engine.url)
+        caller = WireCaller(endpoint.locate, call_timeout_seconds=30, connect_timeout_seconds=30)
+        engine.held.clear()
+        call = asyncio.ensure_future(ask(caller, 1))
+        await engine.wait_for_calls(1)
+
+        # The answer comes in the turns between the refusal of what waits and the end of the connection, and
+        # the call cannot be sent again in them.
+        endpoint.protocol.pause_writing()
+        closing = asyncio.ensure_future(caller.aclose())
+        await asyncio.sleep(0)
+        assert not closing.done()
+        endpoint.protocol.data_received(b"-NOSCRIPT No matching script.\r\n")
+        await closing
+
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await asyncio.wait_for(call, 5)
+
+
+@on_both_loops
 @pytest.mark.parametrize("is_silent", [False, True])
 async def test_aclose_ends_connecting(path: Path, is_silent: bool) -> None:
     async with running(path, is_silent=is_silent, closes_on_accept=not is_silent) as engine:

@@ -319,6 +319,9 @@ class WireCaller:
     def on_missed(self, call: Call) -> None:
         if not call.future.done():
             self._waiting.append(call)
+        if self._is_closed:
+            # It was in flight when all that waited were refused, and nothing is sent any more.
+            self._refuse_waiting()
 
     def on_elsewhere(self, connection: Connection) -> None:
         if connection is self._connection:
