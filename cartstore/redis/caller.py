@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
-from redis.exceptions import AuthenticationError, NoScriptError, OutOfMemoryError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from cartstore.errors import ContractError, OutcomeUnknown, StoreFull, StoreUnavailable
@@ -29,6 +29,11 @@ POOL_WAIT_SECONDS = 2.0
 
 MISSED = ("NOSCRIPT", "ERR Function not found")
 """How an engine begins to say that it does not know a script, or a function."""
+
+_TAKES_NO_WRITES = frozenset(
+    ("READONLY", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "BUSY", "CLUSTERDOWN")
+)
+_REFUSES_CREDENTIALS = frozenset(("NOAUTH", "WRONGPASS", "NOPERM"))
 
 Reply = Any
 
@@ -102,20 +107,26 @@ def open_pool(url: str) -> BlockingConnectionPool:
 
 def translate(error: Exception, *, sent: bool) -> Exception:
     """The taxonomy's word for what redis-py raised; `sent`: whether the command had left."""
-    if isinstance(error, OutOfMemoryError) or "OOM" in str(error)[:64]:
+    text = _answer_of(error)
+    word = text.split(" ")[0]
+    if isinstance(error, OutOfMemoryError) or "OOM" in text[:64]:
         return StoreFull("The engine is at its memory limit; the change was not applied.")
+    if word in _TAKES_NO_WRITES:
+        return StoreUnavailable(f"The engine takes no writes now ({word}).")
+    if word in _REFUSES_CREDENTIALS:
+        return StoreUnavailable(f"The engine refuses our credentials ({word}).")
     if isinstance(error, ResponseError):
-        text = str(error)
-        if text.startswith(
-            ("READONLY", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "BUSY", "CLUSTERDOWN")
-        ):
-            return StoreUnavailable(f"The engine takes no writes now ({text.split(' ')[0]}).")
-        if isinstance(error, AuthenticationError) or text.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
-            return StoreUnavailable(f"The engine refuses our credentials ({text.split(' ')[0]}).")
         return ContractError(f"The engine refused a script: {text}")
     if sent:
         return OutcomeUnknown()
     return StoreUnavailable("The engine cannot be reached; the change was not applied.")
+
+
+def _answer_of(error: Exception) -> str:
+    """What the engine answered, in its words; redis-py takes the first one away from what it has a class for,
+    and some of those classes are of lost connections."""
+    word = getattr(error, "status_code", None)
+    return f"{word} {error}" if word else str(error)
 
 
 class PooledCaller:

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 import redis
+import redis.asyncio
 from wire_server import ECHO, on_both_loops
 
 from cartstore.embedded import Engine
 from cartstore.errors import ContractError, OutcomeUnknown, StoreFull, StoreUnavailable
-from cartstore.redis.caller import PooledCaller, open_pool
+from cartstore.redis.caller import ClientCaller, PooledCaller, open_pool
 from cartstore.redis.scripts import Script
 from cartstore.redis.wire import WireCaller
 
@@ -275,6 +276,37 @@ async def test_function_is_kept_for_later_calls_when_the_engine_forgot_it(
 
     assert len(admin.function_list()) == 1
     assert admin.info("commandstats")["cmdstat_fcall"]["calls"] >= 2
+
+
+@pytest.mark.parametrize("through", ["wire", "pool", "client"])
+@pytest.mark.parametrize("says", ["READONLY", "NOREPLICAS", "NOPERM"])
+async def test_refusal_means_the_same_through_every_caller_when_the_engine_takes_no_writes(
+    own: Engine, admin: Any, through: str, says: str
+) -> None:
+    """redis-py takes the first word off some errors, and not off others."""
+    admin.acl_setuser("shop", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all"])
+    url = f"redis://shop:pw@127.0.0.1:{own.port}"
+    async with AsyncExitStack() as stack:
+        if through == "wire":
+            caller: Any = await stack.enter_async_context(WireCaller.open(url))
+        elif through == "pool":
+            pool = open_pool(url)
+            stack.push_async_callback(pool.disconnect)
+            caller = PooledCaller(pool)
+        else:
+            client = redis.asyncio.Redis.from_url(url)
+            stack.push_async_callback(client.aclose)
+            caller = ClientCaller(client)
+        await caller.call(COUNT, (COUNTER,), ("before",))
+        if says == "READONLY":
+            admin.replicaof("127.0.0.1", 1)
+        elif says == "NOREPLICAS":
+            admin.config_set("min-replicas-to-write", 1)
+        else:
+            admin.acl_setuser("shop", enabled=True, keys=["*"], commands=["-evalsha"])
+
+        with pytest.raises(StoreUnavailable, match=says):
+            await caller.call(COUNT, (COUNTER,), ("refused",))
 
 
 async def test_killed_connections_leave_no_reply_shifted(own: Engine, admin: Any) -> None:
