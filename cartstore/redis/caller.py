@@ -155,7 +155,7 @@ class PooledCaller:
                 if script.library:
                     await _load(connection, script)
                 packed = connection.pack_command(
-                    "EVAL", script.source, len(keys), *keys, connection.identity, *args
+                    "EVAL", script.text, len(keys), *keys, connection.identity, *args
                 )
                 await connection.send_packed_command(packed)
                 return await connection.read_response()

@@ -24,13 +24,17 @@ class Script:
 
     command: the words of a call before the number of its keys.
     library: what FUNCTION LOAD is to be given before such a call; empty for a script, whose text EVAL brings.
+    text: what EVAL is given; of a function, with what the engine has to let pass of it.
     """
 
-    __slots__ = ("command", "library", "name", "sha", "source")
+    __slots__ = ("command", "library", "name", "sha", "source", "text")
 
-    def __init__(self, name: str, source: str, *, library: str = "", function: str = "") -> None:
+    def __init__(
+        self, name: str, source: str, *, library: str = "", function: str = "", flags: tuple[str, ...] = ()
+    ) -> None:
         self.name = name
         self.source = source
+        self.text = f"#!lua flags={','.join(flags)}\n{source}" if flags else source
         self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
         self.library = library
         self.command = ("FCALL", function) if function else ("EVALSHA", self.sha)
@@ -98,11 +102,12 @@ def script(name: str) -> Script:
     if flags is None:
         return Script(name, source)
     *includes, code = _parts(name)
-    listed = "" if flags[1] == _NO_FLAGS else ", ".join(f"'{flag}'" for flag in flags[1].split())
+    words = () if flags[1] == _NO_FLAGS else tuple(flags[1].split())
+    listed = ", ".join(f"'{word}'" for word in words)
     text = "\n\n".join([*includes, f"local function {name}(KEYS, ARGV)\n{code}\nend"])
     # Named by what it is: processes of two versions call one engine while one replaces the other.
     digest = hashlib.sha1(f"{text}{listed}".encode(), usedforsecurity=False).hexdigest()[:16]
     function = f"{name}_{digest}"
     registered = f"{{ function_name = '{function}', callback = {name}, flags = {{ {listed} }} }}"
     library = f"#!lua name={function}\n{text}\n\nredis.register_function{registered}\n"
-    return Script(name, source, library=library, function=function)
+    return Script(name, source, library=library, function=function, flags=words)

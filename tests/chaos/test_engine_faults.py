@@ -434,6 +434,25 @@ async def test_payments_and_releases_work_when_memory_is_full(store: CartStore, 
     await assert_sound(store)
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_quantity_can_be_lowered_when_memory_is_full(
+    store: CartStore, client: redis.Redis, is_known: bool
+) -> None:
+    """Also where the engine has no room for the function itself, as after a release or a FUNCTION FLUSH."""
+    await store.add_line(ANN, "a", 3)
+    await store.set_quantity(ANN, "a", 2)
+    if not is_known:
+        await client.function_flush("SYNC")
+    await client.config_set("maxmemory", 1)
+
+    await store.set_quantity(ANN, "a", 1)
+
+    assert len(await client.function_list()) == (2 if is_known else 0)
+    await client.config_set("maxmemory", 0)
+    assert (await store.read_stock("a")).held == 1
+    await assert_sound(store)
+
+
 async def test_engine_is_left_alone_when_it_has_another_key_layout(
     store: CartStore, client: redis.Redis
 ) -> None:

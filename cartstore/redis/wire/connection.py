@@ -155,7 +155,7 @@ class Connection(asyncio.Protocol):
         command: tuple[str, ...] = script.command
         loading = b""
         if call.misses >= _EVALUATE_FROM or (script in self._missing and not script.library):
-            command = ("EVAL", script.source)
+            command = ("EVAL", script.text)
         elif script in self._missing:
             loading = _packed(("FUNCTION", "LOAD", "REPLACE", script.library))
         packed = _packed((*command, len(call.keys), *call.keys, self.identity, *call.args))
