@@ -43,7 +43,7 @@ from cartstore.errors import CartError, ConfigurationError, StoreUnavailable
 from cartstore.listening import listen
 from cartstore.settings import Settings
 from cartstore.store import CartStore
-from cartstore.wiring import open_store
+from cartstore.wiring import is_too_old, open_store
 
 BACKOFF_FIRST_SECONDS = 0.1
 BACKOFF_MAX_SECONDS = 10.0
@@ -57,8 +57,6 @@ STOP_SECONDS = 5.0
 
 EXIT_REFUSED = 2
 """Of a child of ours, like the command line's own: the settings do not allow a start."""
-
-ENGINE_VERSION_MIN = (7, 0)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -309,7 +307,7 @@ def check_engine(url: str) -> None:
             "lose stock and holds. Set it to noeviction."
         )
     version = str(facts.get("redis_version", ""))
-    if tuple(int(part) for part in version.split(".")[:2]) < ENGINE_VERSION_MIN:
+    if is_too_old(version):
         raise ConfigurationError(
             f"The engine at {without_secret(url)} is Redis {version}; 7.0 is the oldest."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -37,6 +38,11 @@ from cartstore.store import CartStore, terms_of
 from cartstore.tasks import end
 
 DATA_DIR_DEFAULT: Final = Path(".cartstore")
+
+ENGINE_VERSION_MIN: Final = (7, 0)
+"""The first that has functions."""
+
+_VERSION: Final = re.compile(r"(\d+)(?:\.(\d+))?")
 
 _log = logging.getLogger("cartstore")
 
@@ -142,12 +148,16 @@ def _longest_lifetime_ms(settings: Settings) -> int:
 
 
 async def _check_engine(client: Redis, settings: Settings) -> None:
-    """Raise ConfigurationError for an engine that would forget carts when it is full, or whose word would not
-    hold after a failover."""
+    """Raise ConfigurationError for an engine that is too old, that would forget carts when it is full, or
+    whose word would not hold after a failover."""
     try:
+        server: dict[str, Any] = await client.info("server")
         memory: dict[str, Any] = await client.info("memory")
     except (RedisError, OSError, TimeoutError) as error:
         raise translate(error, sent=False) from error
+    version = str(server.get("redis_version", ""))
+    if is_too_old(version):
+        raise ConfigurationError(f"The engine is Redis {version}; 7.0 is the oldest.")
     policy = memory.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         raise ConfigurationError(
@@ -165,6 +175,12 @@ async def _check_engine(client: Redis, settings: Settings) -> None:
             raise ConfigurationError(text)
         # Checkouts are not acknowledged before the record has them, and it takes none of an old primary.
         _log.warning(text)
+
+
+def is_too_old(version: str) -> bool:
+    """Whether an engine of this version cannot keep what we call; one that tells nothing readable is not."""
+    numbers = _VERSION.match(version)
+    return numbers is not None and (int(numbers[1]), int(numbers[2] or 0)) < ENGINE_VERSION_MIN
 
 
 async def _ack_mode(settings: Settings, client: Redis) -> AckMode:

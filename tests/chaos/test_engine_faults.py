@@ -12,7 +12,9 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis.asyncio as redis
@@ -451,6 +453,30 @@ async def test_quantity_can_be_lowered_when_memory_is_full(
     await client.config_set("maxmemory", 0)
     assert (await store.read_stock("a")).held == 1
     await assert_sound(store)
+
+
+@pytest.mark.parametrize(
+    ("version", "is_refused"), [("6.2.14", True), ("7.0.0-rc1", False), ("unknown", False)]
+)
+async def test_engine_is_refused_when_it_is_too_old_for_functions(
+    own_engine: Engine,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+    is_refused: bool,
+) -> None:
+    """With one, every add would be told as a fault of ours. No package has one: its version is pretended."""
+    info = redis.Redis.info
+
+    async def pretend(client: redis.Redis, section: str) -> dict[str, Any]:
+        facts = await info(client, section)
+        return facts | {"redis_version": version} if section == "server" else facts
+
+    monkeypatch.setattr(redis.Redis, "info", pretend)
+
+    with pytest.raises(ConfigurationError, match=r"7\.0 is the oldest") if is_refused else nullcontext():
+        async with opened(own_engine.url(), database_url):
+            pass
 
 
 async def test_engine_is_left_alone_when_it_has_another_key_layout(
