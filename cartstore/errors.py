@@ -258,6 +258,10 @@ class StoreUnavailable(StoreError):
     """The store cannot be reached; the change was not applied."""
 
 
+class WritesRefused(StoreUnavailable):
+    """The engine answers and takes no writes at the moment; the change was not applied."""
+
+
 class StoreRecovering(StoreUnavailable):
     """The store is recovering after a restart; the change was not applied. Try again shortly."""
 

@@ -19,7 +19,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from cartstore.errors import ContractError, OutcomeUnknown, StoreFull, StoreUnavailable
+from cartstore.errors import ContractError, OutcomeUnknown, StoreFull, StoreUnavailable, WritesRefused
 from cartstore.redis.scripts import Script
 
 CONNECT_TIMEOUT_SECONDS = 2.0
@@ -112,7 +112,7 @@ def translate(error: Exception, *, sent: bool) -> Exception:
     if isinstance(error, OutOfMemoryError) or "OOM" in text[:64]:
         return StoreFull("The engine is at its memory limit; the change was not applied.")
     if word in _TAKES_NO_WRITES:
-        return StoreUnavailable(f"The engine takes no writes now ({word}).")
+        return WritesRefused(f"The engine takes no writes now ({word}).")
     if word in _REFUSES_CREDENTIALS:
         return StoreUnavailable(f"The engine refuses our credentials ({word}).")
     if isinstance(error, ResponseError):

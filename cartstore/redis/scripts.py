@@ -25,9 +25,10 @@ class Script:
     command: the words of a call before the number of its keys.
     library: what FUNCTION LOAD is to be given before such a call; empty for a script, whose text EVAL brings.
     text: what EVAL is given; of a function, with what the engine has to let pass of it.
+    plain: the same as a script, if it is a function.
     """
 
-    __slots__ = ("command", "library", "name", "sha", "source", "text")
+    __slots__ = ("command", "library", "name", "plain", "sha", "source", "text")
 
     def __init__(
         self, name: str, source: str, *, library: str = "", function: str = "", flags: tuple[str, ...] = ()
@@ -38,6 +39,7 @@ class Script:
         self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
         self.library = library
         self.command = ("FCALL", function) if function else ("EVALSHA", self.sha)
+        self.plain: Script = Script(name, source) if function else self
 
     def __repr__(self) -> str:
         return f"Script({self.name})"

@@ -21,7 +21,9 @@ from cartstore.errors import (
     PaymentNotFound,
     ProductInactive,
     ProductNotFound,
+    StoreFull,
     StoreUnavailable,
+    WritesRefused,
 )
 from cartstore.model import (
     Cart,
@@ -301,7 +303,13 @@ class RedisEngine:
         # Like _mutate, with one coroutine less: this runs for every add.
         args = (packed_terms(terms), *_conditions(guard), line_id, quantity, *more)
         is_replay = False
-        reply = await self.caller.call(script, keys, (*self._stamp(), *args, ""))
+        try:
+            reply = await self.caller.call(script, keys, (*self._stamp(), *args, ""))
+        except (StoreFull, WritesRefused):
+            if not guard.idempotency_key or script.plain is script:
+                raise
+            # A function is refused before it begins, a script where it writes; a repetition writes nothing.
+            reply = await self.caller.call(script.plain, keys, (*self._stamp(), *args, ""))
         if reply[0] != "OK":
             try:
                 reply = await self._follow(reply, script, keys, (*args, ""), hurried=(*args, "1"))

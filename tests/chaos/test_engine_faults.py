@@ -30,6 +30,7 @@ from cartstore.errors import (
     StoreRecovering,
     StoreUnavailable,
 )
+from cartstore.model import Guard
 from cartstore.recovery import gate as recovery_gate
 from cartstore.recovery import rebuild
 from cartstore.recovery.reconcile import Reconciler
@@ -477,6 +478,30 @@ async def test_engine_is_refused_when_it_is_too_old_for_functions(
     with pytest.raises(ConfigurationError, match=r"7\.0 is the oldest") if is_refused else nullcontext():
         async with opened(own_engine.url(), database_url):
             pass
+
+
+@pytest.mark.parametrize("setting", ["maxmemory", "min-replicas-to-write"])
+async def test_repeated_add_gives_the_first_result_when_the_engine_takes_no_writes(
+    store: CartStore, client: redis.Redis, setting: str
+) -> None:
+    """Whoever got no answer repeats the call; "not applied" would be untrue."""
+    guard = Guard(idempotency_key="k", fingerprint="f")
+    first = await store.add_line(ANN, "a", 2, guard=guard)
+    changed = await store.set_quantity(ANN, "a", 1, guard=Guard(idempotency_key="s", fingerprint="g"))
+    await client.config_set(setting, 1)
+    try:
+        again = await store.add_line(ANN, "a", 2, guard=guard)
+        assert (again.replayed, again.summary) == (True, first.summary)
+        again = await store.set_quantity(ANN, "a", 1, guard=Guard(idempotency_key="s", fingerprint="g"))
+        assert (again.replayed, again.summary) == (True, changed.summary)
+        with pytest.raises(StoreUnavailable):
+            await store.add_line(ANN, "b", 1, guard=Guard(idempotency_key="other", fingerprint="f"))
+        with pytest.raises(StoreUnavailable):
+            await store.add_line(ANN, "b", 1)
+    finally:
+        await client.config_set(setting, 0)
+    assert (await store.read_cart(ANN)).summary.total_items == 1
+    await assert_sound(store)
 
 
 async def test_engine_is_left_alone_when_it_has_another_key_layout(
