@@ -34,6 +34,12 @@ USER = Figure(
     unit="adds/s",
     at_least=0.70,
 )
+SAME = Figure(
+    key="http_add_same_script",
+    title="http: adds per second, signed in / bare ASGI app that calls the same script as the service",
+    baseline="the bare ASGI app on the same server, one call of cart_add_line, of which it reads the tag",
+    unit="adds/s",
+)
 CPU = Figure(
     key="http_add_cpu",
     title="http: CPU time of the serving process per add, signed in / bare ASGI app",
@@ -66,6 +72,12 @@ HALF = Figure(
     baseline="the bare app at the same rate, open loop",
     unit="ms",
     at_most=2.0,
+)
+HALF_SAME = Figure(
+    key="http_p99_half_same_script",
+    title="http: p99 of adds at half of the maximal rate / the bare app's with the same script, same rate",
+    baseline="the bare app calling cart_add_line at the same rate, open loop",
+    unit="ms",
 )
 OTHERS = tuple(
     Figure(
@@ -107,7 +119,22 @@ MEMORY = Figure(
     baseline="the bare app's process",
     unit="MB",
 )
-FIGURES = (USER, CPU, CPU_BESIDE, GUEST, READ, HALF, *OTHERS, MIX, REFUSED, TWO, FSYNC, MEMORY)
+FIGURES = (
+    USER,
+    SAME,
+    CPU,
+    CPU_BESIDE,
+    GUEST,
+    READ,
+    HALF,
+    HALF_SAME,
+    *OTHERS,
+    MIX,
+    REFUSED,
+    TWO,
+    FSYNC,
+    MEMORY,
+)
 
 
 def run(options: Options) -> Iterator[Result]:
@@ -156,6 +183,7 @@ class Http:
         self._who = who
         self._adds = adds(CALLS)
         self._to_bare = self._file("bare-adds", requests.to_bare(plain, who, self._adds))
+        self._to_bare_same = self._file("bare-same", requests.to_bare(plain, who, self._adds, "holds"))
         self._to_service = self._file("adds", requests.to_service(service, who, self._adds))
 
     def _file(self, name: str, found: Sequence[bytes]) -> Path:
@@ -208,6 +236,7 @@ class Http:
         )
         for figure, ours, theirs in (
             (USER, "adds", "bare adds"),
+            (SAME, "adds", "bare same"),
             (GUEST, "guest adds", "bare adds"),
             (READ, "reads", "bare reads"),
             (MIX, "mix", "bare mix"),
@@ -231,7 +260,7 @@ class Http:
         if options.wants(MEMORY):
             megabytes = [served.memory() / 1e6 for served in (self._service, self._plain)]
             yield Result(figure=MEMORY, pairs=[Pair(*megabytes)], note="VmRSS")
-        if options.wants(HALF, *OTHERS):
+        if options.wants(HALF, HALF_SAME, *OTHERS):
             yield from self._latencies()
         if options.wants(TWO):
             yield from self._two()
@@ -242,12 +271,14 @@ class Http:
         service, plain, options = self._service, self._plain, self._options
         found["adds"] = (
             partial(self._closed, service, self._to_service),
-            (USER, CPU, CPU_BESIDE, REFUSED, FSYNC, HALF, *OTHERS),
+            (USER, SAME, CPU, CPU_BESIDE, REFUSED, FSYNC, HALF, HALF_SAME, *OTHERS),
         )
         found["bare adds"] = (
             partial(self._closed, plain, self._to_bare),
             (USER, CPU, CPU_BESIDE, GUEST),
         )
+        if options.wants(SAME):
+            found["bare same"] = (partial(self._closed, plain, self._to_bare_same), (SAME,))
         if options.wants(GUEST):
             guests = requests.guests(service, CARTS)
             file = self._file("guest-adds", requests.to_service(service, guests, self._adds))
@@ -293,18 +324,21 @@ class Http:
             for served, file in ((self._service, self._to_service), (self._plain, self._to_bare))
         )
         for figure, share in ((HALF, 0.5), *zip(OTHERS, SHARES, strict=True)):
-            if not self._options.wants(figure):
+            if not self._options.wants(figure, *((HALF_SAME,) if figure is HALF else ())):
                 continue
             asked = share * ours
-            samples = interleaved(
-                {
-                    "service": partial(self._open, self._service, self._to_service, asked),
-                    "bare": partial(self._open, self._plain, self._to_bare, asked),
-                },
-                self._options.repetitions if figure is HALF else 2,
-            )
+            sides = {
+                "service": partial(self._open, self._service, self._to_service, asked),
+                "bare": partial(self._open, self._plain, self._to_bare, asked),
+            }
+            if figure is HALF:
+                sides["same"] = partial(self._open, self._plain, self._to_bare_same, asked)
+            samples = interleaved(sides, self._options.repetitions if figure is HALF else 2)
             note = f"{asked:,.0f}/s; the maximal rates are {ours:,.0f} and {theirs:,.0f}"
             yield Result(figure=figure, pairs=pairs_of(samples["service"], samples["bare"], p99), note=note)
+            if figure is HALF:
+                pairs = pairs_of(samples["service"], samples["same"], p99)
+                yield Result(figure=HALF_SAME, pairs=pairs, note=note)
 
     def _two(self) -> Iterator[Result]:
         """Neither is pinned here: with two CPUs the second process shares them with engine and load."""

@@ -72,7 +72,9 @@ def _to_service(op: Operation, host: str, headers: Headers) -> bytes:
     return request("POST", "/v1/checkout", host=host, headers=keyed, body=body)
 
 
-def to_bare(served: Served, who: Sequence[Headers], operations: Sequence[Operation]) -> list[bytes]:
+def to_bare(
+    served: Served, who: Sequence[Headers], operations: Sequence[Operation], verb: str = "items"
+) -> list[bytes]:
     """The same number of bytes to the bare app: a read is a read, everything else one reservation."""
     host = f"127.0.0.1:{served.port}"
     found = []
@@ -82,7 +84,7 @@ def to_bare(served: Served, who: Sequence[Headers], operations: Sequence[Operati
             found.append(request("GET", path, host=host, headers=who[op.cart]))
             continue
         body = msgspec.json.encode({"sku": sku_name(op.sku), "quantity": 1})
-        found.append(request("POST", f"{path}/items", host=host, headers=who[op.cart], body=body))
+        found.append(request("POST", f"{path}/{verb}", host=host, headers=who[op.cart], body=body))
     return found
 
 

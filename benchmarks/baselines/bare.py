@@ -2,6 +2,7 @@
 authentication, no checks, no headers but the type: the floor under every HTTP figure.
 
     POST /carts/<cart_id>/items   one call of reserve.lua
+    POST /carts/<cart_id>/holds   one call of the service's own cart_add_line, looking at no more than the tag
     GET  /carts/<cart_id>         the service's own cart_read, answered with bytes that were given at start
 
 Served with the same server, loop, parser and flags as the service, over the same kind of connection.
@@ -17,13 +18,16 @@ import msgspec
 import uvicorn
 
 from benchmarks.connections import caller_of
+from benchmarks.seeding import TERMS
 from cartstore.limits import RELEASES_PER_CALL
 from cartstore.model import Partition
 from cartstore.redis.keys import Keys
 from cartstore.redis.scripts import Script, script
+from cartstore.redis.store import packed_terms
 
 RESERVE = Script("reserve", Path(__file__).with_name("reserve.lua").read_text(encoding="utf-8"))
 STOCK = 10**12
+_TERMS = packed_terms(TERMS)
 _JSON = [(b"content-type", b"application/json")]
 
 
@@ -52,7 +56,7 @@ class Bare:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return
-        cart_id = scope["path"].split("/")[2]
+        cart_id, *verb = scope["path"].split("/")[2:]
         if scope["method"] == "GET":
             await self._caller.call(
                 script("cart_read"),
@@ -62,11 +66,15 @@ class Bare:
             body, status = self._canned, 200
         else:
             data = self._decode(await _body_of(receive))
-            reply = await self._caller.call(
-                RESERVE,
-                (f"{self._prefix}stock:{data.sku}", f"{self._prefix}cart:{cart_id}"),
-                (data.sku, data.quantity),
-            )
+            if verb == ["holds"]:
+                reply = await self._caller.call(
+                    script("cart_add_line"),
+                    (self._keys.gate, self._keys.cart(cart_id), self._keys.sku(data.sku)),
+                    ("", "", _TERMS, "", "", "", data.sku, data.quantity, "", ""),
+                )
+                reply = reply[0], data.quantity, 0
+            else:
+                reply = await self._reserve(cart_id, data)
             if reply[0] == "OK":
                 body, status = self._encode(Answer(data.sku, int(reply[1]), int(reply[2]))), 201
             else:
@@ -74,6 +82,13 @@ class Bare:
         headers = [*_JSON, (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+    async def _reserve(self, cart_id: str, data: Body) -> Any:
+        return await self._caller.call(
+            RESERVE,
+            (f"{self._prefix}stock:{data.sku}", f"{self._prefix}cart:{cart_id}"),
+            (data.sku, data.quantity),
+        )
 
     async def _live(self, receive: Any, send: Any) -> None:
         async with caller_of(self._kind, self._url) as caller:
