@@ -12,6 +12,7 @@ CartStoreError
 │   └── CallerError                Unauthenticated · Forbidden
 ├── StoreError                     the store could not answer
 │   ├── StoreUnavailable           not applied: nothing was sent, or it was refused whole
+│   │   ├── WritesRefused          the engine answers, and takes no writes now
 │   │   ├── StoreRecovering        the gate is fenced; recovery is under way
 │   │   └── StoreFull              memory or outbox bound reached
 │   └── OutcomeUnknown             sent, no answer: retry with the same idempotency key

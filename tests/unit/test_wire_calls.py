@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from wire_server import ECHO, ECHO_FUNCTION, TappedEndpoint, bulk, on_both_loops, running, turns
 
-from cartstore.errors import ContractError, OutcomeUnknown, StoreFull, StoreUnavailable
+from cartstore.errors import ContractError, OutcomeUnknown, StoreFull, StoreUnavailable, WritesRefused
 from cartstore.redis.scripts import Script
 from cartstore.redis.wire import WireCaller
 
@@ -104,10 +104,10 @@ async def test_reply_has_the_types_that_redis_py_gives(path: Path, sent: bytes, 
     ("sent", "expected"),
     [
         (b"-OOM command not allowed when used memory > 'maxmemory'.\r\n", StoreFull),
-        (b"-READONLY You can't write against a read only replica.\r\n", StoreUnavailable),
-        (b"-LOADING the dataset is in memory soon\r\n", StoreUnavailable),
+        (b"-READONLY You can't write against a read only replica.\r\n", WritesRefused),
+        (b"-LOADING the dataset is in memory soon\r\n", WritesRefused),
         (b"-MOVED 3999 127.0.0.1:6381\r\n", StoreUnavailable),
-        (b"-BUSY a script is running\r\n", StoreUnavailable),
+        (b"-BUSY a script is running\r\n", WritesRefused),
         (b"-NOPERM no permissions to run the 'evalsha' command\r\n", StoreUnavailable),
         (b"-CARTBADARG quantity\r\n", ContractError),
         (b"-ERR something else\r\n", ContractError),
