@@ -23,6 +23,7 @@ from cartstore.errors import (
     ProductNotFound,
     StoreFull,
     StoreUnavailable,
+    VersionConflict,
     WritesRefused,
 )
 from cartstore.model import (
@@ -422,6 +423,8 @@ class RedisEngine:
     ) -> HoldResult:
         if line_ids is not None and not line_ids:
             cart = await self.read_cart(cart_id, guest_share_ppm=terms.guest_share_ppm)
+            if guard.if_match is not None and guard.if_match != cart.summary.version:
+                raise VersionConflict(cart.summary.version)
             return HoldResult(summary=cart.summary, cart=cart)
         reply, replayed = await self._mutate(
             "hold_extend",

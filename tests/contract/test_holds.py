@@ -437,6 +437,16 @@ async def test_hold_lines_refuses_when_the_version_is_another(shop: Shop, extend
     assert held.cart.lines[0].held == 1
 
 
+async def test_hold_lines_compares_the_version_when_no_line_is_named(shop: Shop) -> None:
+    await shop.sell("tee", 2)
+    version = (await shop.add(ANN, "tee")).summary.version
+
+    with pytest.raises(VersionConflict):
+        await shop.hold_lines(ANN, (), if_match=version + 1)
+
+    assert (await shop.hold_lines(ANN, (), if_match=version)).summary.version == version
+
+
 async def test_hold_lines_stops_at_the_cap_when_it_extends(shop: Shop) -> None:
     await shop.sell("tee", 5)
     capped = terms(hold_cap_ms=12 * MINUTE_MS)
