@@ -228,7 +228,7 @@ class Archive:
         return Position(row.epoch, row.seq), row.nonce
 
     async def fence_epoch(self) -> int:
-        """The epoch that was drawn last: events of older ones are refused from then on."""
+        """The epoch that the last recovery raised: events and snapshots of older ones are refused."""
         async with self.database.reading() as connection:
             return int((await connection.execute(_CURSOR)).one().fence_epoch)
 

@@ -49,7 +49,7 @@ class SnapshotState(msgspec.Struct, frozen=True, kw_only=True):
 class CartSnapshots:
     """The snapshots of one deployment. Every method may raise StoreUnavailable, writers OutcomeUnknown.
 
-    `epoch`: in which the engine was open that the news are of. Once a later one was drawn they are refused
+    `epoch`: in which the engine was open that the news are of. Once a later one was raised they are refused
     with StoreRecovering: that engine may have been lost, and its successor have got its carts from here.
     """
 
@@ -134,10 +134,10 @@ class CartSnapshots:
 
 
 async def _locked_for(connection: AsyncConnection, epoch: int) -> None:
-    """Lock the cursor, unless an epoch after this one was drawn. Raises StoreRecovering."""
+    """Lock the cursor, unless an epoch after this one was raised. Raises StoreRecovering."""
     row = (await connection.execute(select(outbox_cursor).with_for_update())).one()
     if epoch < row.fence_epoch:
-        raise StoreRecovering(f"Carts of epoch {epoch} come after epoch {row.fence_epoch} was drawn.")
+        raise StoreRecovering(f"Carts of epoch {epoch} come after epoch {row.fence_epoch} was raised.")
 
 
 async def _upsert(connection: AsyncConnection, snapshots: Iterable[CartSnapshot]) -> None:

@@ -69,7 +69,7 @@ class AuditedRedisEngine(RedisEngine):
             statuses = await pipeline.execute(raise_on_error=False)
         except (RedisError, OSError, TimeoutError) as error:
             raise translate(error, sent=False) from error
-        ended = get_args(PaymentStatus)[1:]
+        ended = set(get_args(PaymentStatus)) - {"pending"}
         return following, [
             its for its, status in zip(payment_ids, statuses, strict=True) if status not in ended
         ]

@@ -62,7 +62,11 @@ def compose(name: str) -> str:
 
     Raises ContractError for an include that does not exist or that includes itself, naming the chain.
     """
-    return "\n\n".join(_parts(name)) + "\n"
+    return _joined(_parts(name))
+
+
+def _joined(parts: list[str]) -> str:
+    return "\n\n".join(parts) + "\n"
 
 
 def _parts(name: str) -> list[str]:
@@ -99,11 +103,12 @@ def _split(name: str) -> tuple[str, str]:
 @cache
 def script(name: str) -> Script:
     """The composed script of this name; composed once per process."""
-    source = compose(name)
+    parts = _parts(name)
+    source = _joined(parts)
     flags = _FUNCTION.search(_split(name)[0])
     if flags is None:
         return Script(name, source)
-    *includes, code = _parts(name)
+    *includes, code = parts
     words = () if flags[1] == _NO_FLAGS else tuple(flags[1].split())
     listed = ", ".join(f"'{word}'" for word in words)
     text = "\n\n".join([*includes, f"local function {name}(KEYS, ARGV)\n{code}\nend"])
