@@ -81,8 +81,8 @@ class Recovery:
         return gate, gate.admits(identity)
 
     async def recover(self, on_progress: Progress = no_progress) -> bool:
-        """Open the gate if it is shut; whether this call opened it. One that is open on an engine in whose place
-        another was opened is shut first. Safe at any time, and beside itself.
+        """Open the gate if it is shut; whether this call opened it. Safe at any time, and beside itself. One
+        that is open on an engine in whose place another was opened is shut first.
 
         Raises StoreRecovering when another recoverer is at work or took over, StoreUnavailable.
         """

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio import Redis
 
 import cartstore
 from cartstore import CartStore, Owner, Product, Settings, Variant
 from cartstore.embedded import Database
+from cartstore.recovery.audits import AuditedEngine
 from cartstore.recovery.drift import DRIFT_KINDS, Drift, DriftKind
 from cartstore.recovery.reconcile import Reconciler
 from cartstore.recovery.report import ReconcileReport
@@ -38,6 +39,11 @@ class Shop:
         self.keys = Keys(store.partition)
         self.reconciler = Reconciler(store, confirm_seconds=0.01)
         self.payment_id = ""
+
+    @property
+    def audited(self) -> AuditedEngine:
+        """The store's engine, with what reconcile asks of it."""
+        return cast(AuditedEngine, self.store.engine)
 
     async def open(self) -> None:
         await self.put("A", price_minor=1_000)

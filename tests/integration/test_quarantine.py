@@ -137,7 +137,7 @@ async def test_sku_is_frozen_by_reconcile_when_the_drain_died_before_it_told_the
 
 async def test_sku_that_only_the_engine_froze_is_left_until_it_is_unfrozen(shop: Shop) -> None:
     """An unfreezing died between record and engine, or a hand did it."""
-    await shop.store.engine.freeze_skus(["A"], frozen=True)  # type: ignore[attr-defined]
+    await shop.audited.freeze_skus(["A"], frozen=True)
 
     await expect_left(shop, ("frozen_alone", "A"))
 
@@ -169,13 +169,13 @@ async def test_sku_is_frozen_when_its_event_was_rejected_behind_a_fence(shop: Sh
 
 
 async def test_sku_that_is_not_published_is_frozen_from_its_publication_on(shop: Shop) -> None:
-    await shop.store.engine.freeze_skus(["C"], frozen=True)  # type: ignore[attr-defined]
+    await shop.audited.freeze_skus(["C"], frozen=True)
 
     await shop.store.put_product(product_of("C", 100))
 
     with pytest.raises(ProductInactive):
         await shop.store.add_line(OTHER, "C", 1)
-    await shop.store.engine.freeze_skus(["C"], frozen=False)  # type: ignore[attr-defined]
+    await shop.audited.freeze_skus(["C"], frozen=False)
     await shop.store.adjust_stock("C", 1, reason="count", reference="first")
     await shop.store.add_line(OTHER, "C", 1)
 

@@ -397,13 +397,13 @@ async def test_line_is_left_when_its_index_is_too_long_for_the_proof(
 async def test_order_is_left_when_its_payment_is_gone(shop: Shop) -> None:
     (payment,) = await shop.store.engine.list_payments(BUYER.cart_id)
     order_id = payment.orders[0].order_id
-    audit = await shop.store.engine.audit_payment(shop.payment_id)  # type: ignore[attr-defined]
+    audit = await shop.audited.audit_payment(shop.payment_id)
     await shop.redis.zrem(shop.keys.holds("A"), f"o\x1f{order_id}")
-    (claim,) = (await shop.store.engine.audit_payment(shop.payment_id)).unindexed  # type: ignore[attr-defined]
+    (claim,) = (await shop.audited.audit_payment(shop.payment_id)).unindexed
     await shop.redis.delete(shop.keys.payment(shop.payment_id))
 
     assert audit.unindexed == ()
-    assert not await shop.store.engine.repair_claim(claim)  # type: ignore[attr-defined]
+    assert not await shop.audited.repair_claim(claim)
     assert await shop.redis.zcard(shop.keys.holds("A")) == 1
 
 
@@ -412,7 +412,7 @@ async def test_nothing_is_indexed_when_the_hold_was_given_back_meanwhile(
 ) -> None:
     """Between the look and the repair the buyer takes the line out; the repair must not put a hold back."""
     await shop.redis.zrem(shop.keys.holds("A"), LINE)
-    repair = shop.store.engine.repair_claim  # type: ignore[attr-defined]
+    repair = shop.audited.repair_claim
 
     async def after_the_buyer(claim: object) -> bool:
         await shop.store.clear_cart(BUYER)

@@ -208,7 +208,7 @@ async def test_missing_sku_is_frozen_before_it_is_published_when_the_record_has_
 
 async def test_frozen_sku_behind_the_catalog_is_published_and_stays_frozen(shop: Shop) -> None:
     await freeze_in_record(shop, "A")
-    await shop.store.engine.freeze_skus(["A"], frozen=True)  # type: ignore[attr-defined]
+    await shop.audited.freeze_skus(["A"], frozen=True)
     await shop.put("A", price_minor=1_700, publish=False)
 
     await expect_repaired(shop, ("catalog_behind", "A"))
@@ -490,7 +490,7 @@ async def test_payment_is_left_in_and_out_of_due_when_it_cannot_be_read(
     if harm != "without_its_last_event":
         # Whoever has seen it before it was harmed changes nothing either.
         with pytest.raises(ContractError):
-            await shop.store.engine.repair_due(shop.payment_id)  # type: ignore[attr-defined]
+            await shop.audited.repair_due(shop.payment_id)
     assert await dump_of(shop, shop.keys.due) == before
 
 
@@ -567,7 +567,7 @@ async def test_sku_missing_from_holding_is_left_when_the_engine_lost_it(shop: Sh
     before = await dump_of(shop, shop.keys.holding, shop.keys.holds(sku))
 
     await expect_left(shop, ("sku_lost", sku))
-    await shop.store.engine.repair_index(sku)  # type: ignore[attr-defined]
+    await shop.audited.repair_index(sku)
 
     assert await dump_of(shop, shop.keys.holding, shop.keys.holds(sku)) == before
     assert not await shop.redis.exists(shop.keys.sku(sku))
@@ -634,7 +634,7 @@ async def test_index_entry_is_left_when_its_holder_cannot_be_read(shop: Shop, ha
     await expect_left(shop, *expected)
 
     with pytest.raises(ContractError):
-        await shop.store.engine.repair_index("A")  # type: ignore[attr-defined]
+        await shop.audited.repair_index("A")
     assert await dump_of(shop, shop.keys.holds("A")) == before
 
 
@@ -663,7 +663,7 @@ async def test_engine_ahead_of_the_catalog_is_left(shop: Shop) -> None:
 async def test_engine_is_not_ahead_when_the_catalog_changed_after_the_walk_came_by(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audit, acted = shop.store.engine.audit_sku, False  # type: ignore[attr-defined]
+    audit, acted = shop.audited.audit_sku, False
 
     async def after_another(sku: str) -> object:
         nonlocal acted
