@@ -69,7 +69,7 @@ class Bare:
                 reply = await self._caller.call(
                     script("cart_add_line"),
                     (self._keys.gate, self._keys.cart(cart_id), self._keys.sku(data.sku)),
-                    ("", "", _TERMS, "", "", "", data.sku, data.quantity, "", ""),
+                    (_TERMS, data.sku, data.quantity),
                 )
                 reply = reply[0], data.quantity, 0
             else:

@@ -25,6 +25,7 @@ from cartstore.model import (
 LINE_FIELDS = 16
 SUMMARY_FIELDS = 5
 STOCK_FIELDS = 6
+SNAPSHOT_LINE_FIELDS = 11
 
 
 def read_replayed(reply: Sequence[Any], start: int) -> list[Any]:
@@ -252,47 +253,40 @@ def order_fields(order: Order) -> list[str]:
     return [order.order_id, *(part for field in fields.items() for part in field)]
 
 
-def read_snapshot(cart_id: str, flat: Any) -> CartSnapshot | None:
-    """A cart as its hash is stored (cart_encode.lua, line_encode.lua); None for an absent one."""
-    fields = _fields(flat)
-    if "a" not in fields:
+def read_snapshot(cart_id: str, told: Sequence[Any]) -> CartSnapshot | None:
+    """A cart of a reply of cart_dump; None for an absent one."""
+    if not told:
         return None
-    created, lifetime, currency = fields["b"].split(" ")
-    version, *_, updated, extended = fields["a"].split(" ")
-    if version == "0":
+    version, currency, created, updated, lifetime, *values = told
+    if version == 0:
         # A rebuild made it to count units of pending orders; nobody has put anything into it.
         return None
-    created_at_ms = int(created)
     lines = []
-    for name, text in fields.items():
-        if name.startswith("l:"):
-            line_id = name[2:]
-            quantity, held, indexed, cap, first, ttl, price, revision, ordinal, added, changed = map(
-                int, text.split(" ")
+    for start in range(0, len(values), SNAPSHOT_LINE_FIELDS):
+        line_id, properties, quantity, held, until, first, price, revision, ordinal, added, changed = values[
+            start : start + SNAPSHOT_LINE_FIELDS
+        ]
+        lines.append(
+            SnapshotLine(
+                line_id=line_id,
+                quantity=quantity,
+                held=held,
+                first_held_at_ms=first,
+                unit_price_minor=price,
+                revision=revision,
+                ordinal=ordinal,
+                added_at_ms=added,
+                updated_at_ms=changed,
+                properties_json=properties or None,
+                held_until_ms=until,
             )
-            # As line_decode has it; a hold that had lapsed when its cart was extended has the lifetime 0.
-            until = max(indexed, min(int(extended) + ttl, cap)) if ttl else indexed
-            lines.append(
-                SnapshotLine(
-                    line_id=line_id,
-                    quantity=quantity,
-                    held=held,
-                    first_held_at_ms=created_at_ms + first if held else 0,
-                    unit_price_minor=price,
-                    revision=revision,
-                    ordinal=ordinal,
-                    added_at_ms=created_at_ms + added,
-                    updated_at_ms=created_at_ms + changed,
-                    properties_json=fields.get(f"p:{line_id}"),
-                    held_until_ms=created_at_ms + until if held else 0,
-                )
-            )
+        )
     return CartSnapshot(
         cart_id=cart_id,
-        version=int(version),
+        version=version,
         currency=currency,
-        lines=tuple(sorted(lines, key=lambda line: line.ordinal)),
-        created_at_ms=created_at_ms,
-        updated_at_ms=created_at_ms + int(updated),
-        lifetime_ms=int(lifetime),
+        lines=tuple(lines),
+        created_at_ms=created,
+        updated_at_ms=updated,
+        lifetime_ms=lifetime,
     )

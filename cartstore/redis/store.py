@@ -135,24 +135,28 @@ class RedisEngine:
     async def call(self, script: Script, keys: Sequence[str], *args: Arg) -> Any:
         """One script call with what every script takes; follows AGAIN. Raises for every refusal."""
         reply = await self.caller.call(script, keys, (*self._stamp(), *args))
-        return reply if reply[0] in SUCCESSES else await self._follow(reply, script, keys, args)
+        if reply[0] in SUCCESSES:
+            return reply
+        return await self._follow(reply, script, keys, lambda _: (*self._stamp(), *args))
 
     def _stamp(self) -> tuple[Arg, Arg]:
         """Time and nonce, as every script takes them."""
-        now = "" if self._now_ms is None else self._now_ms()
-        return now, f"{self._nonce_prefix}{next(self._calls):x}"
+        return self._now(), f"{self._nonce_prefix}{next(self._calls):x}"
+
+    def _now(self) -> Arg:
+        return "" if self._now_ms is None else self._now_ms()
 
     async def _follow(
         self,
         reply: Any,
         script: Script,
         keys: Sequence[str],
-        args: Sequence[Arg],
-        hurried: Sequence[Arg] | None = None,
+        args_of: Callable[[bool], Sequence[Arg]],
     ) -> Any:
         """What comes after a reply that is no success: the refusal that it stands for, or more calls.
 
-        `hurried`: arguments that let the script go on before all that is due is released, if it knows any.
+        `args_of`: the arguments of the next call; asked whether the script, if it knows how, is to go on
+        before all that is due is released.
         """
         for round_number in range(limits.RELEASE_ROUNDS_MAX):
             tag = reply[0]
@@ -165,9 +169,8 @@ class RedisEngine:
                     raise refusal(("LIMIT_EXCEEDED", *reply[1:]))
             elif tag != AGAIN:
                 raise refusal(reply)
-            if hurried is not None and round_number + 1 >= limits.EXACT_ROUNDS:
-                args = hurried
-            reply = await self.caller.call(script, keys, (*self._stamp(), *args))
+            is_hurried = round_number + 1 >= limits.EXACT_ROUNDS
+            reply = await self.caller.call(script, keys, args_of(is_hurried))
         # The truth was not reached in time; "sold out" would be a guess.
         raise StoreUnavailable("Too many holds fall due at once; the change was not applied.")
 
@@ -298,22 +301,29 @@ class RedisEngine:
         guard: Guard,
         line_id: str,
         quantity: int,
-        *more: Arg,
+        properties_json: str | None = None,
     ) -> LineResult:
         """A mutation of one line; a refusal says which line, SKU and quantity it is about."""
-        # Like _mutate, with one coroutine less: this runs for every add.
-        args = (packed_terms(terms), *_conditions(guard), line_id, quantity, *more)
+
+        def args_of(hurried: bool) -> list[Arg]:
+            args: list[Arg] = [packed_terms(terms), line_id, quantity]
+            rest = "1" if hurried else "", *_conditions(guard), properties_json or "", self._now()
+            if any(rest):
+                args += rest
+            return args
+
+        args = args_of(False)
         is_replay = False
         try:
-            reply = await self.caller.call(script, keys, (*self._stamp(), *args, ""))
+            reply = await self.caller.call(script, keys, args)
         except (StoreFull, WritesRefused):
             if not guard.idempotency_key or script.plain is script:
                 raise
             # A function is refused before it begins, a script where it writes; a repetition writes nothing.
-            reply = await self.caller.call(script.plain, keys, (*self._stamp(), *args, ""))
+            reply = await self.caller.call(script.plain, keys, args)
         if reply[0] != "OK":
             try:
-                reply = await self._follow(reply, script, keys, (*args, ""), hurried=(*args, "1"))
+                reply = await self._follow(reply, script, keys, args_of)
             except _OF_A_LINE as error:
                 error.line_id, error.sku = line_id, sku_of(line_id)
                 if error.requested_quantity is None:
@@ -346,7 +356,7 @@ class RedisEngine:
             guard,
             line_id_of(sku, properties_json),
             quantity,
-            properties_json or "",
+            properties_json,
         )
 
     async def set_quantity(

@@ -20,16 +20,11 @@ local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
 if not call then
   return { 'FENCED' }
 end
-local cart = cart_load(call, string.sub(KEYS[2], #call.prefix + 6))
-local names = redis.call('HKEYS', KEYS[2])
-if #names == 0 then
+if redis.call('EXISTS', KEYS[2]) == 0 then
   return { 'NOTHING' }
 end
-local is_readable = cart.exists
-for _, name in ipairs(names) do
-  is_readable = is_readable and (string.sub(name, 1, 2) ~= 'l:' or cart.lines[string.sub(name, 3)])
-end
-if not is_readable then
+local cart = cart_load(call, string.sub(KEYS[2], #call.prefix + 6))
+if not cart.exists or cart.is_damaged then
   return redis.error_reply('CARTUNREADABLE ' .. KEYS[2])
 end
 

@@ -1,5 +1,5 @@
 --[[
-  cart_dump: carts that changed after a change number, as they are stored, for their snapshots. Writes nothing.
+  cart_dump: carts that changed after a change number, for their snapshots. Writes nothing.
 
   KEYS[1]  gate hash              {ns:p}:gate
   KEYS[2]  activity index         {ns:p}:activity
@@ -8,22 +8,44 @@
   ARGV[3]  nonce                  of this call
   ARGV[4]  after                  change number; carts with a later one
   ARGV[5]  limit                  carts
-  Returns  {'OK', now, epoch, <cart_id, change, hash>...} | {'FENCED'}
-  Faults   none
+  Returns  {'OK', now, epoch, <cart_id, change, cart>...} | {'FENCED'}
+           cart: {} | {version, currency, created, updated, lifetime, <line_id, properties, quantity, held, held until,
+           first held, price, revision, ordinal, added, updated>...}
+  Faults   CARTUNREADABLE
   Cost     O(limit * lines of a cart)
 ]]
 --- @include call_begin
 --- @include int
+--- @include cart_load
+--- @include line_order
 
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
 if not call then
   return { 'FENCED' }
 end
 local reply = { 'OK', int(call.now), call.epoch }
+-- What a hold lasts is told as it was written: a clock that stepped back since has no say in a record.
+local as_written = { prefix = call.prefix, now = math.huge }
 local found = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[4], '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[5])
 for index = 1, #found, 2 do
-  reply[#reply + 1] = found[index]
-  reply[#reply + 1] = found[index + 1]
-  reply[#reply + 1] = redis.call('HGETALL', call.prefix .. 'cart:' .. found[index])
+  local cart, told = cart_load(as_written, found[index]), {}
+  if cart.is_damaged then
+    return redis.error_reply('CARTUNREADABLE ' .. cart.key)
+  end
+  if cart.exists then
+    told = { cart.version, cart.currency, cart.created, cart.updated, cart.ttl }
+    for _, line_id in ipairs(line_order(cart)) do
+      local line = cart.lines[line_id]
+      for _, value in ipairs({
+        line_id, cart.properties[line_id] or '', line.quantity, line.held, line.expires, line.first, line.price,
+        line.revision, line.ordinal, line.added, line.updated,
+      }) do
+        told[#told + 1] = value
+      end
+    end
+  end
+  for _, value in ipairs({ found[index], found[index + 1], told }) do
+    reply[#reply + 1] = value
+  end
 end
 return reply

@@ -85,7 +85,10 @@ local function item_problem(line_id, quantity, may_be_new)
     return { 'CURRENCY_MISMATCH' }
   end
   line = line or { quantity = 0, held = 0, price = 0 }
-  return line_check(cart, stock, line, quantity, line.quantity > 0 and line.price or stock.price, terms)
+  return line_check(
+    stock, terms, cart.is_guest, cart.count, cart.units, cart.subtotal, cart.held + cart.waiting, line.quantity,
+    line.held, line.price, quantity, line.quantity > 0 and line.price or stock.price
+  )
 end
 
 local outcomes, refused, wrote = {}, {}, false

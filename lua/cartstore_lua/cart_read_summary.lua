@@ -17,6 +17,5 @@ local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
 if not call then
   return { 'FENCED' }
 end
-local read = redis.call('HMGET', KEYS[2], 'b', 'a')
-local cart = cart_decode(call, '', read[1], read[2], nil)
+local cart = cart_decode(call, '', redis.call('HGET', KEYS[2], 'a'))
 return { 'OK', cart.version, cart.count, cart.units, cart.subtotal, cart.currency }

@@ -245,7 +245,7 @@ for index, order in ipairs(orders) do
   hash_set(call.prefix .. 'order:' .. order.id, fields)
   for _, line in ipairs(order.lines) do
     if line.held > 0 then
-      hold_index(call, sku_load(call, line.sku), 'o\31' .. order.id, expires)
+      hold_index(call.prefix, sku_load(call, line.sku), 'o\31' .. order.id, expires)
     end
   end
   order_ids[index] = order.id

@@ -15,6 +15,7 @@
 ]]
 --- @include call_begin
 --- @include int
+--- @include line_decode
 --- @include line_sku
 
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
@@ -38,12 +39,12 @@ for index = 2, #KEYS do
   local lines = 0
   for name, text in pairs(fields) do
     if cart_id and string.sub(name, 1, 2) == 'l:' then
-      local held = string.match(text, '^%d+ (%d+) ')
-      if not held then
+      local line = line_decode(text, 0, 0, 0)
+      if not line then
         return redis.error_reply('CARTUNREADABLE ' .. KEYS[index])
       end
-      if held ~= '0' then
-        claim(index - 1, line_sku(string.sub(name, 3)), held, cart_id)
+      if line.held > 0 then
+        claim(index - 1, line_sku(string.sub(name, 3)), int(line.held), cart_id)
       end
     elseif not cart_id and fields.status == 'pending' and string.match(name, '^l%d+$') then
       local sku, held = string.match(text, '^[^\31]+\31([^\31]+)\31%d+\31(%d+)\31')

@@ -68,6 +68,6 @@ if #members > limit or held > stock.held or guest_held > stock.guest_held then
   return { 'OK', '0' }
 end
 
-hold_index(call, stock, member, expires)
-sku_save(call, stock)
+hold_index(call.prefix, stock, member, expires)
+sku_save(stock)
 return { 'OK', '1' }

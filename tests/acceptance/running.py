@@ -23,6 +23,8 @@ import asyncpg
 import httpx
 import jwt
 import redis
+from packed import line_held
+from redis.client import NEVER_DECODE
 
 PATIENCE_SECONDS = 90.0
 """Only there to end a test that hangs: nothing is measured with it."""
@@ -231,7 +233,8 @@ class Books:
             for holder in engine.zrange(f"{_TAG}holds:{sku}", 0, -1):
                 kind, owner, *rest = holder.split("\x1f")
                 if kind == "c":
-                    units += int(engine.hget(f"{_TAG}cart:{owner}", f"l:{rest[0]}").split()[1])
+                    line = f"{_TAG}cart:{owner}", f"l:{rest[0]}"
+                    units += line_held(engine.execute_command("HGET", *line, **{NEVER_DECODE: True}))
                     continue
                 order = engine.hgetall(f"{_TAG}order:{owner}")
                 lines = [order[name].split("\x1f") for name in order if name[0] == "l" and name[1:].isdigit()]

@@ -12,6 +12,8 @@ from typing import Any
 import asyncpg
 import msgspec
 import redis
+from packed import line_held
+from redis.client import NEVER_DECODE
 
 _TAG = "{main:0}:"
 _US = "\x1f"
@@ -104,8 +106,8 @@ def _sku(engine: redis.Redis, sku: str) -> SkuBooks:
     for holder in engine.zrange(f"{_TAG}holds:{sku}", 0, -1):
         kind, owner, *rest = holder.split(_US)
         if kind == "c":
-            line = engine.hget(f"{_TAG}cart:{owner}", f"l:{rest[0]}")
-            by_holders += int(line.split()[1]) if line else 0
+            line = f"{_TAG}cart:{owner}", f"l:{rest[0]}"
+            by_holders += line_held(engine.execute_command("HGET", *line, **{NEVER_DECODE: True}))
             continue
         order = engine.hgetall(f"{_TAG}order:{owner}")
         lines = [order[name].split(_US) for name in order if name[0] == "l" and name[1:].isdigit()]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 
 from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
@@ -31,6 +32,9 @@ BACKENDS = tuple(os.environ.get("TEST_BACKENDS", "memory,fakeredis,real,wire").s
 
 _EVENTS_READ = 10_000
 
+# Where fakeredis finds what it lacks (lua_modules).
+os.environ["LUA_PATH"] = f"{Path(__file__).parents[1] / 'lua'}/?.lua;;"
+
 
 @asynccontextmanager
 async def open_memory() -> AsyncIterator[Shop]:
@@ -48,7 +52,8 @@ async def open_memory() -> AsyncIterator[Shop]:
 
 @asynccontextmanager
 async def open_fakeredis() -> AsyncIterator[Shop]:
-    client = FakeAsyncRedis(server=FakeServer(), version=(7,), decode_responses=True)
+    server = FakeServer()
+    client = FakeAsyncRedis(server=server, version=(7,), decode_responses=True, lua_modules={"cmsgpack"})
     try:
         yield await _open_on(ClientCaller(client), client)
     finally:

@@ -12,7 +12,9 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from packed import line_held
 from reconcile_shop import BUYER, Shop, expect_left, expect_repaired, found, open_shop
+from redis.client import NEVER_DECODE
 
 from cartstore import Owner
 from cartstore.embedded import Database
@@ -40,12 +42,14 @@ async def claimed(shop: Shop, sku: str) -> int:
     """Units of a SKU that all lines and pending orders hold, read without the code under test."""
     units = 0
     async for key in shop.redis.scan_iter(f"{shop.keys.prefix}*", _type="hash"):
-        fields = await shop.redis.hgetall(key)
         if key.startswith(shop.keys.cart("")):
-            units += int(fields.get(f"l:{sku}", "0 0").split(" ")[1])
-        elif key.startswith(shop.keys.order("")) and fields["status"] == "pending":
+            line = await shop.redis.execute_command("HGET", key, f"l:{sku}", **{NEVER_DECODE: True})
+            units += line_held(line)
+        elif key.startswith(shop.keys.order("")):
+            fields = await shop.redis.hgetall(key)
             lines = [text.split("\x1f") for name, text in fields.items() if name[0] == "l"]
-            units += sum(int(line[3]) for line in lines if line[1] == sku)
+            if fields["status"] == "pending":
+                units += sum(int(line[3]) for line in lines if line[1] == sku)
     return units
 
 

@@ -392,7 +392,7 @@ async def test_call_packed_for_the_old_engine_changes_nothing_when_another_one_g
     terms = terms_of(store.settings, "user")
     await store.add_line(ANN, "a")
     await archive_all(store)
-    before = await client.hgetall("{main:0}:cart:u.ann")
+    before = await client.dump("{main:0}:cart:u.ann")
     gate = await read_gate(client, Keys(store.partition))
 
     for identity, state in ((gate.identity, "open"), (old, "open"), (old, "fenced")):
@@ -402,7 +402,7 @@ async def test_call_packed_for_the_old_engine_changes_nothing_when_another_one_g
         assert (await read_gate(client, Keys(store.partition))).state == "fenced"
     await until_open(store)
 
-    assert await client.hgetall("{main:0}:cart:u.ann") == before
+    assert await client.dump("{main:0}:cart:u.ann") == before
 
 
 async def test_shop_is_rebuilt_when_an_old_copy_of_the_engine_was_restored(

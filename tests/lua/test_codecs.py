@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import lupa.lua51 as lua51
@@ -26,8 +27,14 @@ def load(lua: lua51.LuaRuntime, *includes: str) -> Any:
     return lua.globals()
 
 
-RUNTIME = lua51.LuaRuntime()
-LUA = load(RUNTIME, "int", "line_encode", "line_decode", "line_sku", "order_line_encode", "terms_decode")
+# One byte is one character, since what is packed is no text.
+RUNTIME = lua51.LuaRuntime(encoding="latin-1")
+RUNTIME.execute(f"cmsgpack = dofile('{Path(__file__).with_name('cmsgpack.lua')}')")
+LUA = load(
+    RUNTIME,
+    *("line_encode", "line_expires", "line_decode", "line_sku"),
+    *("int", "order_line_encode", "terms_decode"),
+)
 
 
 def line_table(created: int, **values: int) -> Any:

@@ -1,47 +1,38 @@
--- A cart without its lines from the three texts that its hash keeps of it; an absent one is an empty cart made
--- now. Times but `created` are kept as distances from it, which keeps the texts within the engine's compact
--- encoding. Nothing is written before cart_save. `changed` and `gone` collect line ids, `zrem` and `zadd` the
--- hold entries to take out and put in.
+-- A cart without its lines from what its hash keeps of it in one field: fourteen values, packed as MessagePack, which
+-- an engine reads and writes several times faster than numbers in a text. An absent cart is an empty one made now.
+-- Times but `created` are kept as distances (`extended` from `updated`, the others from `created`), which keeps the
+-- field within the engine's compact encoding. Nothing is written before cart_save. `changed` and `gone` collect line
+-- ids, `zrem` and `zadd` the hold entries to take out and put in.
 -- extended: when the holds of all lines were last extended. ttl_min, latest_min: lower bounds of what lines with
 -- a live hold have (line_decode); 0 when none has one.
-local function cart_decode(call, cart_id, base, running, bounds)
-  local created, ttl, currency, ttl_min, latest_min = call.now, 0, '', 0, 0
-  local version, count, units, subtotal, held, waiting, ordinal, updated, extended = 0, 0, 0, 0, 0, 0, 0, 0, -call.now
-  if running then
-    created, ttl, currency = string.match(base, '^(%d+) (%d+) (%u*)$')
-    version, count, units, subtotal, held, waiting, ordinal, updated, extended =
-      string.match(running, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (-?%d+) (-?%d+)$')
-    held, waiting = tonumber(held), tonumber(waiting)
-    if bounds then
-      ttl_min, latest_min = string.match(bounds, '^(%d+) (-?%d+)$')
-      ttl_min = tonumber(ttl_min)
-      latest_min = ttl_min > 0 and created + latest_min or 0
-    end
+local function cart_decode(call, cart_id, packed)
+  local version, count, units, subtotal, held, waiting, ordinal = 0, 0, 0, 0, 0, 0, 0
+  local updated, extended, ttl_min, latest_min, created, ttl, currency = 0, -call.now, 0, 0, call.now, 0, ''
+  if packed then
+    version, count, units, subtotal, held, waiting, ordinal, updated, extended, ttl_min, latest_min, created, ttl, currency =
+      cmsgpack.unpack(packed)
   end
+  updated = created + updated
   return {
     id = cart_id,
     key = call.prefix .. 'cart:' .. cart_id,
     is_guest = string.sub(cart_id, 1, 2) == 'g.',
-    exists = running and true or false,
-    version = tonumber(version),
-    count = tonumber(count),
-    units = tonumber(units),
-    subtotal = tonumber(subtotal),
+    exists = packed and true or false,
+    version = version,
+    count = count,
+    units = units,
+    subtotal = subtotal,
     held = held,
     waiting = waiting,
     was_counted = held + waiting > 0,
-    ordinal = tonumber(ordinal),
-    created = tonumber(created),
-    updated = created + updated,
-    extended = created + extended,
-    ttl = tonumber(ttl),
+    ordinal = ordinal,
+    created = created,
+    updated = updated,
+    extended = updated + extended,
+    ttl = ttl,
     currency = currency,
     ttl_min = ttl_min,
-    latest_min = latest_min,
-    saved_ttl = running and tonumber(ttl),
-    saved_currency = currency,
-    saved_ttl_min = ttl_min,
-    saved_latest_min = latest_min,
+    latest_min = ttl_min > 0 and created + latest_min or 0,
     lines = {},
     properties = {},
     changed = {},

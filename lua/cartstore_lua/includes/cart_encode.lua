@@ -1,7 +1,8 @@
--- What changes of a cart with every mutation, as cart_decode reads it.
+-- The inverse of cart_decode.
 local function cart_encode(cart)
-  return string.format(
-    '%.0f %d %d %.0f %d %d %d %d %d', cart.version, cart.count, cart.units, cart.subtotal + 0, cart.held, cart.waiting,
-    cart.ordinal, cart.updated - cart.created, cart.extended - cart.created
+  return cmsgpack.pack(
+    cart.version, cart.count, cart.units, cart.subtotal, cart.held, cart.waiting, cart.ordinal,
+    cart.updated - cart.created, cart.extended - cart.updated, cart.ttl_min,
+    cart.ttl_min > 0 and cart.latest_min - cart.created or 0, cart.created, cart.ttl, cart.currency
   )
 end

@@ -8,11 +8,13 @@ local function cart_load(call, cart_id)
   for index = 1, #flat, 2 do
     fields[flat[index]] = flat[index + 1]
   end
-  local cart = cart_decode(call, cart_id, fields.b, fields.a, fields.e)
+  local cart = cart_decode(call, cart_id, fields.a)
   for name, value in pairs(fields) do
     local mark = string.sub(name, 1, 2)
     if mark == 'l:' then
-      cart.lines[string.sub(name, 3)] = line_decode(value, cart.created, cart.extended, call.now)
+      local line = line_decode(value, cart.created, cart.extended, call.now)
+      cart.lines[string.sub(name, 3)] = line
+      cart.is_damaged = cart.is_damaged or not line
     elseif mark == 'p:' then
       cart.properties[string.sub(name, 3)] = value
     end

@@ -24,10 +24,10 @@ local function cart_save(call, cart, updated)
     redis.call('HDEL', cart.key, unpack(gone, first, math.min(first + 999, #gone)))
   end
   for member, hold in pairs(cart.zadd) do
-    hold_index(call, hold[1], member, hold[2].indexed)
+    hold_index(call.prefix, hold[1], member, hold[2].indexed)
   end
   for _, stock in pairs(call.skus) do
-    sku_save(call, stock)
+    sku_save(stock)
   end
   if call.has_new_lifetime then
     redis.call('HSET', call.gate_key, 'lifetime_ms', call.lifetime)
@@ -39,16 +39,6 @@ local function cart_save(call, cart, updated)
     redis.call('ZADD', call.prefix .. 'activity', cart.version, cart.id)
   end
   local fields = { 'a', cart_encode(cart) }
-  if cart.ttl ~= cart.saved_ttl or cart.currency ~= cart.saved_currency then
-    fields[3], fields[4] = 'b', string.format('%d %d %s', cart.created, cart.ttl, cart.currency)
-    cart.saved_ttl, cart.saved_currency = cart.ttl, cart.currency
-  end
-  if cart.ttl_min ~= cart.saved_ttl_min or cart.latest_min ~= cart.saved_latest_min then
-    local n = #fields
-    local latest_min = cart.ttl_min > 0 and cart.latest_min - cart.created or 0
-    fields[n + 1], fields[n + 2] = 'e', string.format('%d %d', cart.ttl_min, latest_min)
-    cart.saved_ttl_min, cart.saved_latest_min = cart.ttl_min, cart.latest_min
-  end
   for line_id in pairs(cart.changed) do
     local line = cart.lines[line_id]
     if line then

@@ -5,11 +5,11 @@
 -- nothing depends on it any more the cart may go, after its lifetime.
 local function cart_uncount(call, cart_id, held, waiting)
   local cart_key = call.prefix .. 'cart:' .. cart_id
-  local read = redis.call('HMGET', cart_key, 'b', 'a')
-  if not read[2] then
+  local packed = redis.call('HGET', cart_key, 'a')
+  if not packed then
     return
   end
-  local cart = cart_decode(call, cart_id, read[1], read[2], nil)
+  local cart = cart_decode(call, cart_id, packed)
   cart.held, cart.waiting = cart.held - held, math.max(0, cart.waiting - waiting)
   redis.call('HSET', cart_key, 'a', cart_encode(cart))
   if cart.held + cart.waiting <= 0 then

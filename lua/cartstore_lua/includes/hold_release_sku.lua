@@ -42,9 +42,9 @@ local function hold_release_sku(call, sku, limit)
       released = released + 1
     else
       local cart_key = call.prefix .. 'cart:' .. holder
-      local read = redis.call('HMGET', cart_key, 'b', 'a', 'l:' .. line_id)
-      local cart = cart_decode(call, holder, read[1], read[2], nil)
-      local line = read[3] and line_decode(read[3], cart.created, cart.extended, call.now)
+      local read = redis.call('HMGET', cart_key, 'a', 'l:' .. line_id)
+      local cart = cart_decode(call, holder, read[1])
+      local line = read[2] and line_decode(read[2], cart.created, cart.extended, call.now)
       if line and line.held > 0 and line.expires > call.now and line.expires <= call.now + call.lifetime then
         line.indexed = line.expires
         redis.call('ZADD', holds_key, line.indexed, member)

@@ -16,10 +16,5 @@ local function holds_extend(call, cart)
       end
     end
   end
-  if not cart.is_partial then
-    cart.ttl_min, cart.latest_min = ttl_min, latest_min
-  elseif cart.held == 0 then
-    cart.ttl_min, cart.latest_min = 0, 0
-  end
-  -- Else none of the other lines has lapsed (cart_load_line), and hold_take has put this one into the bounds.
+  cart.ttl_min, cart.latest_min = ttl_min, latest_min
 end

@@ -4,8 +4,8 @@ local function line_encode(line, created)
   if line.held > 0 then
     indexed, latest, first = line.indexed - created, line.latest - created, line.first - created
   end
-  return string.format(
-    '%d %d %d %d %d %d %.0f %d %d %d %d', line.quantity, line.held, indexed, latest, first, line.ttl, line.price,
-    line.revision, line.ordinal, line.added - created, line.updated - created
+  return cmsgpack.pack(
+    line.quantity, line.held, indexed, latest, first, line.ttl, line.price, line.revision, line.ordinal,
+    line.added - created, line.updated - created
   )
 end

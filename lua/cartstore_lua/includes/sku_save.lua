@@ -1,8 +1,8 @@
--- Write what a call changed of a SKU's counters: whole values in one command, since sku_load read them in this
+-- Write what a call changed of a SKU's counters: whole values in one command, since sku_read read them in this
 -- very call. `rev` grows also when units only went from one holder to another: whoever adds up all claims by
 -- visiting their holders has missed or doubled them then, and sees it by that.
-local function sku_save(call, stock)
-  local key = call.prefix .. 'sku:' .. stock.sku
+local function sku_save(stock)
+  local key = stock.key
   if stock.has_moved then
     stock.rev = stock.rev + 1
     if stock.has_guest_change then

@@ -1,0 +1,244 @@
+--- @include clock_ms
+--- @include call_begin
+--- @include terms_decode
+--- @include ring_find
+--- @include ring_remember
+--- @include sku_read
+--- @include sku_has_due
+--- @include sku_free
+--- @include sku_save
+--- @include hold_index
+--- @include line_expires
+--- @include line_check
+--- @include lines_lapse
+
+-- One line of a cart gets another quantity and holds it: what an add, a change and a removal have in common. It is
+-- most of what the engine ever does, so it is written straight on, with values in place of the tables of a cart and
+-- its lines (cart_decode, line_decode, line_put, holds_extend, cart_save, which it has to agree with); the rules are
+-- shared (line_check, sku_free). Only the line and the cart's own field are read and written, however many lines there
+-- are, unless the hold of another line may have lapsed.
+-- adds: `quantity` is added to what the line has, the line may be new, and the buyer sees its current price.
+-- absent: the refusal when there is no such line, else.
+-- Arguments: identity, terms, line_id, quantity, and what may be left out from the end: hurried, if_match,
+-- idempotency key, fingerprint, properties, now.
+local function line_change(keys, args, adds, absent)
+  local redis_call = redis.call
+  local gate_key, cart_key, line_id, quantity = keys[1], keys[2], args[3], tonumber(args[4])
+  local key, if_match = args[7] or '', args[6] or ''
+  local gate = redis_call('HMGET', gate_key, 'state', 'identity', 'lifetime_ms')
+  if gate[2] ~= args[1] or gate[1] ~= 'open' then
+    -- Fences the partition, if this is the first call that meets another engine.
+    call_begin(gate_key, args[1], args[10] or '', '')
+    return { 'FENCED' }
+  end
+  local terms = terms_decode(args[2])
+  if not terms or not quantity then
+    return redis.error_reply('CARTBADARG terms or quantity')
+  end
+  local call = { now = clock_ms(args[10] or ''), lifetime = tonumber(gate[3]) }
+  local now = call.now
+  if key ~= '' then
+    local remembered = ring_find(cart_key, key, args[8])
+    if remembered then
+      return remembered
+    end
+  end
+
+  local prefix = string.sub(gate_key, 1, -5)
+  local cart_id, sku = string.sub(cart_key, #prefix + 6), string.sub(keys[3], #prefix + 5)
+  local stock = sku_read(keys[3], sku)
+  local is_due = stock and sku_has_due(call, stock)
+  if is_due and (adds or quantity > 0) and args[5] ~= '1' then
+    return { 'DUE', sku }
+  end
+
+  -- The cart, as cart_decode has it.
+  local line_field = 'l:' .. line_id
+  -- Only a line whose id says more than its SKU can have properties.
+  local properties_field = line_id ~= sku and 'p:' .. line_id
+  local packed = properties_field and redis_call('HMGET', cart_key, 'a', line_field, properties_field)
+    or redis_call('HMGET', cart_key, 'a', line_field)
+  local version, count, units, subtotal, held, waiting, ordinal = 0, 0, 0, 0, 0, 0, 0
+  local updated, extended, ttl_min, latest_min, created, _, currency = 0, -now, 0, 0, now, 0, ''
+  if packed[1] then
+    version, count, units, subtotal, held, waiting, ordinal, updated, extended, ttl_min, latest_min, created, _, currency =
+      cmsgpack.unpack(packed[1])
+  end
+  extended = created + updated + extended
+  if if_match ~= '' and tonumber(if_match) ~= version then
+    return { 'VERSION_CONFLICT', version }
+  end
+
+  -- Its line, as line_decode has it.
+  local is_new = not packed[2]
+  local has, line_held, indexed, latest, first, line_ttl, seen, revision, place, added = 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+  if not is_new then
+    has, line_held, indexed, latest, first, line_ttl, seen, revision, place, added = cmsgpack.unpack(packed[2])
+  end
+  if not adds and is_new then
+    return absent
+  end
+  local wanted, price = quantity, seen
+  if adds then
+    wanted, price = has + quantity, stock and stock.price
+  end
+  local is_guest = string.sub(cart_id, 1, 2) == 'g.'
+  if adds or wanted > 0 then
+    if not stock then
+      return { 'PRODUCT_NOT_FOUND' }
+    end
+    if not stock.active and (adds or wanted >= has) then
+      return { 'PRODUCT_INACTIVE' }
+    end
+    if count > 0 and currency ~= stock.currency then
+      return { 'CURRENCY_MISMATCH', currency, stock.currency }
+    end
+    local problem = line_check(
+      stock, terms, is_guest, count, units, subtotal, held + waiting, has, line_held, seen, wanted, price
+    )
+    if problem and is_due and problem[1] == 'INSUFFICIENT_STOCK' then
+      return { 'DUE', sku }
+    end
+    if problem and problem[2] == 'max_held_per_owner' then
+      return { 'OWNER_DUE', problem[2], problem[3] }
+    end
+    if problem then
+      return problem
+    end
+  end
+
+  -- The other lines' holds are extended by `extended` alone, but those that have lapsed must not be.
+  local lapsed = nil
+  if ttl_min > 0 and (extended > now or math.min(extended + ttl_min, created + latest_min) <= now) then
+    ttl_min, latest_min, lapsed = lines_lapse(cart_key, line_field, created, extended, now)
+  end
+
+  -- The line's hold.
+  local was_held, was_counted, expires = line_held, held + waiting > 0, 0
+  local is_indexed = false
+  if line_held > 0 then
+    expires = line_expires(created + indexed, line_ttl, created + latest, extended, now)
+  end
+  if wanted == 0 then
+    line_held = 0
+  elseif stock.policy == 'deny' and stock.hold_policy == 'on_add' and terms.reservations then
+    if line_held == 0 or expires <= now then
+      first, expires, is_indexed = now - created, 0, true
+    end
+    line_held = wanted
+    line_ttl = stock.ttl > 0 and stock.ttl or terms.ttl
+    latest = first + terms.cap
+    local reached = math.min(now + line_ttl, created + latest)
+    is_indexed = is_indexed or reached < expires
+    expires = math.max(expires, reached)
+    if is_indexed then
+      indexed = expires - created
+    end
+    if reached - now > call.lifetime then
+      call.has_new_lifetime, call.lifetime = true, reached - now
+    end
+  else
+    line_held = math.min(line_held, wanted)
+    if line_held > 0 and line_ttl > 0 then
+      if expires > now then
+        expires = math.max(expires, math.min(now + line_ttl, created + latest))
+      else
+        line_ttl = 0
+      end
+    end
+  end
+  if line_held == 0 then
+    expires, indexed, latest, first = 0, 0, 0, 0
+  elseif line_ttl > 0 then
+    latest_min = ttl_min > 0 and math.min(latest_min, latest) or latest
+    ttl_min = ttl_min > 0 and math.min(ttl_min, line_ttl) or line_ttl
+  end
+  local change = line_held - was_held
+  held = held + change
+  if held == 0 then
+    ttl_min, latest_min = 0, 0
+  end
+  if change ~= 0 then
+    stock.held = stock.held + change
+    stock.has_moved = true
+    if is_guest then
+      stock.guest_held = stock.guest_held + change
+      stock.has_guest_change = true
+    end
+  end
+
+  -- The writes, in the order of cart_save: what frees memory goes first.
+  if was_held > 0 and line_held == 0 then
+    redis_call('ZREM', prefix .. 'holds:' .. sku, 'c\31' .. cart_id .. '\31' .. line_id)
+  end
+  local properties = packed[3] or ''
+  if wanted == 0 then
+    redis_call('HDEL', cart_key, line_field, properties_field or line_field)
+  end
+  if is_indexed then
+    hold_index(prefix, stock, 'c\31' .. cart_id .. '\31' .. line_id, expires)
+  end
+  if stock then
+    sku_save(stock)
+  end
+  if call.has_new_lifetime then
+    redis_call('HSET', gate_key, 'lifetime_ms', call.lifetime)
+  end
+  version = redis_call('HINCRBY', gate_key, 'change', 1)
+  redis_call('ZADD', prefix .. 'activity', version, cart_id)
+  units = units + wanted - has
+  subtotal = subtotal - has * seen + wanted * price
+  if is_new then
+    ordinal, count, added, currency = ordinal + 1, count + 1, now - created, stock.currency
+    place = ordinal
+    if args[9] and args[9] ~= '' then
+      properties = args[9]
+      redis_call('HSET', cart_key, 'p:' .. line_id, properties)
+    end
+  elseif wanted == 0 then
+    count = count - 1
+  end
+  if adds or is_new then
+    revision = stock.revision
+  end
+  updated = now - created
+  local packed_cart = cmsgpack.pack(
+    version, count, units, subtotal, held, waiting, ordinal, updated, 0, ttl_min, latest_min, created, terms.cart_ttl,
+    currency
+  )
+  if wanted == 0 then
+    redis_call('HSET', cart_key, 'a', packed_cart)
+  else
+    redis_call('HSET', cart_key, 'a', packed_cart, line_field, cmsgpack.pack(
+      wanted, line_held, indexed, latest, first, line_ttl, price, revision, place, added, updated
+    ))
+  end
+  if lapsed then
+    for index = 1, #lapsed, 2 do
+      redis_call('HSET', cart_key, lapsed[index], lapsed[index + 1])
+    end
+  end
+  -- A cart that a counter depends on has no TTL; the last release sets one.
+  if held + waiting == 0 then
+    redis_call('PEXPIRE', cart_key, terms.cart_ttl)
+  elseif not was_counted and packed[1] then
+    redis_call('PERSIST', cart_key)
+  end
+
+  -- As mutation_reply and line_append have it.
+  local reply = { 'OK', 0, now, version, count, units, subtotal, currency }
+  if wanted > 0 then
+    local available = stock.policy == 'deny' and sku_free(stock, is_guest, terms.guest_share_ppm) + line_held or ''
+    local first_held = created + first
+    if expires <= now then
+      line_held, expires, first_held = 0, 0, 0
+    end
+    reply = {
+      'OK', is_new and 1 or 0, now, version, count, units, subtotal, currency,
+      line_id, properties, wanted, line_held, expires, first_held, price, revision, place, created + added, now,
+      stock.price, stock.revision, stock.active and 1 or 0, stock.policy, available,
+    }
+  end
+  ring_remember(cart_key, key, args[8], reply)
+  return reply
+end
