@@ -2,7 +2,6 @@
 local function cart_encode(cart)
   return cmsgpack.pack(
     cart.version, cart.count, cart.units, cart.subtotal, cart.held, cart.waiting, cart.ordinal,
-    cart.updated - cart.created, cart.extended - cart.updated, cart.ttl_min,
-    cart.ttl_min > 0 and cart.latest_min - cart.created or 0, cart.created, cart.ttl, cart.currency
+    cart.updated - cart.created, cart.extended - cart.updated, cart.ttl_min, cart.created, cart.ttl, cart.currency
   )
 end

@@ -21,7 +21,6 @@ local function hold_take(call, cart, stock, line_id, line, held, terms, extends)
     cart.zadd[member] = { stock, line }
   end
   line.expires = expires
-  cart.latest_min = cart.ttl_min > 0 and math.min(cart.latest_min, line.latest) or line.latest
   cart.ttl_min = cart.ttl_min > 0 and math.min(cart.ttl_min, line.ttl) or line.ttl
   hold_set(call, cart, stock, line_id, line, held)
 end

@@ -3,12 +3,11 @@
 -- units belong to whoever comes first.
 local function holds_extend(call, cart)
   cart.extended = call.now
-  local ttl_min, latest_min = 0, 0
+  local ttl_min = 0
   for line_id, line in pairs(cart.lines) do
     if line.held > 0 and line.ttl > 0 then
       if line.expires > call.now then
         line.expires = math.max(line.expires, math.min(call.now + line.ttl, line.latest))
-        latest_min = ttl_min > 0 and math.min(latest_min, line.latest) or line.latest
         ttl_min = ttl_min > 0 and math.min(ttl_min, line.ttl) or line.ttl
       else
         line.ttl = 0
@@ -16,5 +15,5 @@ local function holds_extend(call, cart)
       end
     end
   end
-  cart.ttl_min, cart.latest_min = ttl_min, latest_min
+  cart.ttl_min = ttl_min
 end

@@ -59,9 +59,9 @@ local function line_change(keys, args, adds, absent)
   local packed = properties_field and redis_call('HMGET', cart_key, 'a', line_field, properties_field)
     or redis_call('HMGET', cart_key, 'a', line_field)
   local version, count, units, subtotal, held, waiting, ordinal = 0, 0, 0, 0, 0, 0, 0
-  local updated, extended, ttl_min, latest_min, created, _, currency = 0, -now, 0, 0, now, 0, ''
+  local updated, extended, ttl_min, created, _, currency = 0, -now, 0, now, 0, ''
   if packed[1] then
-    version, count, units, subtotal, held, waiting, ordinal, updated, extended, ttl_min, latest_min, created, _, currency =
+    version, count, units, subtotal, held, waiting, ordinal, updated, extended, ttl_min, created, _, currency =
       cmsgpack.unpack(packed[1])
   end
   extended = created + updated + extended
@@ -109,8 +109,8 @@ local function line_change(keys, args, adds, absent)
 
   -- The other lines' holds are extended by `extended` alone, but those that have lapsed must not be.
   local lapsed = nil
-  if ttl_min > 0 and (extended > now or math.min(extended + ttl_min, created + latest_min) <= now) then
-    ttl_min, latest_min, lapsed = lines_lapse(cart_key, line_field, created, extended, now)
+  if ttl_min > 0 and extended + ttl_min <= now then
+    ttl_min, lapsed = lines_lapse(cart_key, line_field, created, extended, now)
   end
 
   -- The line's hold.
@@ -150,13 +150,12 @@ local function line_change(keys, args, adds, absent)
   if line_held == 0 then
     expires, indexed, latest, first = 0, 0, 0, 0
   elseif line_ttl > 0 then
-    latest_min = ttl_min > 0 and math.min(latest_min, latest) or latest
     ttl_min = ttl_min > 0 and math.min(ttl_min, line_ttl) or line_ttl
   end
   local change = line_held - was_held
   held = held + change
   if held == 0 then
-    ttl_min, latest_min = 0, 0
+    ttl_min = 0
   end
   if change ~= 0 then
     stock.held = stock.held + change
@@ -203,7 +202,7 @@ local function line_change(keys, args, adds, absent)
   end
   updated = now - created
   local packed_cart = cmsgpack.pack(
-    version, count, units, subtotal, held, waiting, ordinal, updated, 0, ttl_min, latest_min, created, terms.cart_ttl,
+    version, count, units, subtotal, held, waiting, ordinal, updated, 0, ttl_min, created, terms.cart_ttl,
     currency
   )
   if wanted == 0 then
