@@ -170,8 +170,9 @@ def profile(found: Servers, verb: str, seconds: int) -> dict[str, Any]:
                 outcome["cpu_seconds"] = time.process_time() - cpu
                 sampler.is_on = False
                 stats: dict[str, Any] = found.client.info("commandstats")
-                outcome["engine_us"] = stats["cmdstat_evalsha"]["usec_per_call"]
-                outcome["calls"] = stats["cmdstat_evalsha"]["calls"]
+                scripts = [stats[kind] for kind in ("cmdstat_evalsha", "cmdstat_fcall") if kind in stats]
+                outcome["calls"] = sum(kind["calls"] for kind in scripts)
+                outcome["engine_us"] = sum(kind["usec"] for kind in scripts) / outcome["calls"]
             finally:
                 server.should_exit = True
 

@@ -23,6 +23,38 @@ async def test_hold_lasts_when_its_time_is_not_over(shop: Shop) -> None:
     assert (await shop.line(ANN, "tee")).held == 1
 
 
+async def test_hold_ends_no_earlier_when_it_is_held_again_for_less_time(shop: Shop) -> None:
+    await shop.sell("tee", 5)
+    await shop.add(ANN, "tee")
+    shop.advance(MINUTE_MS)
+    await shop.add(ANN, "tee")
+    expires = shop.now_ms + TERMS.hold_ttl_ms
+
+    await shop.add(ANN, "tee", terms=terms(hold_ttl_ms=MINUTE_MS))
+
+    assert (await shop.line(ANN, "tee")).hold_expires_at_ms == expires
+
+
+async def test_line_holds_no_more_than_its_quantity_when_its_sku_is_held_at_checkout_only_by_now(
+    shop: Shop,
+) -> None:
+    await shop.sell("tee", 5)
+    await shop.add(ANN, "tee", 4)
+    await shop.publish("tee", hold_policy="on_checkout")
+
+    shop.advance(MINUTE_MS)
+    result = await shop.set(ANN, "tee", 3)
+
+    line = await shop.line(ANN, "tee")
+    assert (line.held, line.hold_expires_at_ms) == (3, shop.now_ms + TERMS.hold_ttl_ms)
+    assert result.line == line
+    assert (await shop.level("tee")).held == 3
+    await shop.add(ANN, "tee", 2)
+    assert (await shop.line(ANN, "tee")).held == 3
+    await shop.remove(ANN, "tee")
+    assert (await shop.level("tee")).held == 0
+
+
 async def test_hold_goes_to_the_next_buyer_when_its_time_is_over(shop: Shop) -> None:
     await shop.sell("tee", 1)
     await shop.add(ANN, "tee")
@@ -133,6 +165,19 @@ async def test_hold_is_not_extended_when_the_cart_is_not_changed(shop: Shop, cal
 
     assert first.line is not None
     assert (await shop.line(ANN, "tee")).hold_expires_at_ms == first.line.hold_expires_at_ms
+
+
+async def test_cap_counts_from_the_first_hold_when_the_line_itself_is_changed(shop: Shop) -> None:
+    await shop.sell("tee", 50)
+    capped = terms(hold_ttl_ms=10 * MINUTE_MS, hold_cap_ms=15 * MINUTE_MS)
+    await shop.add(ANN, "tee", terms=capped)
+    cap_at_ms = shop.now_ms + capped.hold_cap_ms
+
+    for change in (shop.add, shop.set):
+        shop.advance(7 * MINUTE_MS)
+        await change(ANN, "tee", 3, terms=capped)
+
+    assert (await shop.line(ANN, "tee")).hold_expires_at_ms == cap_at_ms
 
 
 async def test_hold_is_not_extended_when_its_cap_is_reached(shop: Shop) -> None:

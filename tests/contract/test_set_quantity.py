@@ -299,6 +299,7 @@ async def test_remove_line_frees_its_units_when_it_was_held(shop: Shop) -> None:
     assert result.summary.subtotal_minor == 3_000
     assert await shop.counters("a") == (5, 0, 0, 0)
     assert await shop.quantities(ANN) == {"b": 3}
+    assert await shop.holders(["a", "b"]) == [set(), {f"c\x1f{ANN}\x1fb"}]
 
 
 async def test_remove_line_refuses_when_there_is_no_line(shop: Shop) -> None:

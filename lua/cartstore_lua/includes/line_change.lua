@@ -147,16 +147,11 @@ local function line_change(keys, args, adds, absent)
       end
     end
   end
-  if line_held == 0 then
-    expires, indexed, latest, first = 0, 0, 0, 0
-  elseif line_ttl > 0 then
+  if line_held > 0 and line_ttl > 0 then
     ttl_min = ttl_min > 0 and math.min(ttl_min, line_ttl) or line_ttl
   end
   local change = line_held - was_held
   held = held + change
-  if held == 0 then
-    ttl_min = 0
-  end
   if change ~= 0 then
     stock.held = stock.held + change
     stock.has_moved = true
