@@ -137,13 +137,18 @@ class Recovery:
         if not seen.exists:
             # Nothing was ever archived nor sold: an empty engine is as it should be.
             return cursor.seq == 0 and await self._catalog.count() == 0
-        if cursor.seq > 0:
-            event = await self._outbox.find(cursor)
-            if event is None or event.nonce != nonce:
-                return False
+        if not await self._holds(cursor, nonce):
+            return False
         # A copy of an engine that was replaced since: what the record does not have of it comes too late.
         following = await self._outbox.read(cursor, 1)
         return not following or following[0].position.epoch >= await self._archive.fence_epoch()
+
+    async def _holds(self, cursor: Position, nonce: str) -> bool:
+        """Whether the stream holds the last event that the record applied."""
+        if cursor.seq == 0:
+            return True
+        event = await self._outbox.find(cursor)
+        return event is not None and event.nonce == nonce
 
     async def _has_all_carts(self, seen: Gate) -> bool:
         """Whether the carts are no older than their snapshots. Mutations are no events: an engine that lost
@@ -159,13 +164,17 @@ class Recovery:
             _log.exception("partition %s: not all events of the lost engine were saved", self._partition.tag)
 
     async def _reopen(self, seen: Gate) -> bool:
-        """Drain to the end, close the old epoch in the record, open the gate in a new one."""
+        """Drain to the end, close the old epoch in the record, open the gate in a new one. What was proved
+        before is proved of the record as it is now: a worker may have had events and carts of the engine that
+        was here before in its hands, and have written them meanwhile."""
         await drain(self._archive, self._outbox, trims=False)
         reach("recovery.drained")
-        cursor, _ = await self._archive.cursor()
+        cursor, nonce = await self._archive.cursor()
         reach("recovery.measured")
         state = await self._archive.snapshots.state()
         reach("recovery.versions_measured")
+        if not await self._holds(cursor, nonce) or (seen.exists and seen.change < state.change):
+            raise StoreRecovering("The record was given more of an earlier engine than this one has.")
         since_ms = _silent_since(seen.fenced_at_ms, state.at_ms, await self._outbox.last_event_ms())
         reach("recovery.silence_measured")
         if seen.exists and since_ms and not await self._extend_windows(seen, since_ms):
@@ -173,8 +182,10 @@ class Recovery:
         reach("recovery.windows_extended")
         async with self._archive.raising_epoch(seen.epoch + 1) as raised:
             reach("recovery.epoch_raised")
-            if raised.cursor != cursor:
+            if (raised.cursor, raised.nonce) != (cursor, nonce):
                 raise StoreRecovering("Another process is draining the outbox.")
+            if (await self._archive.snapshots.state()).change != state.change:
+                raise StoreRecovering("Another process is saving carts.")
             # Within the transaction: were the epoch drawn and the gate not opened in it, the record would
             # refuse every event of the gate that another recoverer opened.
             if not await self._open(

@@ -7,6 +7,7 @@ Method: a store on the shared servers; its engine is given other contents, its c
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from contract.shop import LIFETIME_MS, MINUTE_MS
@@ -14,7 +15,10 @@ from property.shop_with_record import Died, ShopWithRecord, dying_at, open_shop_
 
 from cartstore import Owner, Product, Variant
 from cartstore.archive.acknowledgement import Acknowledgement
+from cartstore.archive.drain import drain
+from cartstore.archive.snapshots import SnapshotState
 from cartstore.errors import OutcomeUnknown, StoreRecovering
+from cartstore.recovery import gate
 
 ANN, BEN = Owner("user", "ann"), Owner("user", "ben")
 
@@ -159,3 +163,40 @@ async def test_payment_is_kept_when_the_engine_lost_only_carts_and_the_drain_was
     assert [line.held for line in (await shop.store.read_cart(BEN)).lines] == [1]
     level = await shop.store.read_stock("a")
     assert (level.on_hand, level.held, level.sold) == (1, 1, 2)
+
+
+@pytest.mark.parametrize("kind", ["event", "carts"])
+async def test_gate_stays_shut_when_a_worker_writes_what_only_the_engine_before_had(
+    shop: ShopWithRecord, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A replica took over that missed the last of it, which another worker has read from the old primary. It
+    writes it while this recovery drains, which has proved by then that the engine continues the record."""
+    await shop.store.drain_outbox()
+    missed = await shop.copy_engine()
+    cursor, _ = await shop.store.archive.cursor()
+    await shop.store.adjust_stock("a", 1, reason="delivery", reference="2")
+    await shop.store.add_line(ANN, "a", 2)
+    events = await shop.outbox.read(cursor, 10)
+    dump = await shop.store.engine.dump_carts(0, 10)  # type: ignore[attr-defined]
+    await shop.replace_engine(missed)
+
+    async def drain_beside_the_other(*args: Any, **options: Any) -> Any:
+        drained = await drain(*args, **options)
+        if kind == "event":
+            await shop.store.archive.apply_events(events)
+        else:
+            state = SnapshotState(change=dump.change, at_ms=dump.at_ms)
+            await shop.store.archive.snapshots.save(dump.carts, state, epoch=dump.epoch)
+        return drained
+
+    with monkeypatch.context() as during:
+        during.setattr(gate, "drain", drain_beside_the_other)
+        with pytest.raises(StoreRecovering):
+            await shop.store.recover()
+    assert not await is_open(shop)
+
+    assert await shop.store.recover()
+    assert (await shop.store.read_stock("a")).on_hand == (4 if kind == "event" else 3)
+    assert [line.quantity for line in (await shop.store.read_cart(ANN)).lines] == (
+        [2] if kind == "carts" else []
+    )
