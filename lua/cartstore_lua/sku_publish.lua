@@ -36,10 +36,11 @@ if redis.call('HEXISTS', KEYS[2], 'frozen') == 1 then
   redis.call('HSET', KEYS[2], 'frozen', active)
   fields = before .. '0' .. after
 end
-redis.call('HSET', KEYS[2], 'revision', ARGV[4], 'fields', fields, 'seller', ARGV[6], 'product', ARGV[7])
 if not known then
-  for _, counter in ipairs({ 'on_hand', 'held', 'sold', 'backordered', 'guest_held', 'rev' }) do
+  -- In the order in which mutations want them: the engine looks through a small hash from its start.
+  for _, counter in ipairs({ 'on_hand', 'held', 'rev', 'guest_held', 'sold', 'backordered' }) do
     redis.call('HSETNX', KEYS[2], counter, 0)
   end
 end
+redis.call('HSET', KEYS[2], 'fields', fields, 'revision', ARGV[4], 'seller', ARGV[6], 'product', ARGV[7])
 return { 'OK', '1' }
