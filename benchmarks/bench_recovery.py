@@ -219,10 +219,8 @@ async def _contents(found: Servers, store: CartStore) -> Contents:
     levels = [level for level in await store.engine.read_stock(names) if level is not None]
     assert len(levels) == SKUS
     keys = store.engine.keys  # type: ignore[attr-defined]
-    running = [
-        list(map(int, str(text).split(" ")))
-        for text in _each(found, list(found.client.scan_iter(f"{keys.cart('')}*", count=5_000)), "hget", "a")
-    ]
+    totals = found.client.register_script("return {cmsgpack.unpack(redis.call('HGET', KEYS[1], 'a'))}")
+    running = [totals([key]) for key in found.client.scan_iter(f"{keys.cart('')}*", count=5_000)]
     return Contents(
         carts=len(running),
         lines=sum(its[1] for its in running),

@@ -6,6 +6,7 @@ Nothing is published unless `--publish` says so: the page keeps the last run tha
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import platform
 import sys
@@ -60,6 +61,12 @@ PACKAGES: Final = (
 )
 
 
+def _unused(file: Path) -> Path:
+    """The name, or the next that no earlier run has: none replaces the figures of another."""
+    later = (file.with_stem(f"{file.stem}-{number}") for number in itertools.count(2))
+    return next(name for name in itertools.chain([file], later) if not name.exists())
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """1 when a benchmark failed; a target that is not reached is no failure of the run."""
     parsed = _parser().parse_args(arguments)
@@ -109,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "failures": failures,
     }
     now = datetime.now(UTC)
-    file = parsed.out or RESULTS / f"{now:%Y-%m-%d}-{facts['commit']}.json"
+    file = parsed.out or _unused(RESULTS / f"{now:%Y-%m-%d}-{facts['commit']}.json")
     write(file, facts, results)
     print(f"\n{charts.table(results)}\n\n{file}")
     if parsed.publish:
