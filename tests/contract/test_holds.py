@@ -167,6 +167,19 @@ async def test_hold_is_not_extended_when_the_cart_is_not_changed(shop: Shop, cal
     assert (await shop.line(ANN, "tee")).hold_expires_at_ms == first.line.hold_expires_at_ms
 
 
+async def test_short_hold_lapses_when_the_cart_went_on_with_longer_ones(shop: Shop) -> None:
+    await shop.sell("short", 1, hold_ttl_ms=MINUTE_MS)
+    await shop.sell("long", 5)
+    await shop.add(ANN, "short")
+    await shop.add(ANN, "long")
+    shop.advance(MINUTE_MS)
+
+    await shop.add(ANN, "long")
+
+    assert (await shop.line(ANN, "short")).held == 0
+    assert (await shop.add(BEN, "short")).summary.total_items == 1
+
+
 async def test_cap_counts_from_the_first_hold_when_the_line_itself_is_changed(shop: Shop) -> None:
     await shop.sell("tee", 50)
     capped = terms(hold_ttl_ms=10 * MINUTE_MS, hold_cap_ms=15 * MINUTE_MS)
