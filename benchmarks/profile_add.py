@@ -24,9 +24,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-import uvicorn
-from cartstore_api.app import create_app
+import uvloop
+from cartstore_api.app import Application, create_app
 from cartstore_api.logging import configure_logging
+from cartstore_api.server import Server
 
 from benchmarks import pipeline, requests, wrk
 from benchmarks.seeding import carts_of, fill, identity_of, open_shop
@@ -64,7 +65,7 @@ PARTS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ),
     ("wire", ("cartstore/redis/wire", "cartstore/redis/caller.py", "site-packages/redis/", "hiredis")),
     ("store", ("cartstore/store.py", "cartstore/redis/", "cartstore/model.py", "cartstore/catalog/")),
-    ("answer", ("cartstore_api/answers.py", "cartstore_api/whole.py")),
+    ("connection", ("cartstore_api/connection.py", "cartstore_api/answers.py")),
     ("lane", ("cartstore_api/lane.py",)),
     ("handler", ("cartstore_api/",)),
     (
@@ -121,6 +122,11 @@ def _short(file: str) -> str:
     return file
 
 
+async def _serve(app: Application, server: Server, listener: socket.socket) -> None:
+    async with app.lifespan():
+        await server.serve(sockets=[listener])
+
+
 def _work(verb: str) -> list[Operation]:
     if verb == "read":
         return [Operation("read", number) for number in range(CARTS)]
@@ -136,18 +142,8 @@ def profile(found: Servers, verb: str, seconds: int) -> dict[str, Any]:
     stderr, sys.stderr = sys.stderr, open(os.devnull, "w")  # noqa: SIM115
     configure_logging()
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
-        config = uvicorn.Config(
-            create_app(settings).front,
-            loop="uvloop",
-            http="httptools",
-            ws="none",
-            lifespan="on",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            proxy_headers=False,
-        )
-        server = uvicorn.Server(config)
+        app = create_app(settings)
+        server = Server(app)
         served = Served("in process", int(listener.getsockname()[1]), ())
         sampler = Sampler()
         outcome: dict[str, Any] = {}
@@ -181,7 +177,7 @@ def profile(found: Servers, verb: str, seconds: int) -> dict[str, Any]:
         thread = threading.Thread(target=drive)
         thread.start()
         try:
-            server.run(sockets=[listener])
+            uvloop.run(_serve(app, server, listener))
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.signal(signal.SIGPROF, previous)

@@ -334,7 +334,7 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True):
 NO_GUARD = Guard()
 
 
-class CartTerms(msgspec.Struct, frozen=True, kw_only=True):
+class CartTerms(msgspec.Struct, frozen=True, kw_only=True, cache_hash=True):
     """The limits and lifetimes under which one owner's cart is changed; derived from the settings."""
 
     hold_ttl_ms: int

@@ -9,36 +9,17 @@ import socket
 import sys
 from types import FrameType
 
-import uvicorn
 import uvloop
 
 from cartstore.errors import CartStoreError, ConfigurationError
 from cartstore.settings import load_settings
 from cartstore_api.app import Application, create_app
 from cartstore_api.logging import configure_logging
-
-KEEP_ALIVE_SECONDS = 75
-"""Longer than clients and proxies keep an idle connection (5 to 60 s as a rule), so that they close it and
-not we: a request sent at the moment when we close would be lost without an answer."""
-
-GRACE_SECONDS = 4
-"""What a request that is under way at the end still gets; less than the patience of who stops us."""
-
+from cartstore_api.server import Server
 
 GARBAGE_OBJECTS = 20_000
 """Net new objects before the collector looks for cycles among the young ones. Requests leave few of them, and
 each look is a pause for every request that is under way."""
-
-
-class _Server(uvicorn.Server):
-    """Takes what start-up made out of the collector's sight: none of it becomes garbage, and looking through
-    all of it again and again would be the longest pauses of the process."""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(GARBAGE_OBJECTS, 20, 100)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,24 +45,7 @@ def _first_of(group: BaseExceptionGroup[CartStoreError]) -> CartStoreError:
 
 
 def _serve(app: Application, options: argparse.Namespace) -> int:
-    server = _Server(
-        uvicorn.Config(
-            app.front,
-            host=options.host,
-            port=options.port,
-            loop="uvloop",
-            http="httptools",
-            ws="none",
-            # Held here and not by uvicorn, which would tell of a refused start with a traceback.
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=GRACE_SECONDS,
-        )
-    )
+    server = Server(app, host=options.host, port=options.port)
 
     def stop(number: int, frame: FrameType | None) -> None:
         server.should_exit = True
@@ -93,6 +57,11 @@ def _serve(app: Application, options: argparse.Namespace) -> int:
 
     async def serve() -> None:
         async with app.lifespan():
+            # What start-up made is taken out of the collector's sight: none of it becomes garbage, and
+            # looking through all of it again and again would be the longest pauses of the process.
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(GARBAGE_OBJECTS, 20, 100)
             await server.serve([socket.socket(fileno=options.fd)] if options.fd is not None else None)
 
     uvloop.run(serve())

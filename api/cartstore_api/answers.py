@@ -8,7 +8,6 @@ from litestar import Response
 from litestar.types import Send
 
 from cartstore_api.context import RawHeader, RequestContext
-from cartstore_api.whole import connection_of, hand_over
 
 JSON: Final[RawHeader] = (b"content-type", b"application/json")
 PROBLEM: Final[RawHeader] = (b"content-type", b"application/problem+json")
@@ -44,15 +43,9 @@ class Answer:
 
     async def send(self, context: RequestContext, send: Send) -> None:
         """Send it past Litestar, with the headers that every answer has."""
-        body, request_id = self.body, context.request_id.encode("ascii")
-        headers = (*self.headers, *context.headers) if context.headers else self.headers
-        cycle = connection_of(send)
-        if cycle is not None:
-            hand_over(cycle, self.status, self.content_type[1], headers, request_id, body)
-            return
-        sent = [*headers, (b"x-request-id", request_id)]
-        if body:
-            sent += (self.content_type, (b"content-length", b"%d" % len(body)))
+        sent = [*self.headers, *context.headers, (b"x-request-id", context.request_id.encode("ascii"))]
+        if self.body:
+            sent += (self.content_type, (b"content-length", b"%d" % len(self.body)))
         start: Any = {"type": "http.response.start", "status": self.status, "headers": sent}
         await send(start)
-        await send({"type": "http.response.body", "body": body, "more_body": False})
+        await send({"type": "http.response.body", "body": self.body, "more_body": False})

@@ -13,7 +13,6 @@ from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Tag
 from litestar.routes import HTTPRoute
-from litestar.types import ASGIApp
 
 from cartstore import open_store
 from cartstore.settings import Settings
@@ -54,17 +53,9 @@ _TAGS = {
 
 
 class Application(Litestar):
-    """Litestar with the fast lane before it."""
+    """Litestar, and the fast lane for the connections of a server that has one (connection.py)."""
 
-    front: ASGIApp
-    """What a server is given. Calling the application itself is the same, by one step more."""
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await self.front(scope, receive, send)
-
-    async def beyond(self, scope: Any, receive: Any, send: Any) -> None:
-        """What the lane does not take, start and stop included."""
-        await super().__call__(scope, receive, send)
+    lane: Lane
 
 
 OpenStore = Callable[[Settings], AbstractAsyncContextManager[CartStore]]
@@ -75,11 +66,8 @@ def create_app(
     *,
     data_dir: Path | None = None,
     open_store: OpenStore | None = None,
-    has_lane: bool = True,
 ) -> Application:
     """The application of these settings; its store is opened when it starts and closed when it ends.
-
-    `has_lane`: hot requests take the short way; the answers are the same.
 
     Raises ConfigurationError when the settings do not allow to serve.
     """
@@ -93,8 +81,7 @@ def create_app(
             async with opened(settings) as store:
                 services = Services(settings, store, callers, observer)
                 app.state.services = services
-                if lane is not None:
-                    lane.services = services
+                lane.services = services
                 yield
         finally:
             observer.close()
@@ -126,12 +113,9 @@ def create_app(
         logging_config=None,
     )
     app.asgi_handler = Edge(app.asgi_handler, _methods_of(app), observer)
-    lane = None
-    app.front = app.beyond
-    if has_lane:
-        has_cors = app.cors_config is not None
-        lane = Lane(app.beyond, observer, body_bytes_max=settings.max_body_bytes, has_cors=has_cors)
-        app.front = lane
+    app.lane = lane = Lane(
+        observer, body_bytes_max=settings.max_body_bytes, has_cors=app.cors_config is not None
+    )
     return app
 
 

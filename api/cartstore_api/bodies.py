@@ -25,6 +25,7 @@ _JSON = re.compile(r"application/(?:[A-Za-z0-9.+-]+\+)?json\Z", re.IGNORECASE)
 _CHARSET = re.compile(r'charset\s*=\s*"?([^";\s]+)', re.IGNORECASE)
 _UNKNOWN_FIELD = re.compile(r"unknown field `(?P<name>.*)`", re.DOTALL)
 _REASON = re.compile(r"(?P<reason>.*?)(?: - at `(?:key in )?\$(?P<path>.*)`)?\Z", re.DOTALL)
+_BACKSLASH, _DELETE = b"\\\x7f"
 _MULTILINE = frozenset({"description"})
 """Members whose text may have line breaks and tabs."""
 
@@ -92,7 +93,7 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
     try:
         value = decoder.decode(body)
         # A raw control character below 0x20 is no JSON; any other needs one of these to get through.
-        if not body.isascii() or b"\\" in body or b"\x7f" in body:
+        if not body.isascii() or _BACKSLASH in body or _DELETE in body:
             check_texts(value)
     except msgspec.ValidationError as error:
         raise _refusal_of(error) from error

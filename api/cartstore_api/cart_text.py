@@ -28,18 +28,22 @@ _encode = msgspec.json.Encoder().encode
 _NO_CHANGES: Final = ',"changes":{}}'
 _NO_PRODUCTS: Final[Products] = {}
 
+LineText = tuple[str, str, str]
+"""A line in three parts; the one in the middle is the countdown of its hold, or empty."""
+
 Load = Callable[[Iterable[int]], Awaitable[Mapping[int, model.Product]]]
 
 
+_NO_LINE: Final[LineText] = "null", "", ""
+
+
 class _Fragment(NamedTuple):
-    """What a line tells of the catalog: the members before its properties, and the one after them."""
+    """What a line tells of the catalog: the members before its properties, and the one after them. `whole`:
+    everything up to its quantity, of a line without properties, whose id is its SKU."""
 
     before: str
     image: str
-
-
-LineText = tuple[str, str, str]
-"""A line in three parts; the one in the middle is the countdown of its hold, or empty."""
+    whole: str
 
 
 class CartText:
@@ -107,15 +111,14 @@ class CartText:
         line, summary = result.line, result.summary
         currency = summary.currency or self._currency
         if line is None:
-            told = "null"
+            before, countdown, after = _NO_LINE
         else:
             before, countdown, after = self._line(
                 line, line.is_available, products, currency, result.read_at_ms
             )
-            told = f"{before}{countdown}{after}"
         version = summary.version
         return (
-            f'{{"line":{told},"summary":{{"items_count":{summary.lines_count},'
+            f'{{"line":{before}{countdown}{after},"summary":{{"items_count":{summary.lines_count},'
             f'"total_items":{summary.total_items},"subtotal":"{to_text(summary.subtotal_minor, currency)}",'
             f'"currency":"{currency}","version":{version}}},"version":{version}}}'
         ).encode()
@@ -142,12 +145,16 @@ class CartText:
         self, line: model.Line, is_available: bool, products: Products, currency: str, now_ms: int
     ) -> LineText:
         revision, sku, line_id, quantity = line.revision, line.sku, line.line_id, line.quantity
-        texts, image = self._fragments.get((revision, sku)) or self._new_fragment(products.get(revision), sku)
+        fragment = self._fragments.get((revision, sku)) or self._new_fragment(products.get(revision), sku)
         price, available = line.unit_price_minor, line.available_quantity
+        beginning = (
+            fragment.whole
+            if line_id == sku
+            else _beginning(line_id, sku, line.properties_json, fragment.before, fragment.image)
+        )
         before = (
-            f'{{"line_id":"{line_id}","variation_key":"{line_id}","sku":"{sku}",{texts}'
-            f'{line.properties_json or "{}"}{image},"quantity":{quantity},'
-            f'"unit_price":"{to_text(price, currency)}","line_total":"{to_text(price * quantity, currency)}",'
+            f'{beginning}{quantity},"unit_price":"{to_text(price, currency)}",'
+            f'"line_total":"{to_text(price * quantity, currency)}",'
             f'"added_at":"{time_text(line.added_at_ms)}","updated_at":"{time_text(line.updated_at_ms)}",'
             f'"is_available":{"true" if is_available else "false"},'
             f'"available_quantity":{"null" if available is None else available},"hold":'
@@ -170,17 +177,25 @@ class CartText:
     def _new_fragment(self, seen: model.Product | None, sku: str) -> _Fragment:
         """Without the product (the catalog is away) the SKU stands in for the name, and nothing is kept."""
         variant = seen.variant(sku) if seen is not None else None
-        fragment = _Fragment(
+        before = (
             f'"product_id":{_json(seen.id if seen is not None else None)},'
             f'"name":{_json(views.name_of(seen, sku))},'
-            f'"options":{_json(variant.options if variant is not None else {})},"properties":',
-            f',"image":{_json(views.image_of(seen))}',
+            f'"options":{_json(variant.options if variant is not None else {})},"properties":'
         )
+        image = f',"image":{_json(views.image_of(seen))}'
+        fragment = _Fragment(before, image, _beginning(sku, sku, None, before, image))
         if seen is not None:
             while len(self._fragments) >= FRAGMENTS_MAX:
                 del self._fragments[next(iter(self._fragments))]
             self._fragments[seen.revision, sku] = fragment
         return fragment
+
+
+def _beginning(line_id: str, sku: str, properties_json: str | None, before: str, image: str) -> str:
+    return (
+        f'{{"line_id":"{line_id}","variation_key":"{line_id}","sku":"{sku}",{before}{properties_json or "{}"}'
+        f'{image},"quantity":'
+    )
 
 
 def _json(value: Any) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import lru_cache, partial
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from cartstore.errors import (
     WritesRefused,
 )
 from cartstore.model import (
+    NO_GUARD,
     Cart,
     CartResult,
     CartTerms,
@@ -305,14 +306,17 @@ class RedisEngine:
     ) -> LineResult:
         """A mutation of one line; a refusal says which line, SKU and quantity it is about."""
 
-        def args_of(hurried: bool) -> list[Arg]:
-            args: list[Arg] = [packed_terms(terms), line_id, quantity]
-            rest = "1" if hurried else "", *_conditions(guard), properties_json or "", self._now()
-            if any(rest):
-                args += rest
-            return args
+        packed = packed_terms(terms)
 
-        args = args_of(False)
+        def args_of(hurried: bool) -> Sequence[Arg]:
+            rest = "1" if hurried else "", *_conditions(guard), properties_json or "", self._now()
+            return packed, line_id, quantity, *rest
+
+        if guard is NO_GUARD and not properties_json and self._now_ms is None:
+            # Nearly every call: what says nothing is left out.
+            args: Sequence[Arg] = (packed, line_id, quantity)
+        else:
+            args = args_of(False)
         is_replay = False
         try:
             reply = await self.caller.call(script, keys, args)
@@ -339,7 +343,7 @@ class RedisEngine:
             replayed=is_replay,
         )
 
-    async def add_line(
+    def add_line(
         self,
         cart_id: str,
         sku: str,
@@ -348,8 +352,8 @@ class RedisEngine:
         properties_json: str | None,
         terms: CartTerms,
         guard: Guard,
-    ) -> LineResult:
-        return await self._mutate_line(
+    ) -> Coroutine[Any, Any, LineResult]:
+        return self._mutate_line(
             script("cart_add_line"),
             (self.keys.gate, self.keys.cart(cart_id), self.keys.sku(sku)),
             terms,
@@ -359,10 +363,10 @@ class RedisEngine:
             properties_json,
         )
 
-    async def set_quantity(
+    def set_quantity(
         self, cart_id: str, line_id: str, quantity: int, *, terms: CartTerms, guard: Guard
-    ) -> LineResult:
-        return await self._mutate_line(
+    ) -> Coroutine[Any, Any, LineResult]:
+        return self._mutate_line(
             script("cart_set_quantity"),
             (self.keys.gate, self.keys.cart(cart_id), self.keys.sku(sku_of(line_id))),
             terms,
@@ -371,8 +375,10 @@ class RedisEngine:
             quantity,
         )
 
-    async def remove_line(self, cart_id: str, line_id: str, *, terms: CartTerms, guard: Guard) -> LineResult:
-        return await self.set_quantity(cart_id, line_id, 0, terms=terms, guard=guard)
+    def remove_line(
+        self, cart_id: str, line_id: str, *, terms: CartTerms, guard: Guard
+    ) -> Coroutine[Any, Any, LineResult]:
+        return self.set_quantity(cart_id, line_id, 0, terms=terms, guard=guard)
 
     async def clear_cart(self, cart_id: str, *, terms: CartTerms, guard: Guard) -> CartResult:
         reply, replayed = await self._mutate("cart_clear", (self.keys.cart(cart_id),), terms, guard)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,7 +22,8 @@ import httpx
 import jwt
 import msgspec
 import pytest
-from cartstore_api.app import create_app
+from cartstore_api.app import Application, create_app
+from cartstore_api.server import Server
 from litestar import Litestar
 
 from cartstore import open_store
@@ -46,11 +48,14 @@ def bearer(user: str, scope: str = "", **claims: Any) -> dict[str, str]:
 
 
 class Api:
-    """An application under test and the callers of it."""
+    """An application under test and the callers of it, over HTTP when it has a `port`."""
 
-    def __init__(self, app: Litestar, settings: Settings, stack: AsyncExitStack) -> None:
+    def __init__(
+        self, app: Litestar, settings: Settings, stack: AsyncExitStack, port: int | None = None
+    ) -> None:
         self.app = app
         self.settings = settings
+        self.port = port
         self._stack = stack
         self.ana = self.client(bearer("ana"))
         self.ben = self.client(bearer("ben"))
@@ -64,8 +69,13 @@ class Api:
 
     def client(self, headers: dict[str, str] | None = None) -> httpx.AsyncClient:
         """A caller with a cookie jar of its own."""
-        transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
-        client = httpx.AsyncClient(transport=transport, base_url="http://shop.test", headers=headers)
+        if self.port is not None:
+            # Not verified, since nothing is: reading the certificates of the world takes long.
+            url = f"http://127.0.0.1:{self.port}"
+            client = httpx.AsyncClient(base_url=url, headers=headers, verify=False)
+        else:
+            transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
+            client = httpx.AsyncClient(transport=transport, base_url="http://shop.test", headers=headers)
         self._stack.push_async_callback(client.aclose)
         return client
 
@@ -162,6 +172,26 @@ async def serving(app: Litestar) -> AsyncIterator[None]:
     finally:
         over.set()
         await task
+
+
+@asynccontextmanager
+async def listening(app: Application, **flags: Any) -> AsyncIterator[Server]:
+    """The application, started already, behind the server that we ship with; `port_of` tells where."""
+    server = Server(app, **flags)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            while not server.started:
+                assert not task.done()
+                await asyncio.sleep(0.01)
+            yield server
+        finally:
+            server.should_exit = True
+            await task
+
+
+def port_of(server: Server) -> int:
+    return int(server.servers[0].sockets[0].getsockname()[1])
 
 
 @pytest.fixture
