@@ -113,10 +113,10 @@ async def _line_answer(
     status: int = 200,
 ) -> Answer:
     text = services.text
-    if text.is_ready(result):
-        change = text.line_change(result)
-    else:
+    change = text.line_change(result)
+    if change is None:
         change = text.line_change(result, await text.products_of(result))
+        assert change is not None
     if b"prefer" not in context.known:
         return Answer(change, status, (REPLAYED,) if result.replayed else NO_HEADERS)
     return await answer_or_cart(services, context, owner, change, is_replay=result.replayed, status=status)

@@ -20,7 +20,7 @@ from cartstore_api import views
 from cartstore_api.views import Products, time_text
 
 FRAGMENTS_MAX: Final = 20_000
-"""Texts of variants that are kept; a few hundred bytes each."""
+"""Texts of variants that are kept; less than a kilobyte each."""
 
 _DAY_MS = 86_400_000
 _encode = msgspec.json.Encoder().encode
@@ -71,7 +71,8 @@ class CartText:
         is_unavailable = has_changes = False
         for line in lines:
             is_available = line.is_available
-            before, countdown, after = self._line(line, is_available, products, currency, now_ms)
+            fragment = self._fragments.get((line.revision, line.sku))
+            before, countdown, after = self._line(line, is_available, fragment, products, currency, now_ms)
             told.append(f"{before}{countdown}{after}")
             stable.append(before)
             if after is not _NO_CHANGES:
@@ -99,22 +100,20 @@ class CartText:
         """What telling this result needs of the catalog."""
         return await self._products_of((result.line,)) if result.line is not None else _NO_PRODUCTS
 
-    def is_ready(self, result: model.LineResult) -> bool:
-        """Whether telling this result needs nothing of the catalog."""
-        line = result.line
-        return line is None or (
-            line.revision == line.current_revision and (line.revision, line.sku) in self._fragments
-        )
-
-    def line_change(self, result: model.LineResult, products: Products = _NO_PRODUCTS) -> bytes:
-        """What a mutation of one line did."""
+    def line_change(self, result: model.LineResult, products: Products | None = None) -> bytes | None:
+        """What a mutation of one line did; without `products` None when telling it needs some of them."""
         line, summary = result.line, result.summary
         currency = summary.currency or self._currency
         if line is None:
             before, countdown, after = _NO_LINE
         else:
+            fragment = self._fragments.get((line.revision, line.sku))
+            if products is None:
+                if fragment is None or line.revision != line.current_revision:
+                    return None
+                products = _NO_PRODUCTS
             before, countdown, after = self._line(
-                line, line.is_available, products, currency, result.read_at_ms
+                line, line.is_available, fragment, products, currency, result.read_at_ms
             )
         version = summary.version
         return (
@@ -142,10 +141,16 @@ class CartText:
         return _NO_PRODUCTS
 
     def _line(
-        self, line: model.Line, is_available: bool, products: Products, currency: str, now_ms: int
+        self,
+        line: model.Line,
+        is_available: bool,
+        fragment: _Fragment | None,
+        products: Products,
+        currency: str,
+        now_ms: int,
     ) -> LineText:
         revision, sku, line_id, quantity = line.revision, line.sku, line.line_id, line.quantity
-        fragment = self._fragments.get((revision, sku)) or self._new_fragment(products.get(revision), sku)
+        fragment = fragment or self._new_fragment(products.get(revision), sku)
         price, available = line.unit_price_minor, line.available_quantity
         beginning = (
             fragment.whole

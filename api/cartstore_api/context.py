@@ -1,6 +1,5 @@
-"""What is known of one request while it is served. Owns which request headers count, how they are read, and
-the place in the ASGI scope where all of it is kept.
-"""
+"""What is known of one request while it is served. Owns how request headers are read, and the place in the
+ASGI scope where all of it is kept."""
 
 from __future__ import annotations
 
@@ -13,29 +12,6 @@ from typing import Any, Final
 from litestar import Request
 
 SCOPE_KEY: Final = "cartstore"
-
-COUNTED: Final = frozenset(
-    {
-        b"authorization",
-        b"content-length",
-        b"content-type",
-        b"cookie",
-        b"expect",
-        b"host",
-        b"idempotency-key",
-        b"if-match",
-        b"if-none-match",
-        b"origin",
-        b"prefer",
-        b"sec-fetch-site",
-        b"transfer-encoding",
-        b"upgrade",
-        b"x-cart-token",
-        b"x-order-token",
-        b"x-request-id",
-    }
-)
-"""The headers that anything here looks at; servers give their names in lower case."""
 
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._~-]{1,128}\Z")
 
@@ -53,8 +29,8 @@ class RequestContext:
 
     def __init__(self, raw: Sequence[RawHeader]) -> None:
         self._raw = raw
-        self.known = {name: value for name, value in reversed(raw) if name in COUNTED}
-        """The headers that count. Of one that was sent more than once, the first."""
+        self.known: dict[bytes, bytes] = dict(reversed(raw))
+        """The headers, by names in lower case. Of one that was sent more than once, the first."""
 
         sent = self.known.get(b"x-request-id")
         self.request_id = request_id_of(sent)
@@ -65,12 +41,12 @@ class RequestContext:
         also when the outcome of the mutation is unknown, or the repeated call would miss its cart."""
 
     def text(self, name: bytes) -> str | None:
-        """A header that counts, as text; None when it was not sent."""
+        """A header as text; None when it was not sent."""
         value = self.known.get(name)
         return None if value is None else value.decode("latin-1")
 
     def texts(self, name: bytes) -> Iterable[str]:
-        """Every value of a header that counts, as text."""
+        """Every value of a header as text."""
         if name not in self.known:
             return ()
         return [value.decode("latin-1") for sent, value in self._raw if sent == name]

@@ -305,18 +305,10 @@ class RedisEngine:
         properties_json: str | None = None,
     ) -> LineResult:
         """A mutation of one line; a refusal says which line, SKU and quantity it is about."""
-
-        packed = packed_terms(terms)
-
-        def args_of(hurried: bool) -> Sequence[Arg]:
-            rest = "1" if hurried else "", *_conditions(guard), properties_json or "", self._now()
-            return packed, line_id, quantity, *rest
-
-        if guard is NO_GUARD and not properties_json and self._now_ms is None:
-            # Nearly every call: what says nothing is left out.
-            args: Sequence[Arg] = (packed, line_id, quantity)
-        else:
-            args = args_of(False)
+        args: Sequence[Arg] = packed_terms(terms), line_id, quantity
+        if guard is not NO_GUARD or properties_json or self._now_ms is not None:
+            # Of nearly every call there is nothing more to say.
+            args = self._line_args(terms, guard, line_id, quantity, properties_json)
         is_replay = False
         try:
             reply = await self.caller.call(script, keys, args)
@@ -327,7 +319,8 @@ class RedisEngine:
             reply = await self.caller.call(script.plain, keys, args)
         if reply[0] != "OK":
             try:
-                reply = await self._follow(reply, script, keys, args_of)
+                again = partial(self._line_args, terms, guard, line_id, quantity, properties_json)
+                reply = await self._follow(reply, script, keys, again)
             except _OF_A_LINE as error:
                 error.line_id, error.sku = line_id, sku_of(line_id)
                 if error.requested_quantity is None:
@@ -342,6 +335,18 @@ class RedisEngine:
             created=reply[1] == 1,
             replayed=is_replay,
         )
+
+    def _line_args(
+        self,
+        terms: CartTerms,
+        guard: Guard,
+        line_id: str,
+        quantity: int,
+        properties_json: str | None,
+        hurried: bool = False,
+    ) -> Sequence[Arg]:
+        rest = "1" if hurried else "", *_conditions(guard), properties_json or "", self._now()
+        return packed_terms(terms), line_id, quantity, *rest
 
     def add_line(
         self,
