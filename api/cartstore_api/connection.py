@@ -33,7 +33,10 @@ class _Nobody:
 class Exchange:
     """A hot request and its answer: in place of uvicorn's cycle, and of the task that it can cancel."""
 
-    __slots__ = ("_connection", "disconnected", "keep_alive", "request", "response_complete", "task")
+    __slots__ = (
+        *("_connection", "disconnected", "is_given_up", "keep_alive"),
+        *("request", "response_complete", "task"),
+    )
 
     message_event: Final = _Nobody()
 
@@ -43,16 +46,16 @@ class Exchange:
         self.keep_alive = keep_alive
         self.disconnected = False
         self.response_complete = False
+        self.is_given_up = False
         self.task: asyncio.Task[None] | None = None
         """From the moment when the request is whole."""
 
     def cancel(self, msg: Any = None) -> None:
         """The server waits no longer."""
-        if self.task is not None:
-            self.task.cancel(msg)
-        else:
-            # Not now: the server goes through all that is under way.
-            self._connection.loop.call_soon(self._connection.cut_off, self)
+        # Not now: the server goes through all that is under way, and a task that never ran a step would end
+        # without an answer.
+        self.is_given_up = True
+        self._connection.loop.call_soon(self._connection.cut_off, self)
 
 
 class Connection(HttpToolsProtocol):
@@ -85,7 +88,11 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         cycle, parser = self.cycle, self.parser
         # While an answer is under way or the caller reads none, requests queue up; uvicorn knows how.
-        if (cycle is None or cycle.response_complete) and not self.flow.write_paused:
+        if (
+            (cycle is None or cycle.response_complete)
+            and not self.flow.write_paused
+            and self.limit_concurrency is None
+        ):
             request = self._lane.take(parser.get_method(), self.url, self.headers)
             if request is not None and parser.get_http_version() == "1.1":
                 self.cycle = exchange = Exchange(self, request, parser.should_keep_alive())
@@ -109,22 +116,26 @@ class Connection(HttpToolsProtocol):
         cycle = self.cycle
         if type(cycle) is not Exchange:
             super().on_message_complete()
-        elif not cycle.response_complete:
+        elif not (cycle.response_complete or cycle.is_given_up):
             cycle.task = asyncio.Task(self._serve(cycle), loop=self.loop, name="hot request")
 
     # --- to the caller -------------------------------------------------------------------------
 
     async def _serve(self, exchange: Exchange) -> None:
-        answer = await self._lane.answer(exchange.request)
         try:
-            self._write(exchange, answer)
+            self._write(exchange, await self._lane.answer(exchange.request))
         except BaseException:
+            exchange.response_complete = True
+            self._exchanges.discard(exchange)
             self.transport.close()
             raise
 
     def cut_off(self, exchange: Exchange) -> None:
-        """Answer a request that is not whole yet and will not be waited for."""
-        self._write(exchange, self._lane.unknown(exchange.request))
+        """Let a request end that will not be waited for: it is told that its outcome is unknown."""
+        if exchange.task is not None:
+            exchange.task.cancel()
+        elif not exchange.response_complete:
+            self._write(exchange, self._lane.unknown(exchange.request))
 
     def _write(self, exchange: Exchange, answer: Answer) -> None:
         exchange.response_complete = True
@@ -133,6 +144,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         context, body = exchange.request.context, answer.body
+        exchange.request.body = b""
         defaults = self.server_state.default_headers
         if self._defaults[0] is not defaults:
             self._defaults = defaults, _lines_of(defaults)
@@ -183,8 +195,12 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         cycle = self.cycle
-        if type(cycle) is Exchange and cycle.task is None:
+        if type(cycle) is Exchange and cycle.task is None and not cycle.response_complete:
             self._exchanges.discard(cycle)
+            self._lane.note_left(cycle.request)
+        # What is under way holds this connection; that must not hold it in turn.
+        self.cycle = None
+        self.pipeline.clear()
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None

@@ -33,6 +33,10 @@ _LINE: Final = re.compile(rb"/v1/cart/items/[!-~]+\Z")
 _ODD: Final = re.compile(rb"[%?#/]")
 """What a line's id cannot have without being escaped, and what would not be part of it."""
 
+_URL_MAX: Final = 2_048
+_LENGTH_DIGITS_MAX: Final = 12
+"""Beyond these the server has limits of its own, and answers itself."""
+
 _PATHS: Final = {
     (b"POST", b"/v1/cart/items"): ("POST", ITEMS),
     (b"GET", b"/v1/cart"): ("GET", CART),
@@ -40,6 +44,7 @@ _PATHS: Final = {
 }
 _NOT_THERE: Final = "", ""
 _LINE_METHODS: Final = {b"PATCH": "PATCH", b"DELETE": "DELETE"}
+_WITH_BODY: Final = frozenset({"POST", "PATCH"})
 _UNUSUAL: Final = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
 
 _add_item = msgspec.json.Decoder(schemas.AddItem)
@@ -77,7 +82,7 @@ class Lane:
         template = path
         if not name:
             name = _LINE_METHODS.get(method, "")
-            if not name or not _LINE.match(url) or _ODD.search(url, _LINE_AT):
+            if not name or len(url) > _URL_MAX or not _LINE.match(url) or _ODD.search(url, _LINE_AT):
                 return None
             path, template = url.decode("ascii"), _LINE_TEMPLATE
         if self.services is None:
@@ -85,7 +90,11 @@ class Lane:
         context = RequestContext(headers)
         known = context.known
         length = known.get(b"content-length")
-        if length is not None and int(length) > self._body_bytes_max:
+        if length is not None and (
+            len(length) > _LENGTH_DIGITS_MAX
+            # What needs no body is answered without waiting for one.
+            or int(length) > (self._body_bytes_max if name in _WITH_BODY else 0)
+        ):
             return None
         if not _UNUSUAL.isdisjoint(known) or (self._has_cors and b"origin" in known):
             return None
@@ -121,3 +130,8 @@ class Lane:
         self._observer.note(
             request.context, request.method, request.template, status, perf_counter() - request.started
         )
+
+    def note_left(self, request: HotRequest) -> None:
+        """Note a request whose caller left before all of it was there."""
+        request.context.code = "MALFORMED_JSON"
+        self.note(request, 400)

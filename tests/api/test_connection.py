@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import re
+import weakref
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
@@ -173,6 +175,101 @@ async def test_nothing_is_left_of_a_connection_when_it_was_closed(app: Applicati
         assert await _comes(lambda: not server.server_state.connections)
         assert rings.cancelled()
         assert not server.server_state.tasks
+
+
+async def test_a_closed_connection_is_no_cycle_when_it_had_a_hot_request(app: Application) -> None:
+    ((add,), _) = _conversations("ana")["add"]
+    async with listening(app) as server:
+        gc.collect()
+        gc.disable()
+        try:
+            held = []
+            for piece in (add, add[:-3]):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+                writer.write(piece)
+                if piece is add:
+                    await reader.readuntil(b"\r\n\r\n")
+                assert await _comes(lambda: len(server.server_state.connections) == 1)
+                assert await _comes(lambda: next(iter(server.server_state.connections)).cycle is not None)
+                (connection,) = server.server_state.connections
+                if piece is add:
+                    assert connection.cycle.request.body == b"", "kept while the connection is idle"
+                held.append(weakref.ref(connection))
+                del connection
+                writer.close()
+                assert await _comes(lambda: not server.server_state.connections)
+            del reader, writer
+            assert await _comes(lambda: not any(reference() for reference in held))
+        finally:
+            gc.enable()
+
+
+async def test_access_is_noted_when_a_caller_leaves_before_its_body(
+    app: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ((add,), _) = _conversations("ana")["add"]
+    noted = _noted(app, monkeypatch)
+    async with listening(app) as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+        writer.write(add[:-3])
+        assert await _comes(lambda: bool(server.server_state.tasks))
+        writer.transport.abort()
+        assert await _comes(lambda: not server.server_state.connections)
+
+    assert noted == [(400, "MALFORMED_JSON")]
+
+
+@pytest.mark.parametrize("moment", ["before the last bytes", "with the last bytes"])
+async def test_nothing_is_begun_when_a_body_comes_as_the_server_waits_no_longer(
+    app: Application, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    ((add,), _) = _conversations("ana")["add"]
+    noted = _noted(app, monkeypatch)
+    async with listening(app) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+        writer.write(add[:-3])
+        assert await _comes(lambda: bool(server.server_state.tasks))
+        (exchange,) = server.server_state.tasks
+        (connection,) = server.server_state.connections
+        if moment == "before the last bytes":
+            exchange.cancel()
+            connection.data_received(add[-3:])
+        else:
+            connection.data_received(add[-3:])
+            exchange.cancel()
+        async with asyncio.timeout(10):
+            said = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        assert await _comes(lambda: not server.server_state.tasks)
+
+    assert said.startswith(b"HTTP/1.1 504")
+    assert noted == [(504, "OUTCOME_UNKNOWN")]
+
+
+async def test_connection_ends_when_an_answer_cannot_be_made(
+    app: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ((add,), _) = _conversations("ana")["add"]
+
+    async def fail(request: Any) -> Any:
+        raise RuntimeError("no answer")
+
+    monkeypatch.setattr(app.lane, "answer", fail)
+    async with listening(app) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+        writer.write(add)
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+        writer.close()
+        assert await _comes(lambda: not server.server_state.tasks and not server.server_state.connections)
+
+
+def _noted(app: Application, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str | None]]:
+    noted: list[tuple[int, str | None]] = []
+    monkeypatch.setattr(
+        app.lane, "note", lambda request, status: noted.append((status, request.context.code))
+    )
+    return noted
 
 
 async def test_answers_have_the_headers_of_the_server_when_these_change(app: Application) -> None:

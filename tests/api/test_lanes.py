@@ -198,6 +198,25 @@ RAW: dict[str, tuple[str, str, list[tuple[bytes, bytes]], list[bytes]]] = {
     "length negative": ("POST", ITEMS, [(b"authorization", MINE), (b"content-length", b"-1")], [ONE]),
     "length empty": ("POST", ITEMS, [(b"authorization", MINE), (b"content-length", b"")], [ONE]),
     "length huge": ("POST", ITEMS, [(b"authorization", MINE), (b"content-length", b"9" * 30)], [ONE]),
+    "length of many digits": (
+        "POST",
+        ITEMS,
+        [(b"authorization", MINE), JSON, (b"content-length", b"0" * 5_000 + b"13")],
+        [ONE],
+    ),
+    "body that is not waited for": (
+        "GET",
+        "/v1/cart",
+        [(b"authorization", MINE), (b"content-length", b"13")],
+        [],
+    ),
+    "body of a removal that is not waited for": (
+        "DELETE",
+        LINE,
+        [(b"authorization", MINE), (b"content-length", b"13")],
+        [],
+    ),
+    "id longer than a URL": ("DELETE", ITEMS + "/" + "M" * 70_000, [(b"authorization", MINE)], []),
     "any version": ("POST", ITEMS, [(b"authorization", MINE), JSON, (b"if-match", b"*")], [ONE]),
     "no version": ("POST", ITEMS, [(b"authorization", MINE), JSON, (b"if-match", b" ")], [ONE]),
     "two versions": (
