@@ -22,6 +22,7 @@ import httpx
 import jwt
 import msgspec
 import pytest
+import uvloop
 from cartstore_api.app import Application, create_app
 from cartstore_api.server import Server
 from litestar import Litestar
@@ -34,6 +35,16 @@ SECRET = "the secret of the tests, long enough"
 ADDRESS = {"street": "1 Main St", "city": "Springfield", "country": "US"}
 
 _numbers = itertools.count(1)
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Connections are served by uvloop, which looks at sockets at other moments than asyncio does."""
+    factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+    if item.path.name == "test_connection.py":
+        factories["uvloop"] = uvloop.new_event_loop
+    return factories
 
 
 def token_of(user: str, scope: str = "", *, secret: str = SECRET, **claims: Any) -> str:
