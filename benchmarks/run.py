@@ -188,7 +188,8 @@ def heading_of(facts: dict[str, Any], day: str) -> str:
     packages, engine = facts["packages"], facts["engine"]
     return (
         f"Measured on {day} at {facts['commit']}: {facts['cpus']} CPUs ({facts['cpu']}), Python "
-        f"{facts['python']}, engine {engine.get('valkey_version') or engine.get('redis_version')}, "
+        f"{facts['python']}, engine {engine.get('valkey_version') or engine.get('redis_version')} on "
+        f"{engine.get('mem_allocator')}, "
         f"uvicorn {packages['uvicorn']}, Litestar {packages['litestar']}; connection: {facts['connection']}. "
         f"Load before the run: {facts['load_before'][0]:.1f}."
     )

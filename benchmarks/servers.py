@@ -135,6 +135,9 @@ class Servers:
         kept = {name: found[name] for name in wanted if name in found}
         for name in ("appendfsync", "io-threads", "hash-max-listpack-entries", "hash-max-listpack-value"):
             kept |= self.client.config_get(name)
+        # The program says what it was built with; the library may have been put in front of that.
+        if "jemalloc" in Path(f"/proc/{self.engine.pid}/maps").read_text():
+            kept["mem_allocator"] = "jemalloc"
         return kept
 
 

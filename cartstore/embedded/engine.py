@@ -7,7 +7,6 @@ password that stands in a private file, never on the command line.
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from cartstore.datadir import write_file
+from cartstore.embedded.allocator import engine_environment
 from cartstore.embedded.binaries import engine_program
 from cartstore.embedded.process import LEFTOVER_SECONDS, Process, end_leftover
 from cartstore.errors import StoreUnavailable
@@ -29,10 +29,6 @@ SPAWNS_MAX = 5
 
 QUEUE_DATABASE = 1
 """RQ's database number; carts are in 0."""
-
-ALLOCATOR = "glibc.malloc.tcache_count=1000:glibc.malloc.tcache_max=4096"
-"""A script makes and drops some hundred small strings and tables, and the C library's own cache for a thread
-holds seven of a size. With room for more an add costs the engine a tenth less. Others do not read this."""
 
 
 class Engine(Process):
@@ -49,8 +45,7 @@ class Engine(Process):
         log: Path | None = None,
         config: Sequence[str] = (),
     ) -> None:
-        environment = {"GLIBC_TUNABLES": ALLOCATOR, **os.environ}
-        super().__init__("The engine", log or folder / "engine.log", environment=environment)
+        super().__init__("The engine", log or folder / "engine.log", environment=engine_environment())
         self._folder = folder.absolute()
         self._password = password
         self._socket = (socket_folder or self._folder).absolute() / "engine.sock"

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from ctypes.util import find_library
 from pathlib import Path
 
 import asyncpg
@@ -62,6 +63,14 @@ def is_alive(pid: int) -> bool:
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
+
+
+def test_engine_runs_on_jemalloc_when_the_machine_has_it(own_engine: Engine) -> None:
+    mapped = Path(f"/proc/{own_engine.pid}/maps").read_text()
+    told = own_engine.log.read_text()
+
+    assert ("jemalloc" in mapped) is (find_library("jemalloc") is not None)
+    assert "ld.so" not in told  # what the dynamic linker says when it cannot load a library
 
 
 def test_engine_answers_by_socket_and_by_port(own_engine: Engine) -> None:
