@@ -62,12 +62,16 @@ HOLD_LIFETIME_MS_MAX: Final = 2**31 * 1_000
 RELEASES_PER_CALL: Final = 100
 """Due holds that one script call releases on its way before it answers AGAIN."""
 
-RELEASES_PER_STEP: Final = 32
+RELEASES_PER_STEP: Final = 10
 """Due holds that a call made for nothing else releases. When a crowd falls due it is made again and again,
-and everybody else has to wait for one of these calls at most: a third of a millisecond."""
+and everybody else has to wait for two of these calls at most, one of the sweep and one of the buyers, a
+quarter of a millisecond each."""
 
-EXACT_ROUNDS: Final = 32
-"""Steps that an add waits for before it goes on with units that are free already. What it then tells to be
+RELEASE_STEPS: Final = 50
+"""Such calls, one after the other, that all who want the same SKU wait for together before they try again."""
+
+EXACT_ROUNDS: Final = 2
+"""Times that an add waits so before it goes on with units that are free already. What it then tells to be
 available is a lower bound; that nothing is available is never told before all that is due is released."""
 
 RELEASE_ROUNDS_MAX: Final = 2_000

@@ -176,16 +176,24 @@ class RedisEngine:
         raise StoreUnavailable("Too many holds fall due at once; the change was not applied.")
 
     async def _release(self, sku: str) -> None:
-        """Release some due holds of a SKU. All who want that at the same time share one call: a crowd that
-        wants a SKU whose holds fall due at once would else keep the engine from everybody else."""
+        """Release due holds of a SKU, in steps, until none is left or so many that an add need not wait.
+
+        All who want that at the same time wait for the same steps: a crowd that wants a SKU whose holds fall
+        due at once would else keep the engine from everybody else, by its releases or by its questions."""
         release = self._releases.get(sku)
         if release is None:
-            keys = (self.keys.gate, self.keys.sku(sku))
-            release = asyncio.ensure_future(self.call(script("hold_release"), keys, limits.RELEASES_PER_STEP))
+            release = asyncio.ensure_future(self._release_in_steps(sku))
             self._releases[sku] = release
             release.add_done_callback(partial(self._release_ended, sku))
         # Shielded: one caller's cancellation is not the others'.
         await asyncio.shield(release)
+
+    async def _release_in_steps(self, sku: str) -> None:
+        keys, limit = (self.keys.gate, self.keys.sku(sku)), limits.RELEASES_PER_STEP
+        for _ in range(limits.RELEASE_STEPS):
+            _, looked = await self.call(script("hold_release"), keys, limit)
+            if looked < limit:
+                break
 
     def _release_ended(self, sku: str, release: asyncio.Future[Any]) -> None:
         self._releases.pop(sku, None)

@@ -606,6 +606,7 @@ async def test_hold_of_many_carts_is_free_at_once_when_all_lapsed(shop: Shop) ->
 def hurry(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls go on with what is free after the first step, as when thousands of holds fall due at once."""
     monkeypatch.setattr(limits, "EXACT_ROUNDS", 1)
+    monkeypatch.setattr(limits, "RELEASE_STEPS", 1)
     monkeypatch.setattr(limits, "RELEASES_PER_STEP", 2)
     monkeypatch.setattr(shop.engine, "_releases_per_call", 2, raising=False)
 
