@@ -54,7 +54,7 @@ async def test_call_carries_script_keys_identity_and_arguments(path: Path) -> No
 
 
 @on_both_loops
-async def test_calls_of_one_turn_leave_in_one_write(path: Path) -> None:
+async def test_calls_of_one_turn_leave_together_when_the_engine_has_others_to_run(path: Path) -> None:
     async with running(path) as engine:
         endpoint = TappedEndpoint(engine.url)
         async with tapped(endpoint) as caller:
@@ -64,7 +64,40 @@ async def test_calls_of_one_turn_leave_in_one_write(path: Path) -> None:
             replies = await asyncio.gather(*(ask(caller, n) for n in range(50)))
 
             assert [reply[2] for reply in replies] == [str(n) for n in range(50)]
-            assert len([written for written in endpoint.writes if b"EVALSHA" in written]) == 1
+            # The first finds the engine idle, the last one waits for a fourth until the turn is over.
+            assert [written.count(b"EVALSHA") for written in endpoint.writes] == [1, *[4] * 12, 1]
+
+
+@on_both_loops
+async def test_call_leaves_before_its_turn_ends_when_the_engine_is_idle(path: Path) -> None:
+    async with running(path) as engine:
+        endpoint = TappedEndpoint(engine.url)
+        async with tapped(endpoint) as caller:
+            await ask(caller, "connected")
+            endpoint.writes.clear()
+            calls = asyncio.gather(ask(caller, 1), ask(caller, 2))
+            # Behind the calls, in the same turn.
+            sent: list[int] = []
+            asyncio.get_running_loop().call_soon(lambda: sent.append(len(endpoint.writes)))
+            await calls
+
+            assert sent == [1]
+            assert len(endpoint.writes) == 2
+
+
+@on_both_loops
+async def test_call_waits_behind_others_when_they_wait_already(path: Path) -> None:
+    async with running(path) as engine:
+        endpoint = TappedEndpoint(engine.url)
+        async with tapped(endpoint) as caller:
+            await ask(caller, "connected")
+            endpoint.protocol.pause_writing()
+            first = asyncio.ensure_future(ask(caller, 1))
+            await turns()
+            endpoint.protocol.resume_writing()
+            await asyncio.gather(ask(caller, 2), first)
+
+            assert [call[-1] for call in engine.calls] == [b"connected", b"1", b"2"]
 
 
 @on_both_loops

@@ -1,5 +1,5 @@
 """The multiplexed connection: every script call of one event loop goes through one connection, and calls made
-in one turn of the loop leave in one write.
+in one turn of the loop leave in few writes.
 
     endpoint.py     where the engine is and how it is greeted, from the URL that redis-py takes
     connection.py   one connection: packing, matching replies, the engine's identity

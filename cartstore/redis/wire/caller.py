@@ -32,6 +32,10 @@ IN_FLIGHT_MAX: Final = 4_096
 WAITING_MAX: Final = 16_384
 """Calls that wait to be sent; one more is refused at once."""
 
+TOGETHER: Final = 4
+"""Calls that leave in one write before the turn of the loop in which they were made has ended. To gather all
+of a turn would cost the engine the time in which the next turn begins and reads what has arrived."""
+
 WAIT_SECONDS: Final = 2.0
 """How long a call may wait to be sent. Shorter than its deadline, so that one which is sent late still has
 time to be answered: of a refusal the buyer knows that nothing happened."""
@@ -149,7 +153,10 @@ class WireCaller:
             raise self._refusal()
         future: asyncio.Future[Reply] = self._loop.create_future()
         waiting.append(Call(future, script, keys, args, self._tick))
-        if not self._is_flush_due:
+        connection = self._connection
+        if connection is not None and (len(waiting) >= TOGETHER or connection.is_idle):
+            connection.send(waiting)
+        if waiting and not self._is_flush_due:
             self._is_flush_due = True
             self._loop.call_soon(self._flush, context=self._context)
         return await future
