@@ -22,6 +22,9 @@ from benchmarks.workload import CARTS, Operation, adds, mixed, sku_name
 CALLS = 20_000
 MIXED_CALLS = 60_000
 CONNECTIONS = 32
+MANY_CONNECTIONS = 128
+"""So many that there is always work for both CPUs; with CONNECTIONS they wait for each other in turn."""
+
 SHARES = (0.25, 0.75)
 """Of the maximal rate, beside the half that has a target."""
 
@@ -58,6 +61,12 @@ GUEST = Figure(
     baseline=_BARE,
     unit="adds/s",
     at_least=0.70,
+)
+MANY = Figure(
+    key="http_add_many",
+    title=f"http: adds per second, signed in, {MANY_CONNECTIONS} connections / bare ASGI app",
+    baseline="the bare app with as many",
+    unit="adds/s",
 )
 READ = Figure(
     key="http_read",
@@ -125,6 +134,7 @@ FIGURES = (
     CPU,
     CPU_BESIDE,
     GUEST,
+    MANY,
     READ,
     HALF,
     HALF_SAME,
@@ -194,10 +204,16 @@ class Http:
         wrk.warm(served.url, file, len(who), connections=CONNECTIONS)
 
     def _closed(
-        self, served: Served, file: Path, *, seconds: float | None = None, refused: bool = False
+        self,
+        served: Served,
+        file: Path,
+        *,
+        seconds: float | None = None,
+        refused: bool = False,
+        connections: int = CONNECTIONS,
     ) -> Sample:
         before = self._cpu(served)
-        sample = wrk.run(served.url, file, seconds=seconds or self._options.seconds, connections=CONNECTIONS)
+        sample = wrk.run(served.url, file, seconds=seconds or self._options.seconds, connections=connections)
         wanted = sample.count if refused else 0
         if sample.failed != wanted:
             raise RuntimeError(f"{sample.failed} of {sample.count} requests were refused, not {wanted}")
@@ -238,6 +254,7 @@ class Http:
             (USER, "adds", "bare adds"),
             (SAME, "adds", "bare same"),
             (GUEST, "guest adds", "bare adds"),
+            (MANY, "many adds", "bare many adds"),
             (READ, "reads", "bare reads"),
             (MIX, "mix", "bare mix"),
             (REFUSED, "refused", "adds"),
@@ -245,6 +262,8 @@ class Http:
         ):
             if options.wants(figure) and ours in samples:
                 its_note = f"{note}, {body_bytes} bytes" if figure is READ else note
+                if figure is MANY:
+                    its_note = f"over {best_kind()}"
                 pairs = pairs_of(samples[ours], samples[theirs], rate)
                 yield Result(figure=figure, pairs=pairs, note=its_note)
         for figure, spenders in ((CPU, ("served",)), (CPU_BESIDE, ("engine", "wrk"))):
@@ -277,6 +296,12 @@ class Http:
             partial(self._closed, plain, self._to_bare),
             (USER, CPU, CPU_BESIDE, GUEST),
         )
+        if options.wants(MANY):
+            for name, served, file in (
+                ("many adds", service, self._to_service),
+                ("bare many adds", plain, self._to_bare),
+            ):
+                found[name] = (partial(self._closed, served, file, connections=MANY_CONNECTIONS), (MANY,))
         if options.wants(SAME):
             found["bare same"] = (partial(self._closed, plain, self._to_bare_same), (SAME,))
         if options.wants(GUEST):
