@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import hiredis
+import msgspec
 import pytest
 import uvloop
 
@@ -28,6 +29,15 @@ ECHO = Script("echo", "return {'OK', ARGV[1], ARGV[2]}")
 
 ECHO_FUNCTION = Script("echo", ECHO.source, library="#!lua name=echo_1\n", function="echo_1")
 """The same, kept by the engine as a function."""
+
+ECHO_SEVERAL = Script(
+    "echo",
+    ECHO.source,
+    library=ECHO_FUNCTION.library,
+    function="echo_1",
+    several=Script("echoes", ECHO.source, library="#!lua name=echoes_1\n", function="echoes_1"),
+)
+"""The same again, of which several calls may leave as one command."""
 
 CALLS = (b"EVALSHA", b"EVAL", b"FCALL")
 
@@ -42,9 +52,14 @@ class FakeEngine:
         self.run_id = run_id
         self.replication_id = "replication-1"
         self.knows_script = True
-        self.knows_function = True
+        self.functions = {b"echo_1", b"echoes_1"}
+        """Those that it knows."""
+
         self.takes_functions = True
         """Whether it lets FUNCTION LOAD pass."""
+
+        self.forgets_functions = False
+        """Whether it has forgotten what it was given before the next command comes."""
 
         self.commands: list[Command] = []
         """Everything received, over all connections."""
@@ -178,7 +193,8 @@ class FakeEngine:
         if command[0] == b"FUNCTION":
             if not self.takes_functions:
                 return b"-NOPERM no permissions to run the 'function|load' command\r\n"
-            self.knows_function = True
+            if not self.forgets_functions:
+                self.functions.add(command[-1].split()[1].removeprefix(b"name="))
         if command == [b"INFO", b"server"]:
             return bulk(f"# Server\r\nredis_version:7.0.0\r\nrun_id:{self.run_id}\r\n".encode())
         if command == [b"INFO", b"replication"]:
@@ -191,12 +207,16 @@ class FakeEngine:
         if command[0] == b"EVAL":
             self.knows_script = True
         elif command[0] == b"FCALL":
-            if not self.knows_function:
+            if command[1] not in self.functions:
                 return b"-ERR Function not found\r\n"
         elif not self.knows_script:
             return b"-NOSCRIPT No matching script.\r\n"
         keys = int(command[2])
         identity, *args = command[3 + keys :]
+        if command[1] == b"echoes_1":
+            each = [str(msgspec.msgpack.decode(packed)[1]).encode() for packed in args]
+            parts = [b"*3\r\n" + bulk(b"OK") + bulk(identity) + bulk(first) for first in each]
+            return b"*%d\r\n%b" % (len(parts), b"".join(parts))
         return b"*3\r\n" + bulk(b"OK") + bulk(identity) + bulk(args[0])
 
 

@@ -2,7 +2,8 @@
 
 Most are scripts: EVALSHA makes all their local functions anew in every call. Those of the hot path are
 functions as well (a `Function` line in their header gives the flags): the engine keeps them as they are, with
-what they have parsed before. Either form can be called; the text of both is the same.
+what they have parsed before. Either form can be called; the text of both is the same. Where calls of one come
+close together, another script carries several of them (a `Several` line names it).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from cartstore.errors import ContractError
 
 _INCLUDE = re.compile(r"^--- @include (\w+)\n", re.MULTILINE)
 _FUNCTION = re.compile(r"^  Function (.*)$", re.MULTILINE)
+_SEVERAL = re.compile(r"^  Several  (\w+)$", re.MULTILINE)
 _NO_FLAGS = "no flags"
 
 
@@ -26,12 +28,22 @@ class Script:
     library: what FUNCTION LOAD is to be given before such a call; empty for a script, whose text EVAL brings.
     text: what EVAL is given; of a function, with what the engine has to let pass of it.
     plain: the same as a script, if it is a function.
+    several: what runs several calls of this one, if anything does. Its keys are the first of theirs, which
+        they share, and the others of each; its arguments after the identity are those of each, as MessagePack
+        arrays with anything in place of the identity; its reply is an array of theirs.
     """
 
-    __slots__ = ("command", "library", "name", "plain", "sha", "source", "text")
+    __slots__ = ("command", "library", "name", "plain", "several", "sha", "source", "text")
 
     def __init__(
-        self, name: str, source: str, *, library: str = "", function: str = "", flags: tuple[str, ...] = ()
+        self,
+        name: str,
+        source: str,
+        *,
+        library: str = "",
+        function: str = "",
+        flags: tuple[str, ...] = (),
+        several: Script | None = None,
     ) -> None:
         self.name = name
         self.source = source
@@ -40,6 +52,7 @@ class Script:
         self.library = library
         self.command = ("FCALL", function) if function else ("EVALSHA", self.sha)
         self.plain: Script = Script(name, source) if function else self
+        self.several = several
 
     def __repr__(self) -> str:
         return f"Script({self.name})"
@@ -105,9 +118,11 @@ def script(name: str) -> Script:
     """The composed script of this name; composed once per process."""
     parts = _parts(name)
     source = _joined(parts)
-    flags = _FUNCTION.search(_split(name)[0])
+    header, _ = _split(name)
+    flags, named = _FUNCTION.search(header), _SEVERAL.search(header)
+    several = script(named[1]) if named else None
     if flags is None:
-        return Script(name, source)
+        return Script(name, source, several=several)
     *includes, code = parts
     words = () if flags[1] == _NO_FLAGS else tuple(flags[1].split())
     listed = ", ".join(f"'{word}'" for word in words)
@@ -117,4 +132,4 @@ def script(name: str) -> Script:
     function = f"{name}_{digest}"
     registered = f"{{ function_name = '{function}', callback = {name}, flags = {{ {listed} }} }}"
     library = f"#!lua name={function}\n{text}\n\nredis.register_function{registered}\n"
-    return Script(name, source, library=library, function=function, flags=words)
+    return Script(name, source, library=library, function=function, flags=words, several=several)

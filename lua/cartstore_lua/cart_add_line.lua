@@ -24,8 +24,14 @@
            {'OWNER_DUE', name, limit} | {'DUE', sku} | {'FENCED'}
   Faults   CARTBADARG
   Function no flags
+  Several  cart_add_lines
   Cost     O(log holds of the SKU), unless a hold of the cart may have lapsed: then O(lines of the cart)
 ]]
+--- @include call_begin
 --- @include line_change
 
-return line_change(KEYS, ARGV, true)
+local call = call_begin(KEYS[1], ARGV[1], ARGV[10] or '', '')
+if not call then
+  return { 'FENCED' }
+end
+return line_change(call, KEYS[2], KEYS[3], ARGV, true)

@@ -4,6 +4,7 @@
     fakeredis   the scripts on fakeredis, in this process: a guest, for speed
     real        the scripts on the real engine, through redis-py: the authority
     wire        the same engine, through the multiplexed connection
+    carried     the same again, each call in a command that could carry several (`Script.several`)
 
 `TEST_BACKENDS` (comma-separated) narrows the suite to some of them while developing.
 """
@@ -14,6 +15,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
@@ -24,11 +26,11 @@ from cartstore.redis.caller import ClientCaller, PooledCaller, ScriptCaller, ope
 from cartstore.redis.gate import Gate, open_gate
 from cartstore.redis.outbox import RedisOutbox
 from cartstore.redis.store import RedisEngine
-from cartstore.redis.wire import WireCaller
+from cartstore.redis.wire import WireCaller, connection
 
 from .shop import LIFETIME_MS, PARTITION, Clock, Shop
 
-BACKENDS = tuple(os.environ.get("TEST_BACKENDS", "memory,fakeredis,real,wire").split(","))
+BACKENDS = tuple(os.environ.get("TEST_BACKENDS", "memory,fakeredis,real,wire,carried").split(","))
 
 _EVENTS_READ = 10_000
 
@@ -84,6 +86,13 @@ async def open_wire(url: str) -> AsyncIterator[Shop]:
         await client.aclose()
 
 
+@asynccontextmanager
+async def open_carried(url: str) -> AsyncIterator[Shop]:
+    with patch.object(connection, "SEVERAL_MIN", 1):
+        async with open_wire(url) as shop:
+            yield shop
+
+
 async def _open_on(caller: ScriptCaller, client: Redis) -> Shop:
     clock = Clock()
     engine = RedisEngine(caller, PARTITION, now_ms=clock)
@@ -111,4 +120,6 @@ def open_shop(backend: str, find_redis_url: Callable[[], str]) -> AbstractAsyncC
         return open_real(find_redis_url())
     if backend == "wire":
         return open_wire(find_redis_url())
+    if backend == "carried":
+        return open_carried(find_redis_url())
     return open_fakeredis() if backend == "fakeredis" else open_memory()

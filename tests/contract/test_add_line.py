@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable
+
 import pytest
 
 from cartstore import limits
 from cartstore.errors import (
     CurrencyMismatch,
+    IdempotencyKeyReused,
     InsufficientStock,
     InvalidQuantity,
     LimitExceeded,
@@ -14,7 +19,7 @@ from cartstore.errors import (
     ProductNotFound,
     VersionConflict,
 )
-from cartstore.model import line_id_of
+from cartstore.model import LineResult, line_id_of
 
 from .shop import ANN, BEN, GUS, MINUTE_MS, TERMS, Shop, terms
 
@@ -289,6 +294,47 @@ async def test_add_line_sells_the_last_unit_once_when_two_want_it(shop: Shop) ->
 
     assert caught.value.available_quantity == 0
     assert (await shop.level("tee")).available == 0
+
+
+async def test_add_line_sells_no_unit_twice_when_many_want_it_at_once(shop: Shop) -> None:
+    await shop.sell("tee", 10)
+    buyers = [f"u.{number}" for number in range(40)]
+
+    results = await asyncio.gather(*(shop.add(buyer, "tee") for buyer in buyers), return_exceptions=True)
+
+    assert Counter(map(type, results)) == {LineResult: 10, InsufficientStock: 30}
+    assert await shop.counters("tee") == (10, 10, 0, 0)
+    versions = {result.summary.version for result in results if isinstance(result, LineResult)}
+    assert len(versions) == 10
+
+
+async def test_add_line_answers_each_by_itself_when_many_come_at_once(shop: Shop) -> None:
+    await shop.sell("tee", 1_000)
+    await shop.sell("gone", 0)
+    await shop.sell("off", 5, is_active=False)
+    await shop.sell("pair", 5, multiple_of=2)
+    await shop.add("u.key", "tee", key="once")
+    wanted: list[tuple[Awaitable[LineResult], type]] = []
+    for n in range(5):
+        wanted += [
+            (shop.add(f"u.{n}", "tee", n + 1), LineResult),
+            (shop.add(f"u.{n}", "gone"), InsufficientStock),
+            (shop.add(f"g.{n}", "tee", properties='{"name":"Änne"}'), LineResult),
+            (shop.add(f"u.{n}", "nothing"), ProductNotFound),
+            (shop.add(f"u.{n}", "off"), ProductInactive),
+            (shop.add(f"u.{n}", "pair"), InvalidQuantity),
+            (shop.add(f"u.{n}.new", "tee", if_match=7), VersionConflict),
+            (shop.add("u.key", "tee", key="once"), LineResult),
+            (shop.add("u.key", "tee", 2, key="once", fingerprint="other"), IdempotencyKeyReused),
+        ]
+
+    results = await asyncio.gather(*(call for call, _ in wanted), return_exceptions=True)
+
+    assert list(map(type, results)) == [kind for _, kind in wanted]
+    assert [await shop.quantities(f"u.{n}") for n in range(5)] == [{"tee": n + 1} for n in range(5)]
+    assert await shop.quantities("u.key") == {"tee": 1}
+    assert {result.replayed for result in results[7::9] if isinstance(result, LineResult)} == {True}
+    assert (await shop.level("tee")).held == 15 + 5 + 1
 
 
 @pytest.mark.parametrize("policy", ["backorder", "untracked"])

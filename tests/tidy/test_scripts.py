@@ -32,6 +32,11 @@ def source_of(name: str) -> str:
     return FOLDER.joinpath(f"{name}.lua").read_text()
 
 
+def carried_by(name: str) -> str | None:
+    """The script of which this one runs several calls."""
+    return next((other for other in script_names() if f"  Several  {name}\n" in source_of(other)), None)
+
+
 def split(name: str) -> tuple[str, str]:
     """A script's header and its composed code without comments."""
     header = source_of(name).split("]]\n", 1)[0]
@@ -57,6 +62,9 @@ def test_script_header_names_every_key_and_argument_when_the_code_uses_it(name: 
     for kind, pattern in (("KEYS", r"KEYS\[(\d+)\]"), ("ARGV", r"(?:ARGV|args)\[(\d+)\]")):
         used = {int(number) for number in re.findall(pattern, code)}
         named = {int(number) for number in re.findall(rf"{kind}\[(\d+)", header)}
+        if kind == "ARGV" and (carried := carried_by(name)):
+            # What it unpacks are the arguments of the other one.
+            named |= {int(number) for number in re.findall(r"ARGV\[(\d+)", source_of(carried))}
         assert used <= named, f"{name} uses {kind} {used - named} without naming them"
         assert named == set(range(1, len(named) + 1)), f"{name} leaves out a {kind} in its header"
 
@@ -70,7 +78,8 @@ def test_script_header_names_every_tag_when_the_code_returns_it(name: str) -> No
         )
     )
 
-    named = tags_of(header)
+    carried = carried_by(name)
+    named = tags_of(split(carried)[0] if carried else header)
 
     assert returned <= named | codes_of(header), (
         f"{name} returns {returned - named}, which its header does not name"
@@ -118,6 +127,19 @@ def test_function_says_what_it_is_called_and_how_it_behaves_when_memory_is_full(
         assert re.fullmatch(rf"{name}_[0-9a-f]{{16}}", function)
         assert found.library.startswith(f"#!lua name={function}\n")
         assert ("'allow-oom'" in found.library) == (flags == ["allow-oom"])
+
+
+def test_script_that_runs_several_is_refused_when_one_of_them_would_be() -> None:
+    carriers = [name for name in script_names() if carried_by(name)]
+
+    assert carriers
+    for name in carriers:
+        carried = script(str(carried_by(name)))
+        assert carried.several is script(name)
+        flags = [
+            re.findall(r"^  Function (.*)$", source_of(each), re.MULTILINE) for each in (name, carried.name)
+        ]
+        assert flags[0] == flags[1] != []
 
 
 def test_nobody_changes_what_functions_keep_when_scripts_are_read() -> None:

@@ -233,7 +233,7 @@ async def test_unknown_script_leaves_the_others_as_they_are(path: Path) -> None:
 
 @on_both_loops
 async def test_unknown_function_is_loaded_once_when_many_calls_miss_it(path: Path) -> None:
-    async with running(path, knows_function=False) as engine, WireCaller.open(engine.url) as caller:
+    async with running(path, functions=set()) as engine, WireCaller.open(engine.url) as caller:
         replies = await asyncio.gather(*(caller.call(ECHO_FUNCTION, KEYS, (n,)) for n in range(20)))
 
         assert [reply[2] for reply in replies] == [str(n) for n in range(20)]
@@ -247,7 +247,7 @@ async def test_unknown_function_is_loaded_once_when_many_calls_miss_it(path: Pat
 @on_both_loops
 async def test_function_is_called_as_a_script_when_the_engine_does_not_take_it(path: Path) -> None:
     async with (
-        running(path, knows_function=False, takes_functions=False) as engine,
+        running(path, functions=set(), takes_functions=False) as engine,
         WireCaller.open(engine.url) as caller,
     ):
         replies = await asyncio.gather(*(caller.call(ECHO_FUNCTION, KEYS, (n,)) for n in range(3)))

@@ -4,7 +4,8 @@ refuses to know deadlines, waiting calls and what comes after it was lost.
 The engine answers in the order of the commands, and an answer names no command. So each command has one slot
 in `_in_flight` from the moment its bytes are handed over until its reply is there. Whoever stops waiting
 (cancelled, or out of time) leaves the slot where it is, and the reply is thrown away when it comes: taking
-the slot out would hand every later caller the reply of another.
+the slot out would hand every later caller the reply of another. Calls that leave as one command
+(`Script.several`) have a slot each, and take their parts of its one reply.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ WRITE_BUFFER_BYTES: Final = 64 * 1024
 
 _CLOSED: Final = "The engine closed the connection."
 _NOTHING: Final = object()
+_array_of: Final = msgspec.msgpack.Encoder().encode
 _packed: Final[Callable[[tuple[str | int, ...]], bytes]] = cast(Any, hiredis.pack_command)
 _ASK_IDENTITY: Final = _packed(("INFO", "server")) + _packed(("INFO", "replication"))
 _RUN_ID: Final = re.compile(r"^run_id:(\S*)", re.MULTILINE)
@@ -38,6 +40,9 @@ _REPLICATION_ID: Final = re.compile(r"^master_replid:(\S*)", re.MULTILINE)
 
 _ELSEWHERE: Final = ("READONLY", "MOVED")
 """Refusals after which another node may be behind the same name."""
+
+SEVERAL_MIN, SEVERAL_MAX = 2, 8
+"""Calls in one command: with more of them the engine saves little more, and others wait for longer."""
 
 _EVALUATE_FROM: Final = 2
 """A call that twice met an engine without its script brings the text itself, which cannot be missed."""
@@ -56,6 +61,9 @@ class Call(msgspec.Struct):
 
     misses: int = 0
     """How often the engine did not know the script."""
+
+    carried: int = 0
+    """Of the first of several that left as one command: how many they are. Of every other call 0."""
 
 
 class Owner(Protocol):
@@ -87,6 +95,9 @@ class Connection(asyncio.Protocol):
         self._call_ticks = call_ticks
         self._in_flight: deque[Call] = deque()
         self._missing: set[Script] = set()
+        self._carries_several = True
+        """Until the engine refuses to be given what carries them."""
+
         self._errors: list[str] = []
         self._is_open = False
         self._is_paused = False
@@ -112,14 +123,11 @@ class Connection(asyncio.Protocol):
 
     def send(self, waiting: deque[Call]) -> None:
         """Write what is waiting, oldest first, as far as there is room; the rest stays where it is."""
-        in_flight = self._in_flight
-        # The one that is known now, as the bytes are handed over, of the engine on this very stream.
-        identity = self.identity
+        in_flight, room = self._in_flight, self._in_flight_max
         while waiting and self._takes_calls():
             chunks: list[bytes] = []
             size = 0
-            room = self._in_flight_max - len(in_flight)
-            while waiting and len(chunks) < room and size < BATCH_BYTES:
+            while waiting and len(in_flight) < room and size < BATCH_BYTES:
                 call = waiting.popleft()
                 if call.future.done():
                     # Nobody waits for it any more, and nothing of it was sent.
@@ -129,20 +137,12 @@ class Connection(asyncio.Protocol):
                     self._await_identity(call)
                     chunks.append(_ASK_IDENTITY)
                     continue
-                try:
-                    if call.misses or self._missing:
-                        chunk = self._pack_unknown(call, script)
-                    else:
-                        keys = call.keys
-                        chunk = _packed((*script.command, len(keys), *keys, identity, *call.args))
-                except (TypeError, ValueError) as error:
-                    refusal = ContractError(f"A call of {script} cannot be packed: {error}")
-                    refusal.__cause__ = error
-                    call.future.set_exception(refusal)
-                    continue
+                if script.several is None or call.misses or not self._carries_several:
+                    chunk = self._pack(call, script)
+                else:
+                    chunk = self._pack_several(script, _alike(call, waiting, room - len(in_flight)))
                 chunks.append(chunk)
                 size += len(chunk)
-                in_flight.append(call)
             if chunks:
                 self._transport.write(b"".join(chunks))
 
@@ -155,22 +155,67 @@ class Connection(asyncio.Protocol):
             and not self._transport.is_closing()
         )
 
+    def _pack(self, call: Call, script: Script) -> bytes:
+        """The bytes of one call, which has its slot then; none of one that cannot be packed."""
+        try:
+            if call.misses or self._missing:
+                chunk = self._pack_unknown(call, script)
+            else:
+                keys = call.keys
+                # The identity that is known now, as the bytes are handed over, of the engine on this stream.
+                chunk = _packed((*script.command, len(keys), *keys, self.identity, *call.args))
+        except (TypeError, ValueError) as error:
+            refusal = ContractError(f"A call of {script} cannot be packed: {error}")
+            refusal.__cause__ = error
+            call.future.set_exception(refusal)
+            return b""
+        self._in_flight.append(call)
+        return chunk
+
+    def _pack_several(self, script: Script, calls: Sequence[Call]) -> bytes:
+        """The bytes of calls of one script, as one command if they are several and all can be packed."""
+        several = cast(Script, script.several)
+        if len(calls) >= SEVERAL_MIN:
+            try:
+                keys = [calls[0].keys[0], *(key for call in calls for key in call.keys[1:])]
+                packed: list[Any] = [_array_of(("", *call.args)) for call in calls]
+                chunk = _packed((*several.command, len(keys), *keys, self.identity, *packed))
+            except (TypeError, ValueError, OverflowError):
+                # One of them; alone it is told so.
+                pass
+            else:
+                loading = b""
+                if several in self._missing:
+                    self._missing.discard(several)
+                    loading = self._load(several)
+                calls[0].carried = len(calls)
+                self._in_flight.extend(calls)
+                return loading + chunk
+        return b"".join([self._pack(call, script) for call in calls])
+
     def _pack_unknown(self, call: Call, script: Script) -> bytes:
         """The first call brings the script; those behind it on this stream find it known."""
         command: tuple[str, ...] = script.command
-        loading = b""
+        is_to_load = False
         if call.misses >= _EVALUATE_FROM or (script in self._missing and not script.library):
             command = ("EVAL", script.text)
         elif script in self._missing:
-            loading = _packed(("FUNCTION", "LOAD", "REPLACE", script.library))
+            is_to_load = True
         packed = _packed((*command, len(call.keys), *call.keys, self.identity, *call.args))
-        if loading:
-            loaded: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-            # Where it is refused, the call that follows is missed again, and tells.
-            loaded.add_done_callback(asyncio.Future.exception)
-            self._in_flight.append(self._question(loaded))
         self._missing.discard(script)
-        return loading + packed
+        return (self._load(script) if is_to_load else b"") + packed
+
+    def _load(self, script: Script) -> bytes:
+        """The bytes that make a function known, which have their slot then."""
+        loaded: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        loaded.add_done_callback(self._on_loaded)
+        self._in_flight.append(self._question(loaded))
+        return _packed(("FUNCTION", "LOAD", "REPLACE", script.library))
+
+    def _on_loaded(self, loaded: asyncio.Future[Reply]) -> None:
+        # Where it is refused, the call that follows is missed again, and tells.
+        if loaded.exception() is not None:
+            self._carries_several = False
 
     # --- greeting and identity -----------------------------------------------------------------
 
@@ -257,8 +302,12 @@ class Connection(asyncio.Protocol):
             self._reader.feed(data)
             while (reply := gets()) is not _NOTHING:
                 call = take_slot()
-                if errors:
-                    self._on_error(call, reply)
+                if call.carried:
+                    self._on_several(call, reply)
+                elif errors:
+                    text = errors[0]
+                    errors.clear()
+                    self._on_error(call, reply, text)
                 elif not (future := call.future).done():
                     future.set_result(reply)
         except (hiredis.ProtocolError, IndexError) as error:
@@ -275,9 +324,32 @@ class Connection(asyncio.Protocol):
         self._errors.append(text)
         return ResponseError(text)
 
-    def _on_error(self, call: Call, reply: Reply) -> None:
-        text = self._errors[0]
-        self._errors.clear()
+    def _on_several(self, first: Call, reply: Reply) -> None:
+        """The reply to calls that left together: to each its own part, or to all what refuses them."""
+        calls = [first, *(self._in_flight.popleft() for _ in range(first.carried - 1))]
+        first.carried = 0
+        errors, several = self._errors, cast(Script, cast(Script, first.script).several)
+        text = errors[0] if errors else ""
+        has_errors = bool(errors)
+        errors.clear()
+        if not isinstance(reply, list):
+            if text.startswith(MISSED):
+                self._missing.add(several)
+            reply = [reply] * len(calls)
+        elif len(reply) != len(calls):
+            has_errors, text = True, f"{len(reply)} replies to {len(calls)} calls"
+            reply = [[ResponseError(text)]] * len(calls)
+        for call, part in zip(calls, reply, strict=True):
+            if has_errors and isinstance(part, ResponseError):
+                self._on_error(call, part, str(part))
+            elif (
+                has_errors and isinstance(part, list) and any(isinstance(one, ResponseError) for one in part)
+            ):
+                self._on_error(call, part, text)
+            elif not call.future.done():
+                call.future.set_result(part)
+
+    def _on_error(self, call: Call, reply: Reply, text: str) -> None:
         script = call.script
         if script is None:
             _refuse(call, ResponseError(text))
@@ -356,6 +428,17 @@ class Connection(asyncio.Protocol):
         self._end(exc or ConnectionResetError(_CLOSED))
         if not self.closed.done():
             self.closed.set_result(None)
+
+
+def _alike(first: Call, waiting: deque[Call], room: int) -> list[Call]:
+    """A call and those behind it that may leave with it, taken from what waits."""
+    calls = [first]
+    room = min(room, SEVERAL_MAX)
+    while waiting and len(calls) < room and waiting[0].script is first.script and not waiting[0].misses:
+        call = waiting.popleft()
+        if not call.future.done():
+            calls.append(call)
+    return calls
 
 
 def _refuse(call: Call, error: Exception) -> None:

@@ -1,5 +1,3 @@
---- @include clock_ms
---- @include call_begin
 --- @include terms_decode
 --- @include ring_find
 --- @include ring_remember
@@ -17,26 +15,19 @@
 -- its lines (cart_decode, line_decode, line_put, holds_extend, cart_save, which it has to agree with); the rules are
 -- shared (line_check, sku_free). Only the line and the cart's own field are read and written, however many lines there
 -- are, unless the hold of another line may have lapsed.
+-- call: as call_begin has it; the changes of one script call may share it.
 -- adds: `quantity` is added to what the line has, the line may be new, and the buyer sees its current price.
 -- absent: the refusal when there is no such line, else.
--- Arguments: identity, terms, line_id, quantity, and what may be left out from the end: hurried, if_match,
--- idempotency key, fingerprint, properties, now.
-local function line_change(keys, args, adds, absent)
+-- Arguments: none that is looked at, terms, line_id, quantity, and what may be left out from the end: hurried,
+-- if_match, idempotency key, fingerprint, properties.
+local function line_change(call, cart_key, sku_key, args, adds, absent)
   local redis_call = redis.call
-  local gate_key, cart_key, line_id, quantity = keys[1], keys[2], args[3], tonumber(args[4])
+  local gate_key, now, line_id, quantity = call.gate_key, call.now, args[3], tonumber(args[4])
   local key, if_match = args[7] or '', args[6] or ''
-  local gate = redis_call('HMGET', gate_key, 'state', 'identity', 'lifetime_ms')
-  if gate[2] ~= args[1] or gate[1] ~= 'open' then
-    -- Fences the partition, if this is the first call that meets another engine.
-    call_begin(gate_key, args[1], args[10] or '', '')
-    return { 'FENCED' }
-  end
   local terms = terms_decode(args[2])
   if not terms or not quantity then
     return redis.error_reply('CARTBADARG terms or quantity')
   end
-  local call = { now = clock_ms(args[10] or ''), lifetime = tonumber(gate[3]) }
-  local now = call.now
   if key ~= '' then
     local remembered = ring_find(cart_key, key, args[8])
     if remembered then
@@ -44,9 +35,9 @@ local function line_change(keys, args, adds, absent)
     end
   end
 
-  local prefix = string.sub(gate_key, 1, -5)
-  local cart_id, sku = string.sub(cart_key, #prefix + 6), string.sub(keys[3], #prefix + 5)
-  local stock = sku_read(keys[3], sku)
+  local prefix = call.prefix
+  local cart_id, sku = string.sub(cart_key, #prefix + 6), string.sub(sku_key, #prefix + 5)
+  local stock = sku_read(sku_key, sku)
   local is_due = stock and sku_has_due(call, stock)
   if is_due and (adds or quantity > 0) and args[5] ~= '1' then
     return { 'DUE', sku }
@@ -177,6 +168,7 @@ local function line_change(keys, args, adds, absent)
   end
   if call.has_new_lifetime then
     redis_call('HSET', gate_key, 'lifetime_ms', call.lifetime)
+    call.has_new_lifetime = false
   end
   version = redis_call('HINCRBY', gate_key, 'change', 1)
   redis_call('ZADD', prefix .. 'activity', version, cart_id)

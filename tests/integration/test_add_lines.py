@@ -1,0 +1,119 @@
+"""Adds that leave as one command, on the real engine: what harms one of them is told to that one alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from contract.backends import open_wire
+from contract.shop import TERMS, Shop
+from msgspec.structs import replace
+
+from cartstore.embedded import Engine
+from cartstore.errors import ContractError, StoreFull, StoreRecovering
+from cartstore.model import LineResult
+from cartstore.redis.keys import Keys
+
+BUYERS = [f"u.{number}" for number in range(21)]
+
+
+@pytest.fixture
+def own(server_folder: Path, request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """An engine that a test may harm."""
+    engine = Engine(server_folder / f"{abs(hash(request.node.nodeid)):x}", password="own")
+    engine.start()
+    yield engine
+    engine.kill()
+
+
+@pytest.fixture
+def admin(own: Engine) -> Iterator[Any]:
+    with redis.Redis.from_url(own.url(), decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+async def shop(own: Engine) -> AsyncIterator[Shop]:
+    async with open_wire(own.url()) as shop:
+        await shop.sell("tee", 1_000)
+        for _ in range(2):
+            # What carries several is loaded by the first that come after those who missed it.
+            await asyncio.gather(*(shop.add(f"u.first.{n}", "tee") for n in range(6)))
+        await asyncio.gather(*(shop.remove(f"u.first.{n}", "tee") for n in range(6)))
+        yield shop
+
+
+async def add_all(shop: Shop) -> list[Any]:
+    return await asyncio.gather(*(shop.add(buyer, "tee") for buyer in BUYERS), return_exceptions=True)
+
+
+def calls_of(admin: Any) -> int:
+    return int(admin.info("commandstats").get("cmdstat_fcall", {"calls": 0})["calls"])
+
+
+async def test_adds_share_commands_when_they_are_made_at_once(shop: Shop, admin: Any) -> None:
+    before = calls_of(admin)
+
+    results = await add_all(shop)
+
+    assert {result.line.quantity for result in results} == {1}
+    # The first at once, then four by four.
+    assert calls_of(admin) - before == 1 + 5
+    assert (await shop.level("tee")).held == len(BUYERS)
+
+
+@pytest.mark.parametrize("harm", ["another type", "no cart"])
+async def test_add_fails_alone_when_its_cart_is_broken(shop: Shop, admin: Any, harm: str) -> None:
+    keys = Keys(shop.partition)
+    if harm == "another type":
+        admin.set(keys.cart(BUYERS[3]), "no hash")
+    else:
+        admin.hset(keys.cart(BUYERS[3]), "a", b"\xc1 is no MessagePack")
+
+    results = await add_all(shop)
+
+    assert type(results.pop(3)) is ContractError
+    assert {type(result) for result in results} == {LineResult}
+    assert {result.line.quantity for result in results} == {1}
+    if harm == "another type":
+        admin.delete(keys.cart(BUYERS[3]))
+        assert (await shop.add(BUYERS[3], "tee")).summary.version > 0
+
+
+async def test_adds_are_all_fenced_when_the_gate_was_opened_for_another_engine(
+    shop: Shop, admin: Any
+) -> None:
+    keys = Keys(shop.partition)
+    admin.hset(keys.gate, "identity", "another:engine")
+
+    results = await add_all(shop)
+
+    assert {type(result) for result in results} == {StoreRecovering}
+    assert admin.hget(keys.gate, "state") == "fenced"
+    assert not any(admin.exists(keys.cart(buyer)) for buyer in BUYERS)
+
+
+async def test_adds_are_all_refused_when_the_engine_is_full(shop: Shop, admin: Any) -> None:
+    admin.config_set("maxmemory", 1)
+    results = await add_all(shop)
+    admin.config_set("maxmemory", 0)
+
+    assert {type(result) for result in results} == {StoreFull}
+    assert (await shop.level("tee")).held == 0
+    assert {type(result) for result in await add_all(shop)} == {LineResult}
+
+
+async def test_lifetime_reaches_as_far_as_the_longest_hold_when_adds_share_a_command(
+    shop: Shop, admin: Any
+) -> None:
+    keys = Keys(shop.partition)
+    ttls = [int(admin.hget(keys.gate, "lifetime_ms")) + 1_000 * more for more in (3, 9, 1, 5)]
+    terms = [replace(TERMS, hold_ttl_ms=ttl, hold_cap_ms=2 * ttl) for ttl in ttls]
+
+    await asyncio.gather(*(shop.add(f"u.long.{n}", "tee", terms=each) for n, each in enumerate(terms)))
+
+    assert int(admin.hget(keys.gate, "lifetime_ms")) == max(ttls)

@@ -1,0 +1,327 @@
+"""Calls of one script that leave as one command: each has its own reply, whatever becomes of the others."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from wire_server import (
+    ECHO,
+    ECHO_FUNCTION,
+    ECHO_SEVERAL,
+    FakeEngine,
+    TappedEndpoint,
+    bulk,
+    on_both_loops,
+    running,
+    turns,
+)
+
+from cartstore.errors import ContractError, OutcomeUnknown, StoreFull, StoreUnavailable, WritesRefused
+from cartstore.redis.wire import WireCaller
+from cartstore.redis.wire.connection import SEVERAL_MAX
+
+GATE = "{test:0}:gate"
+IDENTITY = "run-1:replication-1"
+
+
+@pytest.fixture
+def path(server_folder: Path, request: pytest.FixtureRequest) -> Path:
+    return server_folder / f"{abs(hash(request.node.nodeid)):x}.sock"
+
+
+async def ask(caller: WireCaller, payload: str | int) -> Any:
+    return await caller.call(ECHO_SEVERAL, (GATE, f"cart:{payload}", f"sku:{payload}"), (payload,))
+
+
+async def answers_to(caller: WireCaller, *payloads: str | int) -> list[Any]:
+    return await asyncio.gather(*(ask(caller, payload) for payload in payloads), return_exceptions=True)
+
+
+@asynccontextmanager
+async def connected(
+    path: Path, answers: Sequence[bytes | None] = (), **settings: Any
+) -> AsyncIterator[tuple[FakeEngine, WireCaller]]:
+    """A caller that has been answered once: the next call leaves at once, and those behind it together.
+    `answers` are given after that."""
+    async with running(path, **settings) as engine, WireCaller.open(engine.url) as caller:
+        await ask(caller, "connected")
+        engine.commands.clear()
+        engine.answers = list(answers)
+        yield engine, caller
+
+
+def part(payload: str) -> bytes:
+    return b"*3\r\n" + b"".join(map(bulk, (b"OK", IDENTITY.encode(), payload.encode())))
+
+
+def echo(payload: str | int) -> list[str]:
+    return ["OK", IDENTITY, str(payload)]
+
+
+def sizes(commands: list[list[bytes]]) -> list[int]:
+    """How many calls each command carried."""
+    return [len(call) - 4 - int(call[2]) if call[1] == b"echoes_1" else 1 for call in commands]
+
+
+@on_both_loops
+async def test_calls_leave_as_one_command_when_they_are_of_one_script(path: Path) -> None:
+    async with connected(path) as (engine, caller):
+        replies = await answers_to(caller, *"abcde")
+
+        assert replies == [echo(payload) for payload in "abcde"]
+        alone, together = engine.calls
+        assert alone[:2] == [b"FCALL", b"echo_1"]
+        keys = [GATE, *(f"{kind}:{payload}" for payload in "bcde" for kind in ("cart", "sku"))]
+        assert together[:4] == [b"FCALL", b"echoes_1", b"9", GATE.encode()]
+        assert together[3:13] == [*map(str.encode, keys), IDENTITY.encode()]
+        assert [msgspec.msgpack.decode(packed) for packed in together[13:]] == [["", p] for p in "bcde"]
+
+
+@on_both_loops
+async def test_calls_leave_alone_when_others_stand_between_them(path: Path) -> None:
+    async with connected(path) as (engine, caller):
+        others = [caller.call(ECHO, (GATE,), (n,)) for n in range(10)]
+        replies = await asyncio.gather(*(each for n in range(10) for each in (ask(caller, n), others[n])))
+
+        assert replies == [echo(n) for n in range(10) for _ in range(2)]
+        assert {call[1] for call in engine.calls} == {b"echo_1", ECHO.sha.encode()}
+
+
+@on_both_loops
+async def test_no_command_carries_more_than_the_bound_when_many_wait(path: Path) -> None:
+    async with running(path) as engine:
+        endpoint = TappedEndpoint(engine.url)
+        caller = WireCaller(endpoint.locate, call_timeout_seconds=30, connect_timeout_seconds=30)
+        async with caller:
+            await ask(caller, "connected")
+            endpoint.protocol.pause_writing()
+            waiting = asyncio.ensure_future(answers_to(caller, *range(2 * SEVERAL_MAX + 1)))
+            await turns()
+            endpoint.protocol.resume_writing()
+
+            assert await waiting == [echo(n) for n in range(2 * SEVERAL_MAX + 1)]
+            assert sizes(engine.calls) == [1, SEVERAL_MAX, SEVERAL_MAX, 1]
+
+
+@on_both_loops
+async def test_no_more_calls_than_the_bound_are_in_flight_when_they_leave_together(path: Path) -> None:
+    async with running(path) as engine, WireCaller.open(engine.url, in_flight_max=6) as caller:
+        await ask(caller, "connected")
+        engine.held.clear()
+        waiting = asyncio.ensure_future(answers_to(caller, *range(20)))
+        await engine.wait_for_calls(2)
+        await turns()
+        in_flight = sum(sizes(engine.calls[1:]))
+        engine.held.set()
+
+        assert await waiting == [echo(n) for n in range(20)]
+        assert in_flight <= 6
+        assert max(sizes(engine.calls)) <= 6
+
+
+@on_both_loops
+@pytest.mark.parametrize("piece_bytes", [0, 11])
+async def test_every_caller_gets_its_own_part_when_others_are_cancelled_at_random(
+    path: Path, piece_bytes: int
+) -> None:
+    """Goal: cancelling never shifts a reply. Method: each call carries a payload of its own, a third of the
+    callers is cancelled at random moments, and every reply that arrives is compared with its payload."""
+    chance = random.Random(7)
+    async with (
+        running(path, piece_bytes=piece_bytes) as engine,
+        WireCaller.open(engine.url, in_flight_max=64) as caller,
+    ):
+        outcomes: Counter[str] = Counter()
+
+        async def call_many(name: int) -> None:
+            for n in range(50):
+                task = asyncio.ensure_future(ask(caller, f"{name}/{n}"))
+                if chance.random() < 0.33:
+                    for _ in range(chance.randrange(8)):
+                        await asyncio.sleep(0)
+                    task.cancel()
+                try:
+                    reply = await task
+                except asyncio.CancelledError:
+                    outcomes["cancelled"] += 1
+                else:
+                    assert reply == echo(f"{name}/{n}")
+                    outcomes["answered"] += 1
+
+        await asyncio.gather(*(call_many(name) for name in range(40)))
+
+        assert outcomes["cancelled"] > 50
+        assert outcomes["answered"] > 1_000
+        sent = sizes(engine.calls)
+        assert outcomes["answered"] < sum(sent) < 2_000
+        assert sum(sent) - len(sent) > 200, "they hardly ever left together"
+        assert engine.accepted == 1
+
+
+@on_both_loops
+async def test_cancelled_calls_are_never_sent_when_they_waited_among_others(path: Path) -> None:
+    async with running(path) as engine:
+        endpoint = TappedEndpoint(engine.url)
+        caller = WireCaller(endpoint.locate, call_timeout_seconds=30, connect_timeout_seconds=30)
+        async with caller:
+            await ask(caller, "connected")
+            endpoint.protocol.pause_writing()
+            waiting = [asyncio.ensure_future(ask(caller, n)) for n in range(6)]
+            await turns()
+            for n in (0, 3, 5):
+                waiting[n].cancel()
+            await turns()
+            endpoint.protocol.resume_writing()
+
+            assert await asyncio.gather(*(waiting[n] for n in (1, 2, 4))) == [echo(n) for n in (1, 2, 4)]
+            assert sizes(engine.calls) == [1, 3]
+
+
+# --- errors ------------------------------------------------------------------------------------
+
+
+@on_both_loops
+@pytest.mark.parametrize("piece_bytes", [0, 1])
+async def test_error_is_of_one_call_when_it_is_in_the_place_of_its_part(path: Path, piece_bytes: int) -> None:
+    wrong = b"*4\r\n" + part("b") + b"-CARTBADARG quantity\r\n" + b"-OOM of the engine\r\n" + part("e")
+    async with connected(path, [part("a"), wrong], piece_bytes=piece_bytes) as (_, caller):
+        replies = await answers_to(caller, *"abcdef")
+
+        assert [replies[n] for n in (0, 1, 4, 5)] == [echo(payload) for payload in "abef"]
+        assert type(replies[2]) is ContractError
+        assert "CARTBADARG quantity" in str(replies[2])
+        assert type(replies[3]) is StoreFull
+
+
+@on_both_loops
+async def test_call_raises_contract_error_when_an_error_is_inside_of_its_part(path: Path) -> None:
+    wrong = b"*4\r\n" + part("b") + b"*2\r\n$2\r\nOK\r\n-OOM within\r\n" + part("d") + part("e")
+    async with connected(path, [part("a"), wrong]) as (_, caller):
+        replies = await answers_to(caller, *"abcde")
+
+        assert [replies[n] for n in (0, 1, 3, 4)] == [echo(payload) for payload in "abde"]
+        assert type(replies[2]) is ContractError
+        assert "OOM within" in str(replies[2])
+
+
+@on_both_loops
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (b"-OOM command not allowed when used memory > 'maxmemory'.\r\n", StoreFull),
+        (b"-READONLY You can't write against a read only replica.\r\n", WritesRefused),
+        (b"-ERR what is this\r\n", ContractError),
+        # Nobody could say whose they are.
+        (b"*1\r\n" + part("b"), ContractError),
+    ],
+)
+async def test_every_call_is_told_when_the_command_is_refused(
+    path: Path, sent: bytes, expected: type[Exception]
+) -> None:
+    async with connected(path, [part("a"), sent]) as (_, caller):
+        replies = await answers_to(caller, *"abcde")
+
+        assert replies[0] == echo("a")
+        assert [type(reply) for reply in replies[1:]] == [expected] * 4
+        assert await ask(caller, "f") == echo("f")
+
+
+@on_both_loops
+async def test_call_that_cannot_be_packed_fails_alone_when_others_leave_with_it(path: Path) -> None:
+    async with connected(path) as (_, caller):
+        odd: list[Any] = [1, 2, "\ud800", 2**70, 3]
+        replies = await answers_to(caller, *odd)
+
+        assert [type(reply) for reply in replies] == [list, list, ContractError, list, list]
+        assert [replies[n][2] for n in (0, 1, 3, 4)] == [str(odd[n]) for n in (0, 1, 3, 4)]
+
+
+@on_both_loops
+async def test_calls_are_unknown_when_the_connection_is_lost_after_they_left_together(path: Path) -> None:
+    async with connected(path, [part("a"), None]) as (engine, caller):
+        waiting = asyncio.ensure_future(answers_to(caller, *"abcde"))
+        await engine.wait_for_calls(2)
+        await turns()
+        engine.cut()
+        replies = await waiting
+
+        assert replies[0] == echo("a")
+        assert [type(reply) for reply in replies[1:]] == [OutcomeUnknown] * 4
+        assert await ask(caller, "f") == echo("f")
+
+
+@on_both_loops
+async def test_calls_are_unknown_when_they_left_together_and_the_caller_is_closed(path: Path) -> None:
+    async with connected(path, [part("a"), None]) as (engine, caller):
+        waiting = asyncio.ensure_future(answers_to(caller, *"abcde"))
+        await engine.wait_for_calls(2)
+        await turns()
+        await caller.aclose()
+
+        assert [type(reply) for reply in (await waiting)[1:]] == [OutcomeUnknown] * 4
+        with pytest.raises(StoreUnavailable):
+            await ask(caller, "f")
+
+
+# --- functions that the engine does not know -------------------------------------------------------
+
+
+@on_both_loops
+async def test_both_functions_are_loaded_once_when_the_engine_knows_neither(path: Path) -> None:
+    async with running(path, functions=set()) as engine, WireCaller.open(engine.url) as caller:
+        for _ in range(3):
+            assert await answers_to(caller, *range(20)) == [echo(n) for n in range(20)]
+
+        loaded = [command[-1] for command in engine.commands if command[0] == b"FUNCTION"]
+        assert sorted(loaded) == [b"#!lua name=echo_1\n", b"#!lua name=echoes_1\n"]
+        assert {call[0] for call in engine.calls} == {b"FCALL"}
+        assert sizes(engine.calls)[-6:] == [1, 4, 4, 4, 4, 3]
+
+
+@on_both_loops
+async def test_calls_leave_alone_when_the_engine_takes_no_functions(path: Path) -> None:
+    async with (
+        running(path, functions=set(), takes_functions=False) as engine,
+        WireCaller.open(engine.url) as caller,
+    ):
+        for _ in range(3):
+            assert await answers_to(caller, *range(6)) == [echo(n) for n in range(6)]
+        seen = len(engine.calls)
+        await answers_to(caller, *range(6))
+
+        assert set(sizes(engine.calls[seen:])) == {1}
+
+
+@on_both_loops
+async def test_calls_bring_their_text_when_the_engine_forgets_every_function(path: Path) -> None:
+    async with (
+        running(path, functions=set(), forgets_functions=True) as engine,
+        WireCaller.open(engine.url) as caller,
+        asyncio.timeout(10),
+    ):
+        assert await answers_to(caller, *range(20)) == [echo(n) for n in range(20)]
+        assert len(engine.calls) < 80
+
+
+@on_both_loops
+async def test_calls_leave_alone_again_when_what_carries_them_is_forgotten(path: Path) -> None:
+    """Goal: whoever missed it is served without it, and who comes later has it again."""
+    async with connected(path) as (engine, caller):
+        engine.functions.discard(b"echoes_1")
+
+        assert await answers_to(caller, *range(5)) == [echo(n) for n in range(5)]
+        assert sizes(engine.calls) == [1, 4, 1, 1, 1, 1]
+        assert await answers_to(caller, *range(5)) == [echo(n) for n in range(5)]
+        assert sizes(engine.calls)[-2:] == [1, 4]
+
+
+def test_script_names_nothing_that_carries_it_when_it_has_no_such() -> None:
+    assert ECHO_FUNCTION.several is None
