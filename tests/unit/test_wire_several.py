@@ -96,6 +96,18 @@ async def test_calls_leave_alone_when_others_stand_between_them(path: Path) -> N
 
 
 @on_both_loops
+async def test_calls_leave_alone_when_they_are_of_different_partitions(path: Path) -> None:
+    async with connected(path) as (engine, caller):
+        gates = [f"{{test:{n % 2}}}:gate" for n in range(8)]
+        calls = [caller.call(ECHO_SEVERAL, (gate, "cart", "sku"), (n,)) for n, gate in enumerate(gates)]
+        replies = await asyncio.gather(*calls)
+
+        assert replies == [echo(n) for n in range(8)]
+        assert sizes(engine.calls) == [1] * 8
+        assert [call[3].decode() for call in engine.calls] == gates
+
+
+@on_both_loops
 async def test_no_command_carries_more_than_the_bound_when_many_wait(path: Path) -> None:
     async with running(path) as engine:
         endpoint = TappedEndpoint(engine.url)

@@ -431,11 +431,15 @@ class Connection(asyncio.Protocol):
 
 
 def _alike(first: Call, waiting: deque[Call], room: int) -> list[Call]:
-    """A call and those behind it that may leave with it, taken from what waits."""
+    """A call and those behind it that may leave with it, taken from what waits: they share the first key, by
+    which the script knows whose they are."""
     calls = [first]
     room = min(room, SEVERAL_MAX)
-    while waiting and len(calls) < room and waiting[0].script is first.script and not waiting[0].misses:
-        call = waiting.popleft()
+    while waiting and len(calls) < room:
+        call = waiting[0]
+        if call.script is not first.script or call.misses or call.keys[0] != first.keys[0]:
+            break
+        waiting.popleft()
         if not call.future.done():
             calls.append(call)
     return calls
