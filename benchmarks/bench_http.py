@@ -15,9 +15,9 @@ from benchmarks import pipeline, requests, wrk
 from benchmarks.connections import best_kind
 from benchmarks.measure import Figure, Pair, Result, Sample, interleaved, p99, pairs_of, rate
 from benchmarks.options import Options
-from benchmarks.seeding import carts_of, fill, identity_of, open_shop
+from benchmarks.seeding import carts_of, fill, identity_of, open_shop, sell_out
 from benchmarks.servers import CPUS, Served, Servers, api, bare, cpu_of, servers
-from benchmarks.workload import CARTS, Operation, adds, mixed, sku_name
+from benchmarks.workload import CARTS, SKUS, SOLD_OUT, Operation, adds, mixed, sku_name
 
 CALLS = 20_000
 MIXED_CALLS = 60_000
@@ -110,6 +110,12 @@ REFUSED = Figure(
     unit="requests/s",
     at_least=1.0,
 )
+SHORT = Figure(
+    key="http_short_adds",
+    title=f"refusals (some units are left, of {SKUS:,} SKUs in turn) / adds, per second: http",
+    baseline="adds by the same buyers",
+    unit="requests/s",
+)
 TWO = Figure(
     key="http_two_processes",
     title="two API processes / one, adds per second",
@@ -141,6 +147,7 @@ FIGURES = (
     *OTHERS,
     MIX,
     REFUSED,
+    SHORT,
     TWO,
     FSYNC,
     MEMORY,
@@ -152,7 +159,8 @@ def run(options: Options) -> Iterator[Result]:
         return
     wrk.check()
     with servers() as found, ExitStack() as stack:
-        open_shop(found)
+        open_shop(found, skus=SKUS + 1)
+        sell_out(found, sku_name(SOLD_OUT))
         pack = pipeline.Packer(identity_of(found))
         # Carts of three lines before the first request: every add finds the cart as the last one does.
         assert fill(found, carts_of(pack, CARTS)) == 0
@@ -258,6 +266,7 @@ class Http:
             (READ, "reads", "bare reads"),
             (MIX, "mix", "bare mix"),
             (REFUSED, "refused", "adds"),
+            (SHORT, "short", "adds"),
             (FSYNC, "synced", "adds"),
         ):
             if options.wants(figure) and ours in samples:
@@ -290,7 +299,7 @@ class Http:
         service, plain, options = self._service, self._plain, self._options
         found["adds"] = (
             partial(self._closed, service, self._to_service),
-            (USER, SAME, CPU, CPU_BESIDE, REFUSED, FSYNC, HALF, HALF_SAME, *OTHERS),
+            (USER, SAME, CPU, CPU_BESIDE, REFUSED, SHORT, FSYNC, HALF, HALF_SAME, *OTHERS),
         )
         found["bare adds"] = (
             partial(self._closed, plain, self._to_bare),
@@ -321,10 +330,14 @@ class Http:
             theirs = self._file("bare-mix", requests.to_bare(plain, self._who, work))
             found["mix"] = (partial(self._mixed, service, ours), (MIX,))
             found["bare mix"] = (partial(self._closed, plain, theirs), (MIX,))
-        if options.wants(REFUSED):
-            gone = [Operation("add", op.cart, 1, 10**9) for op in self._adds]
-            file = self._file("refused", requests.to_service(service, self._who, gone))
-            found["refused"] = (partial(self._closed, service, file, refused=True), (REFUSED,))
+        for name, figure, gone in (
+            ("refused", REFUSED, [Operation("add", op.cart, SOLD_OUT, 1) for op in self._adds]),
+            # More than anybody has: what a buyer could have instead is looked up.
+            ("short", SHORT, [Operation("add", op.cart, op.sku, 10**9) for op in self._adds]),
+        ):
+            if options.wants(figure):
+                file = self._file(name, requests.to_service(service, self._who, gone))
+                found[name] = (partial(self._closed, service, file, refused=True), (figure,))
         if options.wants(FSYNC):
             found["synced"] = (self._synced, (FSYNC,))
         return found

@@ -16,7 +16,7 @@ from benchmarks import pipeline
 from benchmarks.connections import POOLED, WIRE, best_kind, caller_of, has_wire
 from benchmarks.measure import Figure, Result, Sample, interleaved, pairs_of, rate, sample_of
 from benchmarks.options import Options
-from benchmarks.seeding import identity_of, open_shop, opened, packed_adds
+from benchmarks.seeding import identity_of, open_shop, opened, packed_adds, sell_out
 from benchmarks.servers import CPU_APP, Servers, pinned, servers
 from benchmarks.workload import CARTS, SKUS, adds, sku_name, user_name
 from cartstore.errors import InsufficientStock
@@ -74,7 +74,7 @@ def run(options: Options) -> Iterator[Result]:
         work = [(op.cart, sku_name(op.sku)) for op in adds(CALLS)]
         packed = packed_adds(packer, work)
         assert pipeline.run(found, packed).failed == 0
-        _empty(found)
+        sell_out(found, sku_name(SOLD_OUT))
         kinds = [POOLED, *([WIRE] if has_wire() else [])]
         sides = {
             (kind, callers): partial(_adds, found, kind, callers, work, options.seconds)
@@ -95,18 +95,6 @@ def run(options: Options) -> Iterator[Result]:
             pairs = pairs_of(samples[f"{WIRE} {callers}"], samples[f"{POOLED} {callers}"], rate)
             yield Result(figure=figure, pairs=pairs)
     yield Result(figure=REFUSED, pairs=pairs_of(samples["refused"], mine, rate), note=f"over {best}")
-
-
-def _empty(found: Servers) -> None:
-    uvloop.run(_emptied(found))
-
-
-async def _emptied(found: Servers) -> None:
-    async with opened(found, checkout_ack="engine") as store:
-        level = await store.read_stock(sku_name(SOLD_OUT))
-        await store.adjust_stock(
-            level.sku, level.held - level.on_hand, reason="benchmark", reference="sold out"
-        )
 
 
 @asynccontextmanager

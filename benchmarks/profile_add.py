@@ -30,9 +30,9 @@ from cartstore_api.logging import configure_logging
 from cartstore_api.server import Server
 
 from benchmarks import pipeline, requests, wrk
-from benchmarks.seeding import carts_of, fill, identity_of, open_shop
+from benchmarks.seeding import carts_of, fill, identity_of, open_shop, sell_out
 from benchmarks.servers import CPU_APP, ROOT, Served, Servers, pinned, servers
-from benchmarks.workload import CARTS, Operation, adds
+from benchmarks.workload import CARTS, SKUS, SOLD_OUT, Operation, adds, sku_name
 
 INTERVAL_SECONDS: Final = 0.001
 CONNECTIONS: Final = 32
@@ -130,9 +130,7 @@ async def _serve(app: Application, server: Server, listener: socket.socket) -> N
 def _work(verb: str) -> list[Operation]:
     if verb == "read":
         return [Operation("read", number) for number in range(CARTS)]
-    # More than anybody has: refused as sold out.
-    quantity = 1 if verb == "add" else 10**9
-    return [Operation("add", op.cart, op.sku, quantity) for op in adds(20_000)]
+    return [Operation("add", op.cart, SOLD_OUT if verb == "refused" else op.sku, 1) for op in adds(20_000)]
 
 
 def profile(found: Servers, verb: str, seconds: int) -> dict[str, Any]:
@@ -168,7 +166,7 @@ def profile(found: Servers, verb: str, seconds: int) -> dict[str, Any]:
                 stats: dict[str, Any] = found.client.info("commandstats")
                 scripts = [stats[kind] for kind in ("cmdstat_evalsha", "cmdstat_fcall") if kind in stats]
                 outcome["calls"] = sum(kind["calls"] for kind in scripts)
-                outcome["engine_us"] = sum(kind["usec"] for kind in scripts) / outcome["calls"]
+                outcome["engine_us"] = sum(kind["usec"] for kind in scripts)
             finally:
                 server.should_exit = True
 
@@ -191,7 +189,7 @@ def profile(found: Servers, verb: str, seconds: int) -> dict[str, Any]:
         "verb": verb,
         "rate": round(sample.rate),
         "us_per_request": round(us, 1),
-        "engine_us_per_call": outcome["engine_us"],
+        "engine_us_per_request": round(outcome["engine_us"] / sample.count, 1),
         "calls_per_request": round(outcome["calls"] / sample.count, 2),
         "parts_us": {part: round(us * count / looks, 1) for part, count in sampler.parts.most_common()},
         "places_us": {place: round(us * count / looks, 1) for place, count in sampler.places.most_common(25)},
@@ -201,9 +199,8 @@ def profile(found: Servers, verb: str, seconds: int) -> dict[str, Any]:
 def page(found: dict[str, Any]) -> str:
     """The split as Markdown."""
     rows = [f"| {part} | {us} |" for part, us in found["parts_us"].items()]
-    engine = (
-        f"| the engine, beside it ({found['calls_per_request']:g} calls) | {found['engine_us_per_call']} |"
-    )
+    calls = f"{found['calls_per_request']:g} calls"
+    engine = f"| the engine, beside it ({calls}) | {found['engine_us_per_request']} |"
     whole = f"| **one {found['verb']}** | **{found['us_per_request']}** |"
     return "\n".join(["| part | µs |", "|---|---:|", *rows, whole, engine])
 
@@ -217,7 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     with ExitStack() as stack:
         found = stack.enter_context(servers())
-        open_shop(found)
+        open_shop(found, skus=SKUS + 1)
+        sell_out(found, sku_name(SOLD_OUT))
         assert fill(found, carts_of(pipeline.Packer(identity_of(found)), CARTS)) == 0
         stack.enter_context(pinned(CPU_APP))
         split = profile(found, options.verb, options.seconds)

@@ -140,6 +140,17 @@ async def _open_shop(found: Servers, skus: int, stock: int) -> None:
         await store.drain_outbox()
 
 
+def sell_out(found: Servers, sku: str) -> None:
+    """Take away what is left of a SKU."""
+    uvloop.run(_sell_out(found, sku))
+
+
+async def _sell_out(found: Servers, sku: str) -> None:
+    async with opened(found, checkout_ack="engine") as store:
+        level = await store.read_stock(sku)
+        await store.adjust_stock(sku, level.held - level.on_hand, reason="benchmark", reference="sold out")
+
+
 def packed_adds(
     packer: pipeline.Packer,
     who: Sequence[tuple[int, str]],

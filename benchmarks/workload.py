@@ -14,6 +14,9 @@ import msgspec
 
 SEED: Final = 20_261_120
 SKUS: Final = 1_000
+SOLD_OUT: Final = SKUS
+"""One more than those that are bought, where one is wanted that has no units."""
+
 CARTS: Final = 5_000
 """Buyers that are active at once; the API remembers that many verified tokens."""
 
