@@ -657,8 +657,8 @@ class CartStore:
         return await self._revisions.get(revisions)
 
     async def variant_of(self, sku: str) -> Variant | None:
-        """The variant of this SKU, for advice: a change made by another process may be seen a second late.
-        Raises StoreUnavailable."""
+        """The variant of this SKU, for advice: a change made by another process may be seen
+        catalog.cache.SKU_SECONDS late. Raises StoreUnavailable."""
         return await self._by_sku.get(sku)
 
     async def import_catalog(

@@ -18,6 +18,7 @@ from cartstore.errors import (
     InsufficientStock,
     InvalidQuantity,
     ItemNotFound,
+    OutcomeUnknown,
     PaymentNotFound,
     ProductInactive,
     ProductNotFound,
@@ -163,13 +164,17 @@ class RedisEngine:
             tag = reply[0]
             if tag in SUCCESSES:
                 return reply
-            if tag == DUE:
-                await self._release(reply[1])
-            elif tag == OWNER_DUE:
-                if not await self._release_owner(keys[1]):
-                    raise refusal(("LIMIT_EXCEEDED", *reply[1:]))
-            elif tag != AGAIN:
-                raise refusal(reply)
+            try:
+                if tag == DUE:
+                    await self._release(reply[1])
+                elif tag == OWNER_DUE:
+                    if not await self._release_owner(keys[1]):
+                        raise refusal(("LIMIT_EXCEEDED", *reply[1:]))
+                elif tag != AGAIN:
+                    raise refusal(reply)
+            except OutcomeUnknown as error:
+                # What was released is unknown; of what was asked for nothing was done, as its answer said.
+                raise StoreUnavailable("The engine gave no answer; the change was not applied.") from error
             is_hurried = round_number + 1 >= limits.EXACT_ROUNDS
             reply = await self.caller.call(script, keys, args_of(is_hurried))
         # The truth was not reached in time; "sold out" would be a guess.

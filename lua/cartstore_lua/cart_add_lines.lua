@@ -13,9 +13,8 @@
   Function no flags
   Cost     what they cost alone
 ]]
---- @include clock_ms
 --- @include call_begin
---- @include line_change
+--- @include line_add
 
 local call = call_begin(KEYS[1], ARGV[1], '', '')
 local now = call and call.now
@@ -23,10 +22,17 @@ local replies = {}
 for index = 2, #ARGV do
   local reply = { 'FENCED' }
   if call then
-    local args = cmsgpack.unpack(ARGV[index])
-    call.now = args[10] and args[10] ~= '' and clock_ms(args[10]) or now
-    local _, given = pcall(line_change, call, KEYS[2 * index - 2], KEYS[2 * index - 1], args, true)
-    reply = type(given) == 'table' and given or redis.error_reply('ERR ' .. tostring(given))
+    local lifetime = call.lifetime
+    local done, given = pcall(line_add, call, now, KEYS[2 * index - 2], KEYS[2 * index - 1], ARGV[index])
+    if done and given then
+      reply = given
+    else
+      -- What it was about to leave to the gate is not the next one's to write.
+      call.lifetime, call.has_new_lifetime = lifetime, false
+      -- An engine's own error has a code already.
+      given = type(given) == 'table' and given.err or tostring(given)
+      reply = redis.error_reply(string.find(given, '^%u+ ') and given or 'ERR ' .. given)
+    end
   end
   replies[index - 1] = reply
 end

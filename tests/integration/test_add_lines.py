@@ -76,7 +76,14 @@ async def test_add_fails_alone_when_its_cart_is_broken(shop: Shop, admin: Any, h
 
     results = await add_all(shop)
 
-    assert type(results.pop(3)) is ContractError
+    failed = results.pop(3)
+    assert type(failed) is ContractError
+    if harm == "another type":
+        # In the engine's own words, as a call that comes alone is told.
+        with pytest.raises(ContractError) as alone:
+            await shop.add(BUYERS[3], "tee")
+        assert str(failed).split(" script:")[0] == str(alone.value).split(" script:")[0]
+        assert ": WRONGTYPE " in str(failed)
     assert {type(result) for result in results} == {LineResult}
     assert {result.line.quantity for result in results} == {1}
     if harm == "another type":
@@ -117,3 +124,23 @@ async def test_lifetime_reaches_as_far_as_the_longest_hold_when_adds_share_a_com
     await asyncio.gather(*(shop.add(f"u.long.{n}", "tee", terms=each) for n, each in enumerate(terms)))
 
     assert int(admin.hget(keys.gate, "lifetime_ms")) == max(ttls)
+
+
+async def test_lifetime_stays_when_the_add_that_would_raise_it_fails(shop: Shop, admin: Any) -> None:
+    keys = Keys(shop.partition)
+    await shop.sell("bad", 10)
+    admin.set(keys.holds("bad"), "no sorted set")
+    before = int(admin.hget(keys.gate, "lifetime_ms"))
+    longer = replace(TERMS, hold_ttl_ms=2 * before, hold_cap_ms=4 * before)
+
+    results = await asyncio.gather(
+        shop.add("u.0", "tee"),
+        shop.add("u.1", "tee"),
+        shop.add("u.2", "bad", terms=longer),
+        shop.add("u.3", "tee"),
+        shop.add("u.4", "tee"),
+        return_exceptions=True,
+    )
+
+    assert [type(result) is LineResult for result in results] == [True, True, False, True, True]
+    assert int(admin.hget(keys.gate, "lifetime_ms")) == before

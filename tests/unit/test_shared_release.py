@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cartstore import limits
-from cartstore.errors import InsufficientStock
+from cartstore.errors import InsufficientStock, OutcomeUnknown, StoreUnavailable
 from cartstore.model import NO_GUARD, CartTerms, Partition
 from cartstore.redis.scripts import Script
 from cartstore.redis.store import RedisEngine
@@ -94,3 +94,28 @@ async def test_buyers_are_served_when_the_one_who_began_the_release_leaves() -> 
 
     assert first.cancelled()
     assert crowded.asked["hold_release"] == 4
+
+
+class Lost(Crowded):
+    """Loses its connection while it releases."""
+
+    async def call(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        reply = await super().call(script, keys, args)
+        if script.name == "hold_release":
+            raise OutcomeUnknown
+        return reply
+
+
+async def test_buyers_are_told_that_nothing_was_done_when_a_release_is_not_answered() -> None:
+    engine = RedisEngine(Lost(STEPS), Partition("shop"))  # type: ignore[arg-type]
+
+    outcomes = await asyncio.gather(
+        *(
+            engine.add_line(f"u.{n}", "tee", 1, properties_json=None, terms=TERMS, guard=NO_GUARD)
+            for n in range(BUYERS)
+        ),
+        return_exceptions=True,
+    )
+
+    assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
+    assert len(set(map(id, outcomes))) == BUYERS

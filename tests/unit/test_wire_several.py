@@ -214,6 +214,20 @@ async def test_error_is_of_one_call_when_it_is_in_the_place_of_its_part(path: Pa
 
 
 @on_both_loops
+@pytest.mark.parametrize("says", [b"NOSCRIPT No matching script.", b"ERR Function not found"])
+async def test_call_is_never_sent_again_when_an_error_is_in_the_place_of_its_part(
+    path: Path, says: bytes
+) -> None:
+    """Its script ran: once more would be twice."""
+    wrong = b"*4\r\n" + part("b") + b"-" + says + b"\r\n" + part("d") + part("e")
+    async with connected(path, [part("a"), wrong]) as (engine, caller):
+        replies = await answers_to(caller, *"abcde")
+
+        assert type(replies[2]) is ContractError
+        assert sizes(engine.calls) == [1, 4]
+
+
+@on_both_loops
 async def test_call_raises_contract_error_when_an_error_is_inside_of_its_part(path: Path) -> None:
     wrong = b"*4\r\n" + part("b") + b"*2\r\n$2\r\nOK\r\n-OOM within\r\n" + part("d") + part("e")
     async with connected(path, [part("a"), wrong]) as (_, caller):
@@ -331,7 +345,26 @@ async def test_calls_leave_alone_again_when_what_carries_them_is_forgotten(path:
 
         assert await answers_to(caller, *range(5)) == [echo(n) for n in range(5)]
         assert sizes(engine.calls) == [1, 4, 1, 1, 1, 1]
+        assert not [command for command in engine.commands if command[0] == b"FUNCTION"]
         assert await answers_to(caller, *range(5)) == [echo(n) for n in range(5)]
+        assert sizes(engine.calls)[-2:] == [1, 4]
+        # Only what was missed, not the calls' own, which the engine still knows.
+        loaded = [command[-1] for command in engine.commands if command[0] == b"FUNCTION"]
+        assert loaded == [b"#!lua name=echoes_1\n"]
+
+
+@on_both_loops
+async def test_calls_leave_together_again_when_the_engine_was_too_full_for_functions(path: Path) -> None:
+    full = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"
+    async with connected(path) as (engine, caller):
+        engine.functions.discard(b"echoes_1")
+        engine.greeting_answer = lambda command: full if command[0] == b"FUNCTION" else None
+        for _ in range(3):
+            assert await answers_to(caller, *range(5)) == [echo(n) for n in range(5)]
+        engine.greeting_answer = lambda command: None
+        for _ in range(2):
+            await answers_to(caller, *range(5))
+
         assert sizes(engine.calls)[-2:] == [1, 4]
 
 

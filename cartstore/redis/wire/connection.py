@@ -44,6 +44,9 @@ _ELSEWHERE: Final = ("READONLY", "MOVED")
 SEVERAL_MIN, SEVERAL_MAX = 2, 8
 """Calls in one command: with more of them the engine saves little more, and others wait for longer."""
 
+_NEVER_LOADS: Final = ("NOPERM", "ERR unknown")
+"""Refusals of FUNCTION LOAD that will be the same the next time."""
+
 _EVALUATE_FROM: Final = 2
 """A call that twice met an engine without its script brings the text itself, which cannot be missed."""
 
@@ -61,6 +64,9 @@ class Call(msgspec.Struct):
 
     misses: int = 0
     """How often the engine did not know the script."""
+
+    goes_alone: bool = False
+    """Whether it missed, be it by itself or among several: it is not carried any more."""
 
     carried: int = 0
     """Of the first of several that left as one command: how many they are. Of every other call 0."""
@@ -96,7 +102,7 @@ class Connection(asyncio.Protocol):
         self._in_flight: deque[Call] = deque()
         self._missing: set[Script] = set()
         self._carries_several = True
-        """Until the engine refuses to be given what carries them."""
+        """Until the engine refuses for good to be given what carries them."""
 
         self._errors: list[str] = []
         self._is_open = False
@@ -137,7 +143,7 @@ class Connection(asyncio.Protocol):
                     self._await_identity(call)
                     chunks.append(_ASK_IDENTITY)
                     continue
-                if script.several is None or call.misses or not self._carries_several:
+                if script.several is None or call.goes_alone or not self._carries_several:
                     chunk = self._pack(call, script)
                 else:
                     chunk = self._pack_several(script, _alike(call, waiting, room - len(in_flight)))
@@ -213,8 +219,9 @@ class Connection(asyncio.Protocol):
         return _packed(("FUNCTION", "LOAD", "REPLACE", script.library))
 
     def _on_loaded(self, loaded: asyncio.Future[Reply]) -> None:
-        # Where it is refused, the call that follows is missed again, and tells.
-        if loaded.exception() is not None:
+        # Where it is refused, the call that follows is missed again, and tells. A full engine may take it
+        # later.
+        if str(loaded.exception() or "").startswith(_NEVER_LOADS):
             self._carries_several = False
 
     # --- greeting and identity -----------------------------------------------------------------
@@ -334,14 +341,23 @@ class Connection(asyncio.Protocol):
         errors.clear()
         if not isinstance(reply, list):
             if text.startswith(MISSED):
+                # Nothing ran. Whether the engine knows the calls' own script will be seen when they go alone.
                 self._missing.add(several)
-            reply = [reply] * len(calls)
-        elif len(reply) != len(calls):
-            has_errors, text = True, f"{len(reply)} replies to {len(calls)} calls"
-            reply = [[ResponseError(text)]] * len(calls)
+                for call in calls:
+                    self._on_missed(call)
+                return
+            for call in calls:
+                self._on_error(call, reply, text)
+            return
+        if len(reply) != len(calls):
+            text = f"{len(reply)} replies to {len(calls)} calls"
+            for call in calls:
+                _refuse(call, ContractError(f"{several} gave {text}"))
+            return
         for call, part in zip(calls, reply, strict=True):
             if has_errors and isinstance(part, ResponseError):
-                self._on_error(call, part, str(part))
+                # Whatever it says, it was said by a script that ran: it is never sent again.
+                _refuse(call, _meaning_of(str(part)))
             elif (
                 has_errors and isinstance(part, list) and any(isinstance(one, ResponseError) for one in part)
             ):
@@ -361,7 +377,7 @@ class Connection(asyncio.Protocol):
         if text.startswith(MISSED):
             self._missing.add(script)
             call.misses += 1
-            self._owner.on_missed(call)
+            self._on_missed(call)
             return
         _refuse(call, _meaning_of(text))
         if text.startswith(_ELSEWHERE):
@@ -369,6 +385,10 @@ class Connection(asyncio.Protocol):
         elif text.startswith("LOADING"):
             # It was restarted, and while it loads its replication id may still change.
             self.ask_identity()
+
+    def _on_missed(self, call: Call) -> None:
+        call.goes_alone = True
+        self._owner.on_missed(call)
 
     # --- time and end --------------------------------------------------------------------------
 
@@ -437,7 +457,7 @@ def _alike(first: Call, waiting: deque[Call], room: int) -> list[Call]:
     room = min(room, SEVERAL_MAX)
     while waiting and len(calls) < room:
         call = waiting[0]
-        if call.script is not first.script or call.misses or call.keys[0] != first.keys[0]:
+        if call.script is not first.script or call.goes_alone or call.keys[0] != first.keys[0]:
             break
         waiting.popleft()
         if not call.future.done():

@@ -25,7 +25,7 @@ local function line_change(call, cart_key, sku_key, args, adds, absent)
   local gate_key, now, line_id, quantity = call.gate_key, call.now, args[3], tonumber(args[4])
   local key, if_match = args[7] or '', args[6] or ''
   local terms = terms_decode(args[2])
-  if not terms or not quantity then
+  if not terms or not quantity or (adds and quantity < 1) then
     return redis.error_reply('CARTBADARG terms or quantity')
   end
   if key ~= '' then
