@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 ENTRIES_MAX: Final = 10_000
 
 SKU_SECONDS: Final = 10.0
-"""How long another process's change of a SKU may go unseen. Only a refusal's advice depends on it: the quantity
-rules, which hardly ever change. A refused crowd asks for every SKU again and again."""
+"""How long another process's change of a SKU may go unseen. Only a refusal's advice depends on it, by the
+quantity rules, which hardly ever change. A refused crowd asks for every SKU again and again."""
 
 LOAD_SECONDS_MAX: Final = 1.0
 """What a cart waits for the names of its lines."""
