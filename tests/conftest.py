@@ -4,9 +4,11 @@
     database        session   the private PostgreSQL: `.url(name)`, `.execute(sql)`
     redis_url       test      the engine's URL, every database number flushed before the test
     database_url    test      a database of the test's own, migrated, dropped afterwards
+    own             test      an engine that a test may harm, and a client of it (`admin`)
 
-A test that kills or fills a server starts one of its own instead (`Engine(tmp_path, password=...)`): these
-two are shared by all tests of the process. Under pytest-xdist each worker is a process of its own.
+A test that kills or fills a server takes `own`, or starts one itself (`Engine(tmp_path, password=...)`):
+engine and database are shared by all tests of the process. Under pytest-xdist each worker is a process of
+its own.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -60,6 +63,21 @@ def redis_url(engine: Engine) -> str:
         # Scripts stay loaded: flushing them too would cost every test their loading.
         client.flushall()
     return engine.url()
+
+
+@pytest.fixture
+def own(server_folder: Path, request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """An engine that a test may harm."""
+    engine = Engine(server_folder / f"{abs(hash(request.node.nodeid)):x}", password="own")
+    engine.start()
+    yield engine
+    engine.kill()
+
+
+@pytest.fixture
+def admin(own: Engine) -> Iterator[Any]:
+    with redis.Redis.from_url(own.url(), decode_responses=True) as client:
+        yield client
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What the tests of the multiplexed connection stand on.
 
 FakeEngine        a server that greets a client, echoes scripts, and misbehaves on demand
+sizes_of          how many calls each command carried
 TappedEndpoint    between a caller and its transport: counts writes, asks for pauses
 on_both_loops     runs a test on asyncio's loop and on uvloop's, and fails it for whatever the loop
                   would only have logged: a callback's error, a forgotten exception
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,11 @@ class FakeEngine:
             parts = [b"*3\r\n" + bulk(b"OK") + bulk(identity) + bulk(first) for first in each]
             return b"*%d\r\n%b" % (len(parts), b"".join(parts))
         return b"*3\r\n" + bulk(b"OK") + bulk(identity) + bulk(args[0])
+
+
+def sizes_of(commands: Sequence[Command]) -> list[int]:
+    """How many script calls each of these commands carries."""
+    return [len(call) - 4 - int(call[2]) if call[1] == b"echoes_1" else 1 for call in commands]
 
 
 def bulk(value: bytes) -> bytes:

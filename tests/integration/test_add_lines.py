@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import redis
 from contract.backends import open_wire
 from contract.shop import TERMS, Shop
 from msgspec.structs import replace
@@ -19,21 +17,6 @@ from cartstore.model import LineResult
 from cartstore.redis.keys import Keys
 
 BUYERS = [f"u.{number}" for number in range(21)]
-
-
-@pytest.fixture
-def own(server_folder: Path, request: pytest.FixtureRequest) -> Iterator[Engine]:
-    """An engine that a test may harm."""
-    engine = Engine(server_folder / f"{abs(hash(request.node.nodeid)):x}", password="own")
-    engine.start()
-    yield engine
-    engine.kill()
-
-
-@pytest.fixture
-def admin(own: Engine) -> Iterator[Any]:
-    with redis.Redis.from_url(own.url(), decode_responses=True) as client:
-        yield client
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ import asyncio
 import random
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,21 +26,6 @@ COUNT = Script("count", "return {redis.call('INCR', KEYS[1]), ARGV[1], ARGV[2]}"
 """Counts its runs; answers the count, the identity and its first argument."""
 
 COUNTER = "{test:0}:counter"
-
-
-@pytest.fixture
-def own(server_folder: Path, request: pytest.FixtureRequest) -> Iterator[Engine]:
-    """An engine that a test may harm."""
-    engine = Engine(server_folder / f"{abs(hash(request.node.nodeid)):x}", password="own")
-    engine.start()
-    yield engine
-    engine.kill()
-
-
-@pytest.fixture
-def admin(own: Engine) -> Iterator[Any]:
-    with redis.Redis.from_url(own.url(), decode_responses=True) as client:
-        yield client
 
 
 async def count(caller: WireCaller, payload: str | int) -> Any:
