@@ -18,7 +18,7 @@ from benchmarks.measure import Figure, Result, Sample, interleaved, pairs_of, ra
 from benchmarks.options import Options
 from benchmarks.seeding import identity_of, open_shop, opened, packed_adds, sell_out
 from benchmarks.servers import CPU_APP, Servers, pinned, servers
-from benchmarks.workload import CARTS, SKUS, adds, sku_name, user_name
+from benchmarks.workload import CARTS, SKUS, SOLD_OUT, adds, sku_name, user_name
 from cartstore.errors import InsufficientStock
 from cartstore.model import Owner
 from cartstore.redis.store import RedisEngine
@@ -26,9 +26,6 @@ from cartstore.store import CartStore
 
 CALLS = 20_000
 CALLERS = (1, 32, 256)
-SOLD_OUT = SKUS - 1
-"""Number of the SKU that a benchmark of refusals has emptied: the least popular."""
-
 STORE = Figure(
     key="store_engine",
     title="store: adds per second, 256 callers, one process / engine, same script, pipelined",
@@ -69,7 +66,7 @@ def run(options: Options) -> Iterator[Result]:
     if not options.wants(*FIGURES):
         return
     with servers() as found, pinned(CPU_APP):
-        open_shop(found)
+        open_shop(found, skus=SKUS + 1)
         packer = pipeline.Packer(identity_of(found))
         work = [(op.cart, sku_name(op.sku)) for op in adds(CALLS)]
         packed = packed_adds(packer, work)

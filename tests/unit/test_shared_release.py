@@ -40,6 +40,9 @@ class Crowded:
         self.beside = self.most_beside = 0
         self.began = asyncio.Event()
 
+    async def identity(self) -> str:
+        return "crowded:0"
+
     async def call(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         self.asked[script.name] += 1
         if script.name == "hold_release":
@@ -62,7 +65,7 @@ async def buy(engine: RedisEngine, buyer: int) -> None:
 
 async def test_buyers_ask_again_only_after_many_steps_when_a_crowd_falls_due() -> None:
     crowded = Crowded(STEPS)
-    engine = RedisEngine(crowded, Partition("shop"))  # type: ignore[arg-type]
+    engine = RedisEngine(crowded, Partition("shop"))
 
     await asyncio.gather(*(buy(engine, number) for number in range(BUYERS)))
 
@@ -74,7 +77,7 @@ async def test_buyers_ask_again_only_after_many_steps_when_a_crowd_falls_due() -
 
 async def test_buyers_stop_waiting_when_nothing_is_due_any_more() -> None:
     crowded = Crowded(3)
-    engine = RedisEngine(crowded, Partition("shop"))  # type: ignore[arg-type]
+    engine = RedisEngine(crowded, Partition("shop"))
 
     await asyncio.gather(*(buy(engine, number) for number in range(BUYERS)))
 
@@ -84,7 +87,7 @@ async def test_buyers_stop_waiting_when_nothing_is_due_any_more() -> None:
 
 async def test_buyers_are_served_when_the_one_who_began_the_release_leaves() -> None:
     crowded = Crowded(3)
-    engine = RedisEngine(crowded, Partition("shop"))  # type: ignore[arg-type]
+    engine = RedisEngine(crowded, Partition("shop"))
 
     first = asyncio.create_task(buy(engine, 0))
     others = [asyncio.create_task(buy(engine, number)) for number in range(1, BUYERS)]
@@ -107,7 +110,7 @@ class Lost(Crowded):
 
 
 async def test_buyers_are_told_that_nothing_was_done_when_a_release_is_not_answered() -> None:
-    engine = RedisEngine(Lost(STEPS), Partition("shop"))  # type: ignore[arg-type]
+    engine = RedisEngine(Lost(STEPS), Partition("shop"))
 
     outcomes = await asyncio.gather(
         *(
