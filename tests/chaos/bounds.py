@@ -10,12 +10,13 @@ begins anything that may lower it. It may exist from the moment its request was 
 lifetime after the cart's last change came to an end, because a lapsed hold counts for nothing in the same
 instant. An operation nobody knows the outcome of may still happen up to LATE_SECONDS later. Where the
 engine lost its memory (an upset) no hold of a cart is certain any more, and each cart may have come back as
-it was at any time shortly before, with holds that begin anew.
+it was at any time shortly before, with holds that begin anew. Whenever the engine was away, pending payments
+were given back the time in which nobody could pay, and their orders keep their units for so much longer.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -50,11 +51,17 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         return self.guest_seconds if call.is_guest else self.member_seconds
 
 
-class Upset(msgspec.Struct, frozen=True):
-    """From `began` until `ended` the engine lost part of its memory and was put back from the record."""
+class Absence(msgspec.Struct, frozen=True):
+    """From `began` until `ended` the engine was away, or some other was in its place; then its gate was
+    opened anew."""
 
     began: float
     ended: float
+
+
+class Upset(Absence, frozen=True):
+    """An absence in which the engine lost part of its memory and was put back from the record."""
+
     backup_at: float = FOREVER
     """The record itself is as of then: what came later is gone with its disk."""
 
@@ -121,20 +128,22 @@ def bounds_of(
     operations: Sequence[Operation],
     delivered: dict[str, int],
     terms: Terms,
-    upsets: Sequence[Upset] = (),
+    absences: Sequence[Absence] = (),
     paid: frozenset[str] = frozenset(),
 ) -> dict[str, Bounds]:
     """Of every SKU in `delivered` (units before the history began). `paid`: payments that the record knows
     as paid."""
+    upsets = upsets_of(absences)
+    windows = _Windows(operations, absences)
     orders = _orders_of(operations)
     certain: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
     possible: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
     for its in by_buyer(operations).values():
         _add_certain_holds(its, upsets, certain)
-        _Cart(terms, terms.hold_seconds(its[0].first), upsets, possible).follow(its, orders)
+        _Cart(terms, terms.hold_seconds(its[0].first), windows, upsets, possible).follow(its, orders)
     for order in orders.values():
         _add_certain_order(order, upsets, paid, certain)
-        _add_possible_order(order, upsets, possible)
+        _add_possible_order(order, windows, upsets, possible)
     return {
         sku: Bounds(certain[sku], possible[sku], *_deliveries(operations, sku, units))
         for sku, units in delivered.items()
@@ -153,7 +162,35 @@ def _deliveries(
     return at_least, at_most
 
 
+def upsets_of(absences: Iterable[Absence]) -> list[Upset]:
+    return [its for its in absences if isinstance(its, Upset)]
+
+
 # --- orders --------------------------------------------------------------------------------------------
+
+
+class _Windows:
+    """For how long recoveries may have extended the windows of payments: by the time from the engine's last
+    sign of life that they knew of until they were done."""
+
+    def __init__(self, operations: Iterable[Operation], absences: Iterable[Absence]) -> None:
+        events = sorted(
+            its.done.began
+            for its in operations
+            if its.first.verb == "checkout" and its.done is not None and not its.done.is_replay
+        )
+        self._extensions = [(its.ended, its.ended - self._sign_of_life(its, events)) for its in absences]
+
+    def extension_seconds(self, since: float) -> float:
+        """At most, of a payment that was begun then."""
+        return sum(seconds for ended, seconds in self._extensions if ended > since)
+
+    @staticmethod
+    def _sign_of_life(absence: Absence, events: Sequence[float]) -> float:
+        """The earliest that it can have been. An engine that lost nothing still has its last event."""
+        oldest = absence.began - SNAPSHOT_SECONDS
+        place = bisect_left(events, absence.began) - 1
+        return oldest if isinstance(absence, Upset) or place < 0 else max(oldest, events[place])
 
 
 class _Order:
@@ -211,7 +248,10 @@ def _add_certain_order(
 
 
 def _add_possible_order(
-    order: _Order, upsets: Sequence[Upset], possible: dict[str, list[tuple[float, float, int]]]
+    order: _Order,
+    windows: _Windows,
+    upsets: Sequence[Upset],
+    possible: dict[str, list[tuple[float, float, int]]],
 ) -> None:
     """From the end of the checkout, before which its units were the cart's, until the last moment at which
     the order may have let them go."""
@@ -219,12 +259,8 @@ def _add_possible_order(
     if order.money:
         until = FOREVER
     else:
-        # A rebuild extends windows by the time for which the engine was silent, as far as it knows.
-        extended = sum(
-            upset.ended - upset.began + SNAPSHOT_SECONDS for upset in upsets if upset.ended > done.began
-        )
         told = [its.ended for its in order.cancels if its.done is not None]
-        until = min([done.expires_at + extended + CLOCK_SECONDS, *told])
+        until = min([done.expires_at + windows.extension_seconds(done.began) + CLOCK_SECONDS, *told])
         if any(upset.backup_at < until for upset in upsets):
             until = FOREVER
     for line in done.lines:
@@ -269,11 +305,13 @@ class _Cart:
         self,
         terms: Terms,
         hold_seconds: float,
+        windows: _Windows,
         upsets: Sequence[Upset],
         possible: dict[str, list[tuple[float, float, int]]],
     ) -> None:
         self._terms = terms
         self._hold_seconds = hold_seconds
+        self._windows = windows
         self._upsets = list(upsets)
         self._possible = possible
         self._units: dict[str, int] = {}
@@ -305,7 +343,9 @@ class _Cart:
     def _lapse_seconds(self, its: Operation) -> float:
         if not its.is_open:
             return self._hold_seconds
-        longest = self._terms.window_seconds if its.first.verb == "checkout" else 0.0
+        longest = 0.0
+        if its.first.verb == "checkout":
+            longest = self._terms.window_seconds + self._windows.extension_seconds(its.began)
         return LATE_SECONDS + max(longest, self._hold_seconds)
 
     def _apply(self, its: Operation, orders: dict[str, _Order]) -> None:

@@ -18,7 +18,7 @@ from acceptance.calling import calling
 from acceptance.running import token
 
 from .books import Books, is_archived, read_books
-from .bounds import Upset
+from .bounds import Absence, Upset, upsets_of
 from .checker import Violation, check, forgotten
 from .faults import Strike
 from .meter import Meter
@@ -94,14 +94,16 @@ class Campaign:
         )
         report = Report(name=f"{name}, acknowledged by {self._stage.ack}")
         delivered = await self._open(market)
-        upsets = await self._attack(market, plan, report, random.Random(seed), until_at)
+        absences = await self._attack(market, plan, report, random.Random(seed), until_at)
         try:
             books = await self._come_to_rest(market, [*delivered])
         except (NeverCalm, TimeoutError) as error:
             report.violations.append(Violation("defect", f"it never came to rest: {error!r}"))
         else:
-            report.violations += check(market.history, books, delivered=delivered, terms=TERMS, upsets=upsets)
-        _sum_up(report, market, upsets)
+            report.violations += check(
+                market.history, books, delivered=delivered, terms=TERMS, absences=absences
+            )
+        _sum_up(report, market, upsets_of(absences))
         report.seconds = time.monotonic() - began
         return report
 
@@ -119,10 +121,10 @@ class Campaign:
 
     async def _attack(
         self, market: Market, plan: Sequence[Strike], report: Report, chance: random.Random, until_at: float
-    ) -> list[Upset]:
+    ) -> list[Absence]:
         meter = Meter()
         market.on_call = meter.on_call
-        upsets: list[Upset] = []
+        absences: list[Absence] = []
         shoppers = [Shopper(market, number) for number in range(self._shoppers)]
         # The faults are struck in this task: a process gets its stop signal when the thread that spawned it
         # ends, and no task of the market spawns any.
@@ -137,17 +139,17 @@ class Campaign:
                 # When the time is over only what comes last of all is still struck.
                 if time.monotonic() > until_at and not any(fault.forgets for fault in strike):
                     continue
-                upsets += await self._strike(market, strike, meter, report, chance)
+                absences += await self._strike(market, strike, meter, report, chance)
         except TimeoutError:
             what = f"writes were not accepted again after {[fault.name for fault in strike]}"
             report.violations.append(Violation("defect", what))
         finally:
             await _close(market, visits)
-        return upsets
+        return absences
 
     async def _strike(
         self, market: Market, strike: Strike, meter: Meter, report: Report, chance: random.Random
-    ) -> list[Upset]:
+    ) -> list[Absence]:
         """Strike once and wait until writes are accepted again. TimeoutError when they never are."""
         faults = [fault(self._stage, chance) for fault in strike]
         before: list[int] = []
@@ -174,13 +176,11 @@ class Campaign:
                 )
             )
         return [
-            Upset(
-                fault.struck_at,
-                now,
-                self._stage.backup_at if fault.forgets else float("inf"),
-            )
-            for fault in faults
+            Upset(fault.struck_at, now, self._stage.backup_at if fault.forgets else float("inf"))
             if fault.is_upset
+            else Absence(fault.struck_at, now)
+            for fault in faults
+            if fault.is_upset or fault.is_absence
         ]
 
     # --- rest --------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from .books import Books, PaymentBooks
-from .bounds import Bounds, Terms, Upset, bounds_of
+from .bounds import Absence, Bounds, Terms, Upset, bounds_of, upsets_of
 from .carts import Complaint, check_carts, check_versions
 from .history import MONEY, Call, History, Operation
 
@@ -39,13 +39,15 @@ def check(
     *,
     delivered: Mapping[str, int],
     terms: Terms,
-    upsets: Sequence[Upset] = (),
+    absences: Sequence[Absence] = (),
 ) -> list[Violation]:
     """All violations. `delivered`: units per SKU before the history began; the books must be read when
-    everything is quiet and archived. An upset that took the record back to a backup must be the last one."""
+    everything is quiet and archived. `absences`: of the engine, in their order. An upset that took the record
+    back to a backup must be the last one."""
     operations = history.operations()
+    upsets = upsets_of(absences)
     paid = frozenset(its.payment_id for its in books.payments.values() if its.status == "paid")
-    bounds = bounds_of(operations, dict(delivered), terms, upsets, paid)
+    bounds = bounds_of(operations, dict(delivered), terms, absences, paid)
     complaints: list[Complaint] = [
         *_check_answers(history),
         *_check_stock(books, delivered, operations, upsets),

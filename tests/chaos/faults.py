@@ -35,6 +35,8 @@ class Fault:
 
     name: ClassVar[str]
     part: ClassVar[str]
+    is_absence: ClassVar[bool] = False
+    """Whether the engine comes back as one that its gate was not opened for, with all that it knew."""
     is_upset: ClassVar[bool] = False
     """Whether the engine loses writes that it had acknowledged."""
     forgets: ClassVar[bool] = False
@@ -62,6 +64,7 @@ class Fault:
 class EngineKilled(Fault):
     name = "engine: SIGKILL, restart from its log"
     part = "engine"
+    is_absence = True
 
     async def strike(self) -> None:
         self.broke()

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from .books import Books, PaymentBooks, SkuBooks
-from .bounds import Terms, Upset
+from .bounds import Absence, Terms, Upset
 from .checker import check
 from .history import Call, History, Line, Shortfall
 
@@ -126,8 +126,8 @@ def books() -> Books:
     )
 
 
-def found(history: History, books: Books, *upsets: Upset) -> set[str]:
-    return {its.kind for its in check(history, books, delivered=DELIVERED, terms=TERMS, upsets=upsets)}
+def found(history: History, books: Books, *absences: Absence) -> set[str]:
+    return {its.kind for its in check(history, books, delivered=DELIVERED, terms=TERMS, absences=absences)}
 
 
 def replace(history: History, key: str, **fields: object) -> None:
@@ -404,6 +404,31 @@ def test_sold_out_is_justified_when_a_cart_may_be_back_as_it_was(history: Histor
     history.append(sold_out("eve", "e1", 106.6, 0, 1))
 
     assert found(history, books, Upset(106.2, 106.5)) == set()
+
+
+@pytest.mark.parametrize(
+    ("absences", "over_at"),
+    [
+        pytest.param([], 168.0, id="never-away"),
+        pytest.param([Absence(130.0, 131.0)], 168.0 + 23.0, id="since-the-last-event"),
+        pytest.param([Absence(150.0, 151.0)], 168.0 + 31.0, id="since-the-last-snapshot"),
+        pytest.param([Absence(130.0, 131.0), Absence(131.0, 132.0)], 168.0 + 47.0, id="twice"),
+        pytest.param([Absence(106.0, 107.9)], 168.0, id="before-it"),
+        pytest.param([Upset(130.0, 131.0)], 168.0 + 31.0, id="without-its-memory"),
+    ],
+)
+def test_sold_out_is_justified_when_a_window_was_extended_for_the_engines_absence(
+    history: History, books: Books, absences: list[Absence], over_at: float
+) -> None:
+    """Cleo walked away at 108 from an order of one unit, whose window would have been over at 168; the engine
+    has shown no sign of life that is known of since."""
+    del history[-5:-3]
+    books.payments["p2"].status, books.payments["p2"].expired_at = "expired", over_at
+    history.append(sold_out("eve", "e1", over_at - 0.1, 4, 5))
+    assert found(history, books, *absences) == set()
+
+    history.append(sold_out("eve", "e2", over_at + 0.1, 4, 5))
+    assert found(history, books, *absences) == {"false sold out"}
 
 
 def test_late_request_is_no_violation_when_its_owner_left(history: History, books: Books) -> None:
