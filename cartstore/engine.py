@@ -132,8 +132,9 @@ class CartEngine(Protocol):
         held count against terms.held_max together with all units held by the cart's lines and by its
         pending orders (LIMIT_EXCEEDED), and, for a guest, against guest_share_ppm of on_hand
         (INSUFFICIENT_STOCK with what the share leaves).
-        InsufficientStock tells available_quantity, what this line could be set to (free units plus its own),
-        and requested_quantity, what it would have had.
+        InsufficientStock tells available_quantity, what there is for this line (free units plus its own),
+        requested_quantity, what it would have had, and fitting_quantity, the most of what is available that
+        the quantity rules allow, 0 for nothing.
         CurrencyMismatch when the cart has lines in another currency; an emptied cart takes a new one.
         """
         ...

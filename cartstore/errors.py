@@ -32,11 +32,14 @@ class CartStoreError(Exception):
     """Base of everything that this library raises on purpose. The docstring is the default message."""
 
     code: ClassVar[str] = "INTERNAL"
+    default_message: ClassVar[str] = ""
+
+    def __init_subclass__(cls) -> None:
+        # The docstring's first line is for the caller; what it says of fields, from "Sets" on, is for us.
+        cls.default_message = (cls.__doc__ or cls.__name__).strip().split("\n")[0].split(" Sets ")[0]
 
     def __init__(self, message: str | None = None) -> None:
-        # The docstring's first line is for the caller; what it says of fields, from "Sets" on, is for us.
-        default = (type(self).__doc__ or type(self).__name__).strip().split("\n")[0].split(" Sets ")[0]
-        super().__init__(message or default)
+        super().__init__(message or self.default_message)
 
     @property
     def message(self) -> str:
@@ -112,9 +115,14 @@ class CartEmpty(Conflict):
 
 
 class InsufficientStock(Conflict):
-    """Not enough units are available. Sets sku, available_quantity, requested_quantity or shortfalls."""
+    """Not enough units are available. Sets sku, available_quantity, requested_quantity or shortfalls.
+
+    `fitting_quantity`: of a single line, the most that the product's quantity rules allow of what is
+    available; 0 when that is nothing.
+    """
 
     code = "INSUFFICIENT_STOCK"
+    fitting_quantity: int | None = None
 
 
 class ProductInactive(Conflict):

@@ -717,9 +717,11 @@ class MemoryEngine:
             return
         available = held + self._holdable(sku, cart_id, terms.guest_share_ppm)
         if quantity > available:
-            raise InsufficientStock(
+            error = InsufficientStock(
                 line_id=line_id, sku=sku, available_quantity=available, requested_quantity=quantity
             )
+            error.fitting_quantity = _fitting(fields, available)
+            raise error
 
     def _write_line(
         self,
@@ -1335,6 +1337,13 @@ def _breaks_rules(fields: SkuFields, quantity: int) -> bool:
         or (fields.max_quantity != 0 and quantity > fields.max_quantity)
         or quantity % fields.multiple_of != 0
     )
+
+
+def _fitting(fields: SkuFields, available: int) -> int:
+    """The most of what is available that the rules allow; the maximum is more than that, or more would not
+    have been wanted."""
+    quantity = available // fields.multiple_of * fields.multiple_of
+    return 0 if _breaks_rules(fields, quantity) else quantity
 
 
 def _by_expiry(record: _Payment) -> tuple[int, str]:

@@ -37,7 +37,7 @@ _encode = msgspec.json.Encoder().encode
 _NUMBER_MAX = 2**53
 """Numbers beyond it are not echoed: JavaScript clients could not read them."""
 _DETAIL_LENGTH_MAX = 1_000
-_INSTANCE_LENGTH_MAX = 512
+_NAME_LENGTH_MAX = 512
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -223,12 +223,12 @@ def answer(context: RequestContext, exc: Exception, method: str, path: str) -> A
         title=kind.title,
         status=kind.status,
         detail=_printable(error.detail, _DETAIL_LENGTH_MAX),
-        instance=_printable(path, _INSTANCE_LENGTH_MAX),
+        instance=_printable(path),
         code=error.code,
         request_id=context.request_id,
-        field=_printable(error.field, _INSTANCE_LENGTH_MAX) if error.field is not None else None,
-        line_id=_printable(error.line_id, _INSTANCE_LENGTH_MAX) if error.line_id is not None else None,
-        sku=_printable(error.sku, _INSTANCE_LENGTH_MAX) if error.sku is not None else None,
+        field=error.field and _printable(error.field),
+        line_id=error.line_id and _printable(error.line_id),
+        sku=error.sku and _printable(error.sku),
         available_quantity=_sane(error.available_quantity),
         requested_quantity=_sane(error.requested_quantity),
         shortfalls=error.shortfalls,
@@ -296,7 +296,7 @@ def _translate_validation(exc: ValidationException) -> ProblemError:
     return ProblemError("VALIDATION_FAILED", f"{field}: {reason}" if field else reason, field=field)
 
 
-def _printable(text: str, length_max: int) -> str:
+def _printable(text: str, length_max: int = _NAME_LENGTH_MAX) -> str:
     """A text that can be encoded whatever the caller sent: a lone surrogate would fail the encoder."""
     text = text[:length_max]
     return text if text.isascii() else text.encode("utf-8", "replace").decode()

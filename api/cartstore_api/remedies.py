@@ -14,7 +14,7 @@ import msgspec
 
 from cartstore import limits, model
 from cartstore.catalog.money import to_text
-from cartstore.errors import CartError, CartStoreError, StoreError, VersionConflict
+from cartstore.errors import CartError, CartStoreError, InsufficientStock, StoreError, VersionConflict
 from cartstore.model import Owner
 from cartstore.store import CartStore, canonical_properties
 from cartstore_api import schemas
@@ -58,13 +58,9 @@ class Remedies:
         problem = ProblemError.of(error)
         if not (is_add and problem.code == "ITEM_NOT_FOUND"):
             problem.line_id = problem.line_id or (line_id if problem.code != "PRODUCT_NOT_FOUND" else None)
-        if problem.code == "INSUFFICIENT_STOCK":
-            # The commonest refusal, and the one that comes in crowds: no step more than it needs.
-            available = problem.available_quantity or 0
-            # Nothing at all is left in a shop that sells out: answered without asking anyone.
-            if available:
-                available = (await self._rules(model.sku_of(line_id))).nearest(available, available)
-            problem.fix = _set_line(line_id, available, properties, is_there=not is_add)
+        if isinstance(error, InsufficientStock):
+            # The commonest refusal, and the one that comes in crowds: answered without asking anyone.
+            problem.fix = _set_line(line_id, error.fitting_quantity or 0, properties, is_there=not is_add)
             return problem
         try:
             await self._explain(problem, error, owner)
@@ -255,8 +251,10 @@ def _set_line(
         if quantity == 0:
             return schemas.Fix(method="DELETE", path=f"{ITEMS}/{line_id}")
         return schemas.Fix(method="PATCH", path=f"{ITEMS}/{line_id}", body={"quantity": quantity})
-    entry = {"sku": model.sku_of(line_id), "quantity": quantity, "properties": dict(properties or {}) or None}
-    return schemas.Fix(method="PUT", path=ITEMS, body={"items": [_without_nulls(entry)]})
+    entry: dict[str, Any] = {"sku": model.sku_of(line_id), "quantity": quantity}
+    if properties:
+        entry["properties"] = properties
+    return schemas.Fix(method="PUT", path=ITEMS, body={"items": [entry]})
 
 
 def _priced(entry: dict[str, Any], currency: str | None) -> schemas.Shortfall:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 ENTRIES_MAX: Final = 10_000
 
-SKU_SECONDS: Final = 10.0
-"""How long another process's change of a SKU may go unseen. Only a refusal's advice depends on it, by the
-quantity rules, which hardly ever change. A refused crowd asks for every SKU again and again."""
+SKU_SECONDS: Final = 1.0
+"""How long another process's change of a SKU may go unseen. Only the advice of refusals depends on it, by the
+quantity rules, which hardly ever change."""
 
 LOAD_SECONDS_MAX: Final = 1.0
 """What a cart waits for the names of its lines."""

@@ -44,6 +44,12 @@ def _invalid_quantity(reply: Refusal) -> errors.CartError:
     return errors.InvalidQuantity(f"The quantity must be {', '.join(rules)}.", field="quantity")
 
 
+def _insufficient_stock(reply: Refusal) -> errors.CartError:
+    error = errors.InsufficientStock(available_quantity=int(reply[1]), requested_quantity=int(reply[2]))
+    error.fitting_quantity = int(reply[3])
+    return error
+
+
 def _stock_conflict(reply: Refusal) -> errors.CartError:
     if reply[1] == "reference":
         return errors.StockConflict("This reference was used for another adjustment of this SKU.")
@@ -74,9 +80,7 @@ REFUSALS: dict[str, Callable[[Refusal], errors.CartStoreError]] = {
     "LIMIT_EXCEEDED": lambda reply: errors.LimitExceeded(
         _LIMIT_TEXTS[reply[1]].format(reply[2]), field="quantity"
     ),
-    "INSUFFICIENT_STOCK": lambda reply: errors.InsufficientStock(
-        available_quantity=int(reply[1]), requested_quantity=int(reply[2])
-    ),
+    "INSUFFICIENT_STOCK": _insufficient_stock,
     "STOCK_CONFLICT": _stock_conflict,
     "CART_EMPTY": lambda _: errors.CartEmpty(),
     "TOTAL_CHANGED": lambda reply: errors.TotalChanged(),

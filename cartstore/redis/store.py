@@ -57,7 +57,7 @@ from cartstore.model import (
 )
 from cartstore.redis.caller import ScriptCaller
 from cartstore.redis.keys import Keys
-from cartstore.redis.outcomes import AGAIN, DUE, OWNER_DUE, SUCCESSES, combined, refusal
+from cartstore.redis.outcomes import AGAIN, DUE, OWNER_DUE, RETRIED, SUCCESSES, combined, refusal
 from cartstore.redis.replies import (
     STOCK_FIELDS,
     order_fields,
@@ -332,6 +332,9 @@ class RedisEngine:
             reply = await self.caller.call(script.plain, keys, args)
         if reply[0] != "OK":
             try:
+                # A crowd is refused as often as it is served, and mostly at once.
+                if reply[0] not in RETRIED and reply[0] not in SUCCESSES:
+                    raise refusal(reply)
                 again = partial(self._line_args, terms, guard, line_id, quantity, properties_json)
                 reply = await self._follow(reply, script, keys, again)
             except _OF_A_LINE as error:

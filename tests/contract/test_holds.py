@@ -270,6 +270,31 @@ async def test_hold_is_refused_to_a_lapsed_line_when_the_stock_is_gone(shop: Sho
     assert await shop.quantities(ANN) == {"tee": 2}
 
 
+@pytest.mark.parametrize(
+    ("available", "fitting"), [(11, 9), (9, 9), (8, 6), (6, 6), (5, 0), (3, 0), (2, 0), (0, 0)]
+)
+async def test_refusal_tells_the_most_that_the_rules_allow_when_stock_is_short(
+    shop: Shop, available: int, fitting: int
+) -> None:
+    await shop.sell("tee", available, multiple_of=3, min_quantity=5)
+
+    with pytest.raises(InsufficientStock) as caught:
+        await shop.add(ANN, "tee", 12)
+
+    assert (caught.value.available_quantity, caught.value.fitting_quantity) == (available, fitting)
+
+
+async def test_refusal_counts_what_the_line_has_when_it_tells_the_most(shop: Shop) -> None:
+    await shop.sell("tee", 11, multiple_of=3)
+    await shop.add(BEN, "tee", 3)
+    await shop.add(ANN, "tee", 3)
+
+    with pytest.raises(InsufficientStock) as caught:
+        await shop.set(ANN, "tee", 9)
+
+    assert (caught.value.available_quantity, caught.value.fitting_quantity) == (8, 6)
+
+
 async def test_hold_is_due_when_the_clock_stepped_far_back(shop: Shop) -> None:
     await shop.sell("tee", 1)
     await shop.add(ANN, "tee")

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from cartstore.errors import CartError, VersionConflict
+from cartstore.errors import CartError, InsufficientStock, VersionConflict
 from cartstore.model import (
     Cart,
     CartResult,
@@ -160,8 +160,8 @@ def of_error(error: CartError, cart_id: str, versions: Versions) -> tuple[Any, .
         told.append(versions.rank(cart_id, error.version))
     if error.shortfalls is not None:
         told += [_of_shortfall(shortfall) for shortfall in error.shortfalls]
-    elif error.code == "INSUFFICIENT_STOCK":
-        told += [error.sku, error.available_quantity, error.requested_quantity]
+    elif isinstance(error, InsufficientStock):
+        told += [error.sku, error.available_quantity, error.requested_quantity, error.fitting_quantity]
     return tuple(told)
 
 

@@ -55,7 +55,7 @@ class Crowded:
             return ["OK", limits.RELEASES_PER_STEP if self.steps >= 0 else 0]
         await asyncio.sleep(0)
         self.hurried += len(args) > 3 and args[3] == "1"
-        return ["DUE", "tee"] if self.steps > 0 else ["INSUFFICIENT_STOCK", 0, 1]
+        return ["DUE", "tee"] if self.steps > 0 else ["INSUFFICIENT_STOCK", 0, 1, 0]
 
 
 async def buy(engine: RedisEngine, buyer: int) -> None:

@@ -30,7 +30,10 @@ local function line_check(stock, terms, is_guest, count, units, subtotal, counte
   end
   local free = sku_free(stock, is_guest, terms.guest_share_ppm)
   if missing > free then
-    return { 'INSUFFICIENT_STOCK', free + held, quantity }
+    -- The rules' maximum is kept: what was wanted is within it, and more than there is.
+    local available = free + held
+    local fitting = available - available % stock.multiple
+    return { 'INSUFFICIENT_STOCK', available, quantity, fitting >= stock.min and fitting or 0 }
   end
   return nil
 end
