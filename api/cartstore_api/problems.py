@@ -189,7 +189,7 @@ class ProblemError(Exception):
             sku=error.sku,
             available_quantity=error.available_quantity,
             requested_quantity=error.requested_quantity,
-            shortfalls=[shortfall_of(entry) for entry in error.shortfalls or ()] or None,
+            shortfalls=[shortfall_of(entry) for entry in error.shortfalls] if error.shortfalls else None,
         )
 
 
@@ -298,7 +298,8 @@ def _translate_validation(exc: ValidationException) -> ProblemError:
 
 def _printable(text: str, length_max: int = _NAME_LENGTH_MAX) -> str:
     """A text that can be encoded whatever the caller sent: a lone surrogate would fail the encoder."""
-    text = text[:length_max]
+    if len(text) > length_max:
+        text = text[:length_max]
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
