@@ -127,3 +127,20 @@ async def test_lifetime_stays_when_the_add_that_would_raise_it_fails(shop: Shop,
 
     assert [type(result) is LineResult for result in results] == [True, True, False, True, True]
     assert int(admin.hget(keys.gate, "lifetime_ms")) == before
+
+
+async def test_adds_see_each_skus_own_fields_when_they_are_more_than_a_function_keeps(shop: Shop) -> None:
+    """Twice, and changed in between: what is kept of a SKU is found by its fields, not by its name."""
+    skus = [f"sku-{number}" for number in range(600)]
+    await asyncio.gather(*(shop.sell(sku, 9, price_minor=place) for place, sku in enumerate(skus, 1)))
+    for more in (0, 1_000):
+        if more:
+            await asyncio.gather(
+                *(shop.publish(sku, price_minor=place + more) for place, sku in enumerate(skus, 1))
+            )
+
+        results = await asyncio.gather(*(shop.add(f"u.{sku}", sku) for sku in skus))
+
+        assert [result.line.unit_price_minor for result in results] == [
+            place + more for place in range(1, len(skus) + 1)
+        ]

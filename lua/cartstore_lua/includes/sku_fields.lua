@@ -1,6 +1,8 @@
 -- A SKU's catalog fields from their text: revision price currency active policy hold_policy hold_ttl min max multiple.
 -- Given as what a table of its counters looks up when it has not got a name itself. A function, which lives on from
--- call to call, keeps what it has read, by the text itself; nobody changes it.
+-- call to call, keeps what it has read, by the text itself; nobody changes it. It keeps few and keeps them small: the
+-- interpreter's collector walks through everything that lives on, over and over, and waits for memory where that is
+-- more than the CPU's caches hold beside the data of a full engine (docs/decisions/0008).
 local fields_known, fields_count = {}, 0
 
 local function sku_fields(text)
@@ -11,20 +13,19 @@ local function sku_fields(text)
   local revision, price, currency, active, policy, hold_policy, ttl, min, max, multiple =
     string.match(text, '^(%d+) (%d+) (%u+) ([01]) (%a+) ([%a_]+) (%d+) (%d+) (%d+) (%d+)$')
   known = {
-    __index = {
-      revision = tonumber(revision),
-      price = tonumber(price),
-      currency = currency,
-      active = active == '1',
-      policy = policy,
-      hold_policy = hold_policy,
-      ttl = tonumber(ttl),
-      min = tonumber(min),
-      max = tonumber(max),
-      multiple = tonumber(multiple),
-    },
+    revision = tonumber(revision),
+    price = tonumber(price),
+    currency = currency,
+    active = active == '1',
+    policy = policy,
+    hold_policy = hold_policy,
+    ttl = tonumber(ttl),
+    min = tonumber(min),
+    max = tonumber(max),
+    multiple = tonumber(multiple),
   }
-  if fields_count == 2000 then
+  known.__index = known
+  if fields_count == 256 then
     fields_known, fields_count = {}, 0
   end
   fields_known[text] = known
