@@ -24,7 +24,7 @@ from wire_server import (
 
 from cartstore.errors import ContractError, OutcomeUnknown, StoreFull, StoreUnavailable, WritesRefused
 from cartstore.redis.wire import WireCaller
-from cartstore.redis.wire.connection import SEVERAL_MAX
+from cartstore.redis.wire.several import SEVERAL_MAX
 
 GATE = "{test:0}:gate"
 IDENTITY = "run-1:replication-1"

@@ -23,7 +23,8 @@ from redis.exceptions import ResponseError
 from cartstore.errors import ContractError, StoreUnavailable
 from cartstore.redis.caller import Reply, translate
 from cartstore.redis.scripts import Script
-from cartstore.redis.wire.connection import Call, Connection
+from cartstore.redis.wire.calls import Call
+from cartstore.redis.wire.connection import Connection
 from cartstore.redis.wire.endpoint import Endpoint, Locate, fixed
 
 IN_FLIGHT_MAX: Final = 4_096

@@ -17,12 +17,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, cast
 
 import hiredis
-import msgspec
 from redis.exceptions import ResponseError
 
-from cartstore.errors import ContractError, OutcomeUnknown, StoreUnavailable
-from cartstore.redis.caller import MISSED, Reply, translate
+from cartstore.errors import ContractError, StoreUnavailable
+from cartstore.redis.caller import MISSED, Reply
 from cartstore.redis.scripts import Script
+from cartstore.redis.wire.calls import Call, meaning_of, refuse, unanswered
+from cartstore.redis.wire.several import SEVERAL_MIN, alike, packed_several
 
 BATCH_BYTES: Final = 64 * 1024
 """Packed into one write, or a little more: a long queue still meets a transport that asks for a pause."""
@@ -32,7 +33,6 @@ WRITE_BUFFER_BYTES: Final = 64 * 1024
 
 _CLOSED: Final = "The engine closed the connection."
 _NOTHING: Final = object()
-_array_of: Final = msgspec.msgpack.Encoder().encode
 _packed: Final[Callable[[tuple[str | int, ...]], bytes]] = cast(Any, hiredis.pack_command)
 _ASK_IDENTITY: Final = _packed(("INFO", "server")) + _packed(("INFO", "replication"))
 _RUN_ID: Final = re.compile(r"^run_id:(\S*)", re.MULTILINE)
@@ -41,35 +41,11 @@ _REPLICATION_ID: Final = re.compile(r"^master_replid:(\S*)", re.MULTILINE)
 _ELSEWHERE: Final = ("READONLY", "MOVED")
 """Refusals after which another node may be behind the same name."""
 
-SEVERAL_MIN, SEVERAL_MAX = 2, 8
-"""Calls in one command: with more of them the engine saves little more, and others wait for longer."""
-
 _NEVER_LOADS: Final = ("NOPERM", "ERR unknown")
 """Refusals of FUNCTION LOAD that will be the same the next time."""
 
 _EVALUATE_FROM: Final = 2
 """A call that twice met an engine without its script brings the text itself, which cannot be missed."""
-
-
-class Call(msgspec.Struct):
-    """One command and who waits for its reply. `script` None: no script call, a question of the connection's
-    own, or one for the engine's identity."""
-
-    future: asyncio.Future[Reply]
-    script: Script | None
-    keys: Sequence[str]
-    args: Sequence[str | int]
-    tick: int
-    """When it was made, in ticks of the caller's clock."""
-
-    misses: int = 0
-    """How often the engine did not know the script."""
-
-    goes_alone: bool = False
-    """Whether it missed, be it by itself or among several: it is not carried any more."""
-
-    carried: int = 0
-    """Of the first of several that left as one command: how many they are. Of every other call 0."""
 
 
 class Owner(Protocol):
@@ -146,7 +122,7 @@ class Connection(asyncio.Protocol):
                 if script.several is None or call.goes_alone or not self._carries_several:
                     chunk = self._pack(call, script)
                 else:
-                    chunk = self._pack_several(script, _alike(call, waiting, room - len(in_flight)))
+                    chunk = self._pack_several(script, alike(call, waiting, room - len(in_flight)))
                 chunks.append(chunk)
                 size += len(chunk)
             if chunks:
@@ -183,9 +159,7 @@ class Connection(asyncio.Protocol):
         several = cast(Script, script.several)
         if len(calls) >= SEVERAL_MIN:
             try:
-                keys = [calls[0].keys[0], *(key for call in calls for key in call.keys[1:])]
-                packed: list[Any] = [_array_of(("", *call.args)) for call in calls]
-                chunk = _packed((*several.command, len(keys), *keys, self.identity, *packed))
+                chunk = packed_several(several, calls, self.identity)
             except (TypeError, ValueError, OverflowError):
                 # One of them; alone it is told so.
                 pass
@@ -352,12 +326,12 @@ class Connection(asyncio.Protocol):
         if len(reply) != len(calls):
             text = f"{len(reply)} replies to {len(calls)} calls"
             for call in calls:
-                _refuse(call, ContractError(f"{several} gave {text}"))
+                refuse(call, ContractError(f"{several} gave {text}"))
             return
         for call, part in zip(calls, reply, strict=True):
             if has_errors and isinstance(part, ResponseError):
                 # Whatever it says, it was said by a script that ran: it is never sent again.
-                _refuse(call, _meaning_of(str(part)))
+                refuse(call, meaning_of(str(part)))
             elif (
                 has_errors and isinstance(part, list) and any(isinstance(one, ResponseError) for one in part)
             ):
@@ -368,18 +342,18 @@ class Connection(asyncio.Protocol):
     def _on_error(self, call: Call, reply: Reply, text: str) -> None:
         script = call.script
         if script is None:
-            _refuse(call, ResponseError(text))
+            refuse(call, ResponseError(text))
             return
         if isinstance(reply, list):
             # The script ran to its end and returned it among its values, which no script of ours does.
-            _refuse(call, ContractError(f"{script} answered an error inside of a reply: {text}"))
+            refuse(call, ContractError(f"{script} answered an error inside of a reply: {text}"))
             return
         if text.startswith(MISSED):
             self._missing.add(script)
             call.misses += 1
             self._on_missed(call)
             return
-        _refuse(call, _meaning_of(text))
+        refuse(call, meaning_of(text))
         if text.startswith(_ELSEWHERE):
             self._owner.on_elsewhere(self)
         elif text.startswith("LOADING"):
@@ -402,7 +376,7 @@ class Connection(asyncio.Protocol):
         overdue = tick - self._call_ticks
         for call in self._in_flight:
             if call.tick <= overdue and not call.future.done():
-                _refuse(call, _unanswered(call, None))
+                refuse(call, unanswered(call, None))
         oldest = self._in_flight[0].tick
         self._is_stalled = oldest <= overdue
         if oldest <= overdue - self._call_ticks:
@@ -427,7 +401,7 @@ class Connection(asyncio.Protocol):
         self._in_flight.clear()
         for call in in_flight:
             if not call.future.done():
-                _refuse(call, _unanswered(call, error))
+                refuse(call, unanswered(call, error))
         if was_open:
             self._owner.on_lost(self, error)
 
@@ -448,36 +422,3 @@ class Connection(asyncio.Protocol):
         self._end(exc or ConnectionResetError(_CLOSED))
         if not self.closed.done():
             self.closed.set_result(None)
-
-
-def _alike(first: Call, waiting: deque[Call], room: int) -> list[Call]:
-    """A call and those behind it that may leave with it, taken from what waits: they share the first key, by
-    which the script knows whose they are."""
-    calls = [first]
-    room = min(room, SEVERAL_MAX)
-    while waiting and len(calls) < room:
-        call = waiting[0]
-        if call.script is not first.script or call.goes_alone or call.keys[0] != first.keys[0]:
-            break
-        waiting.popleft()
-        if not call.future.done():
-            calls.append(call)
-    return calls
-
-
-def _refuse(call: Call, error: Exception) -> None:
-    if not call.future.done():
-        call.future.set_exception(error)
-
-
-def _unanswered(call: Call, cause: Exception | None) -> Exception:
-    """What a command that was sent and not answered means to who waits for it."""
-    error = StoreUnavailable() if call.script is None else OutcomeUnknown()
-    error.__cause__ = cause
-    return error
-
-
-def _meaning_of(text: str) -> Exception:
-    if text.startswith("MOVED"):
-        return StoreUnavailable("The partition is on another engine now; the change was not applied.")
-    return translate(ResponseError(text), sent=True)

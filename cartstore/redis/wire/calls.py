@@ -1,0 +1,54 @@
+"""One call on its way, and what it means to who waits for it when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+from redis.exceptions import ResponseError
+
+from cartstore.errors import OutcomeUnknown, StoreUnavailable
+from cartstore.redis.caller import Reply, translate
+from cartstore.redis.scripts import Script
+
+
+class Call(msgspec.Struct):
+    """One command and who waits for its reply. `script` None: no script call, a question of the connection's
+    own, or one for the engine's identity."""
+
+    future: asyncio.Future[Reply]
+    script: Script | None
+    keys: Sequence[str]
+    args: Sequence[str | int]
+    tick: int
+    """When it was made, in ticks of the caller's clock."""
+
+    misses: int = 0
+    """How often the engine did not know the script."""
+
+    goes_alone: bool = False
+    """Whether it missed, be it by itself or among several: it is not carried any more."""
+
+    carried: int = 0
+    """Of the first of several that left as one command: how many they are. Of every other call 0."""
+
+
+def refuse(call: Call, error: Exception) -> None:
+    """Tell it to who waits, if somebody does."""
+    if not call.future.done():
+        call.future.set_exception(error)
+
+
+def unanswered(call: Call, cause: Exception | None) -> Exception:
+    """What a command that was sent and not answered means to who waits for it."""
+    error = StoreUnavailable() if call.script is None else OutcomeUnknown()
+    error.__cause__ = cause
+    return error
+
+
+def meaning_of(text: str) -> Exception:
+    """What an error that the engine answered means to who waits for it."""
+    if text.startswith("MOVED"):
+        return StoreUnavailable("The partition is on another engine now; the change was not applied.")
+    return translate(ResponseError(text), sent=True)

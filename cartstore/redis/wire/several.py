@@ -1,0 +1,42 @@
+"""Calls that leave as one command: which of those that wait, and the bytes of it (docs/decisions/0007)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast
+
+import hiredis
+import msgspec
+
+from cartstore.redis.scripts import Script
+from cartstore.redis.wire.calls import Call
+
+SEVERAL_MIN, SEVERAL_MAX = 2, 8
+"""Calls in one command: with more of them the engine saves little more, and others wait for longer."""
+
+_array_of: Final = msgspec.msgpack.Encoder().encode
+_packed: Final[Callable[[tuple[Any, ...]], bytes]] = cast(Any, hiredis.pack_command)
+
+
+def alike(first: Call, waiting: deque[Call], room: int) -> list[Call]:
+    """A call and those behind it that may leave with it, taken from what waits: they share the first key, by
+    which the script knows whose they are."""
+    calls = [first]
+    room = min(room, SEVERAL_MAX)
+    while waiting and len(calls) < room:
+        call = waiting[0]
+        if call.script is not first.script or call.goes_alone or call.keys[0] != first.keys[0]:
+            break
+        waiting.popleft()
+        if not call.future.done():
+            calls.append(call)
+    return calls
+
+
+def packed_several(several: Script, calls: Sequence[Call], identity: str) -> bytes:
+    """The bytes of the command that carries them. Raises TypeError, ValueError or OverflowError for what
+    cannot be packed."""
+    keys = [calls[0].keys[0], *(key for call in calls for key in call.keys[1:])]
+    packed = [_array_of(("", *call.args)) for call in calls]
+    return _packed((*several.command, len(keys), *keys, identity, *packed))
