@@ -254,6 +254,19 @@ async def test_calls_are_unknown_when_they_left_together_and_the_caller_is_close
             await ask(caller, "f")
 
 
+@on_both_loops
+async def test_calls_are_unknown_when_they_left_together_and_their_reply_comes_too_late(path: Path) -> None:
+    async with running(path) as engine, WireCaller.open(engine.url, call_timeout_seconds=0.4) as caller:
+        await ask(caller, "connected")
+        engine.held.clear()
+        replies = await answers_to(caller, *"abcde")
+
+        assert [type(reply) for reply in replies] == [OutcomeUnknown] * 5
+        engine.held.set()
+        assert await answers_to(caller, *"fghij") == [echo(payload) for payload in "fghij"]
+        assert engine.accepted == 1
+
+
 # --- functions that the engine does not know -------------------------------------------------------
 
 
