@@ -29,12 +29,13 @@ from typing import Any, ClassVar
 
 
 class CartStoreError(Exception):
-    """Base of everything that this library raises on purpose. The docstring is the default message."""
+    """Base of everything that this library raises on purpose. A subclass's docstring is its message."""
 
     code: ClassVar[str] = "INTERNAL"
     default_message: ClassVar[str] = ""
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
         # The docstring's first line is for the caller; what it says of fields, from "Sets" on, is for us.
         cls.default_message = (cls.__doc__ or cls.__name__).strip().split("\n")[0].split(" Sets ")[0]
 

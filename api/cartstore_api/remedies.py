@@ -60,7 +60,8 @@ class Remedies:
             problem.line_id = problem.line_id or (line_id if problem.code != "PRODUCT_NOT_FOUND" else None)
         if isinstance(error, InsufficientStock):
             # The commonest refusal, and the one that comes in crowds: answered without asking anyone.
-            problem.fix = _set_line(line_id, error.fitting_quantity or 0, properties, is_there=not is_add)
+            if error.fitting_quantity is not None:
+                problem.fix = _set_line(line_id, error.fitting_quantity, properties, is_there=not is_add)
             return problem
         try:
             await self._explain(problem, error, owner)

@@ -12,7 +12,7 @@ from cartstore_api.problems import KINDS
 from conftest import ADDRESS
 
 from cartstore import errors
-from cartstore.errors import OutcomeUnknown, StoreFull, StoreRecovering, StoreUnavailable
+from cartstore.errors import InsufficientStock, OutcomeUnknown, StoreFull, StoreRecovering, StoreUnavailable
 
 DECISION = Path(__file__).parents[2] / "docs" / "decisions" / "0005-rest.md"
 
@@ -81,6 +81,23 @@ async def test_fix_takes_what_is_there_when_stock_is_short(api: Any, method: str
     (line,) = (await api.ana.get("/v1/cart")).json()["items"]
     assert line["quantity"] == 2
     assert line["properties"] == ({} if method == "PATCH" else {"a": 1})
+
+
+async def test_no_fix_is_given_when_the_engine_does_not_tell_what_fits(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.sell()
+
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise InsufficientStock(line_id="MUG", sku="MUG", available_quantity=5, requested_quantity=9)
+
+    monkeypatch.setattr(api.store.engine, "add_line", refuse)
+
+    refused = await api.ana.post("/v1/cart/items", json={"sku": "MUG", "quantity": 9})
+
+    problem = await _problem(refused, 409, "INSUFFICIENT_STOCK")
+    assert problem["available_quantity"] == 5
+    assert "fix" not in problem
 
 
 async def test_fix_removes_the_line_when_nothing_is_left(api: Any) -> None:

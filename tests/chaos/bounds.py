@@ -33,8 +33,8 @@ LATE_SECONDS = 30.0
 """How long a request may still be under way after its caller gave up: in the buffers of a process that stands
 still, for no longer than faults last and connections are kept without an answer."""
 
-SNAPSHOT_SECONDS = 30.0
-"""No snapshot that a cart is rebuilt from is older."""
+SNAPSHOT_SECONDS = 40.0
+"""No snapshot is older when the engine goes away: a database that is down for half a minute takes none."""
 
 FOREVER = float("inf")
 
@@ -134,7 +134,7 @@ def bounds_of(
     """Of every SKU in `delivered` (units before the history began). `paid`: payments that the record knows
     as paid."""
     upsets = upsets_of(absences)
-    windows = _Windows(operations, absences)
+    windows = Windows(operations, absences)
     orders = _orders_of(operations)
     certain: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
     possible: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
@@ -169,28 +169,35 @@ def upsets_of(absences: Iterable[Absence]) -> list[Upset]:
 # --- orders --------------------------------------------------------------------------------------------
 
 
-class _Windows:
-    """For how long recoveries may have extended the windows of payments: by the time from the engine's last
-    sign of life that they knew of until they were done."""
+class Windows:
+    """When windows of payments are over, with what recoveries may have given back: to a window that was not
+    over at the engine's last sign of life that they knew of, the time from then until they were done."""
 
     def __init__(self, operations: Iterable[Operation], absences: Iterable[Absence]) -> None:
         events = sorted(
-            its.done.began
+            (its.done.ended, its.done.began)
             for its in operations
             if its.first.verb == "checkout" and its.done is not None and not its.done.is_replay
         )
-        self._extensions = [(its.ended, its.ended - self._sign_of_life(its, events)) for its in absences]
+        self._silences: list[tuple[float, float]] = []
+        forgotten_until = 0.0
+        for absence in sorted(absences, key=lambda its: its.ended):
+            sign = absence.began - SNAPSHOT_SECONDS
+            if isinstance(absence, Upset):
+                forgotten_until = absence.ended
+            else:
+                # An engine that lost nothing still has its last event.
+                place = bisect_left(events, (absence.began, 0.0)) - 1
+                if place >= 0 and events[place][0] > forgotten_until:
+                    sign = max(sign, events[place][1])
+            self._silences.append((sign, absence.ended))
 
-    def extension_seconds(self, since: float) -> float:
-        """At most, of a payment that was begun then."""
-        return sum(seconds for ended, seconds in self._extensions if ended > since)
-
-    @staticmethod
-    def _sign_of_life(absence: Absence, events: Sequence[float]) -> float:
-        """The earliest that it can have been. An engine that lost nothing still has its last event."""
-        oldest = absence.began - SNAPSHOT_SECONDS
-        place = bisect_left(events, absence.began) - 1
-        return oldest if isinstance(absence, Upset) or place < 0 else max(oldest, events[place])
+    def end(self, began: float, expires: float) -> float:
+        """The latest end of a window that began then and would have been over at `expires`."""
+        for sign, ended in self._silences:
+            if began < ended and expires + CLOCK_SECONDS > sign:
+                expires += ended - max(sign, began)
+        return expires
 
 
 class _Order:
@@ -200,6 +207,7 @@ class _Order:
         done = begun.done
         assert done is not None
         self.done: Call = done
+        self.began = begun.began
         self.ended = begun.ended
         self.cancels: list[Operation] = []
         self.money: list[Operation] = []
@@ -249,7 +257,7 @@ def _add_certain_order(
 
 def _add_possible_order(
     order: _Order,
-    windows: _Windows,
+    windows: Windows,
     upsets: Sequence[Upset],
     possible: dict[str, list[tuple[float, float, int]]],
 ) -> None:
@@ -260,7 +268,7 @@ def _add_possible_order(
         until = FOREVER
     else:
         told = [its.ended for its in order.cancels if its.done is not None]
-        until = min([done.expires_at + windows.extension_seconds(done.began) + CLOCK_SECONDS, *told])
+        until = min([windows.end(order.began, done.expires_at) + CLOCK_SECONDS, *told])
         if any(upset.backup_at < until for upset in upsets):
             until = FOREVER
     for line in done.lines:
@@ -305,7 +313,7 @@ class _Cart:
         self,
         terms: Terms,
         hold_seconds: float,
-        windows: _Windows,
+        windows: Windows,
         upsets: Sequence[Upset],
         possible: dict[str, list[tuple[float, float, int]]],
     ) -> None:
@@ -343,10 +351,11 @@ class _Cart:
     def _lapse_seconds(self, its: Operation) -> float:
         if not its.is_open:
             return self._hold_seconds
-        longest = 0.0
+        lapses = its.ended + LATE_SECONDS + self._hold_seconds
         if its.first.verb == "checkout":
-            longest = self._terms.window_seconds + self._windows.extension_seconds(its.began)
-        return LATE_SECONDS + max(longest, self._hold_seconds)
+            expires = its.ended + LATE_SECONDS + self._terms.window_seconds
+            lapses = max(lapses, self._windows.end(its.began, expires))
+        return lapses - its.ended
 
     def _apply(self, its: Operation, orders: dict[str, _Order]) -> None:
         call, done = its.first, its.done

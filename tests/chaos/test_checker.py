@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from .books import Books, PaymentBooks, SkuBooks
-from .bounds import Absence, Terms, Upset
+from .bounds import Absence, Terms, Upset, Windows
 from .checker import check
 from .history import Call, History, Line, Shortfall
 
@@ -411,10 +411,14 @@ def test_sold_out_is_justified_when_a_cart_may_be_back_as_it_was(history: Histor
     [
         pytest.param([], 168.0, id="never-away"),
         pytest.param([Absence(130.0, 131.0)], 168.0 + 23.0, id="since-the-last-event"),
-        pytest.param([Absence(150.0, 151.0)], 168.0 + 31.0, id="since-the-last-snapshot"),
+        pytest.param([Absence(150.0, 151.0)], 168.0 + 41.0, id="since-the-last-snapshot"),
         pytest.param([Absence(130.0, 131.0), Absence(131.0, 132.0)], 168.0 + 47.0, id="twice"),
         pytest.param([Absence(106.0, 107.9)], 168.0, id="before-it"),
-        pytest.param([Upset(130.0, 131.0)], 168.0 + 31.0, id="without-its-memory"),
+        pytest.param([Absence(167.0, 169.5), Absence(200.0, 201.0)], 168.0 + 83.5, id="before-it-was-over"),
+        pytest.param([Absence(210.0, 211.0)], 168.0, id="after-it-was-over"),
+        pytest.param([Absence(108.05, 131.0)], 168.0 + 23.0, id="as-it-began"),
+        pytest.param([Upset(130.0, 131.0)], 168.0 + 23.0, id="without-its-memory"),
+        pytest.param([Upset(150.0, 151.0), Absence(160.0, 161.0)], 168.0 + 82.0, id="event-forgotten"),
     ],
 )
 def test_sold_out_is_justified_when_a_window_was_extended_for_the_engines_absence(
@@ -429,6 +433,28 @@ def test_sold_out_is_justified_when_a_window_was_extended_for_the_engines_absenc
 
     history.append(sold_out("eve", "e2", over_at + 0.1, 4, 5))
     assert found(history, books, *absences) == {"false sold out"}
+
+
+@pytest.mark.parametrize(
+    ("absences", "end"),
+    [
+        pytest.param([Absence(141.0, 142.0)], 160.0 + 2.1, id="last-event"),
+        pytest.param([Absence(140.05, 142.0)], 160.0 + 41.95, id="event-under-way"),
+        pytest.param([Upset(141.0, 142.0), Absence(150.0, 151.0)], 160.0 + 82.0, id="event-forgotten"),
+    ],
+)
+def test_window_gets_back_the_time_since_the_last_event_when_the_engine_has_it(
+    absences: list[Absence], end: float
+) -> None:
+    """Ann's window begins at 100; Ben checks out at 140."""
+    its = History(
+        [
+            call("ann", "checkout", "a1", 100.0, 100.1, **checkout("p1", 1, 160.0)),
+            call("ben", "checkout", "b1", 139.9, 140.1, **checkout("p2", 1, 200.0)),
+        ]
+    )
+
+    assert Windows(its.operations(), absences).end(100.0, 160.0) == pytest.approx(end)
 
 
 def test_late_request_is_no_violation_when_its_owner_left(history: History, books: Books) -> None:
