@@ -83,7 +83,7 @@ def admin(own: Engine) -> Iterator[Any]:
 @pytest.fixture
 def database_url(database: Database) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
-    # By way of the write-ahead log, which is the other strategy, it takes eight times as long.
+    # By way of the write-ahead log, which is the other strategy, it takes more than twice as long.
     database.execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY file_copy")
     yield database.url(name)
     database.execute(f"DROP DATABASE {name} WITH (FORCE)")

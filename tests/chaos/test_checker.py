@@ -418,7 +418,9 @@ def test_sold_out_is_justified_when_a_cart_may_be_back_as_it_was(history: Histor
         pytest.param([Absence(210.0, 211.0)], 168.0, id="after-it-was-over"),
         pytest.param([Absence(108.05, 131.0)], 168.0 + 23.0, id="as-it-began"),
         pytest.param([Upset(130.0, 131.0)], 168.0 + 23.0, id="without-its-memory"),
-        pytest.param([Upset(150.0, 151.0), Absence(160.0, 161.0)], 168.0 + 82.0, id="event-forgotten"),
+        pytest.param(
+            [Upset(150.0, 151.0), Absence(160.0, 161.0)], 168.0 + 82.0, id="without-it-then-with-it"
+        ),
     ],
 )
 def test_sold_out_is_justified_when_a_window_was_extended_for_the_engines_absence(

@@ -2,7 +2,7 @@
 in one turn of the loop leave in few writes.
 
     endpoint.py     where the engine is and how it is greeted, from the URL that redis-py takes
-    calls.py        one call on its way, and what it means to who waits when it fails
+    calls.py        one call on its way, the bytes of a command, and what it means to who waits when it fails
     several.py      calls that leave as one command
     connection.py   one connection: packing, matching replies, the engine's identity
     caller.py       WireCaller: waiting calls, deadlines, connecting again

@@ -1,16 +1,21 @@
-"""One call on its way, and what it means to who waits for it when it fails."""
+"""One call on its way, the bytes of a command, and what it means to who waits when it fails."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast
 
+import hiredis
 import msgspec
 from redis.exceptions import ResponseError
 
 from cartstore.errors import OutcomeUnknown, StoreUnavailable
 from cartstore.redis.caller import Reply, translate
 from cartstore.redis.scripts import Script
+
+pack: Final[Callable[[tuple[Any, ...]], bytes]] = cast(Any, hiredis.pack_command)
+"""The bytes of a command. Raises TypeError or ValueError for what cannot be packed."""
 
 
 class Call(msgspec.Struct):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, Protocol, cast
 
 import hiredis
@@ -22,7 +22,7 @@ from redis.exceptions import ResponseError
 from cartstore.errors import ContractError, StoreUnavailable
 from cartstore.redis.caller import MISSED, Reply
 from cartstore.redis.scripts import Script
-from cartstore.redis.wire.calls import Call, meaning_of, refuse, unanswered
+from cartstore.redis.wire.calls import Call, meaning_of, pack, refuse, unanswered
 from cartstore.redis.wire.several import SEVERAL_MIN, alike, packed_several
 
 BATCH_BYTES: Final = 64 * 1024
@@ -33,8 +33,7 @@ WRITE_BUFFER_BYTES: Final = 64 * 1024
 
 _CLOSED: Final = "The engine closed the connection."
 _NOTHING: Final = object()
-_packed: Final[Callable[[tuple[str | int, ...]], bytes]] = cast(Any, hiredis.pack_command)
-_ASK_IDENTITY: Final = _packed(("INFO", "server")) + _packed(("INFO", "replication"))
+_ASK_IDENTITY: Final = pack(("INFO", "server")) + pack(("INFO", "replication"))
 _RUN_ID: Final = re.compile(r"^run_id:(\S*)", re.MULTILINE)
 _REPLICATION_ID: Final = re.compile(r"^master_replid:(\S*)", re.MULTILINE)
 
@@ -145,7 +144,7 @@ class Connection(asyncio.Protocol):
             else:
                 keys = call.keys
                 # The identity that is known now, as the bytes are handed over, of the engine on this stream.
-                chunk = _packed((*script.command, len(keys), *keys, self.identity, *call.args))
+                chunk = pack((*script.command, len(keys), *keys, self.identity, *call.args))
         except (TypeError, ValueError) as error:
             refusal = ContractError(f"A call of {script} cannot be packed: {error}")
             refusal.__cause__ = error
@@ -181,7 +180,7 @@ class Connection(asyncio.Protocol):
             command = ("EVAL", script.text)
         elif script in self._missing:
             is_to_load = True
-        packed = _packed((*command, len(call.keys), *call.keys, self.identity, *call.args))
+        packed = pack((*command, len(call.keys), *call.keys, self.identity, *call.args))
         self._missing.discard(script)
         return (self._load(script) if is_to_load else b"") + packed
 
@@ -190,7 +189,7 @@ class Connection(asyncio.Protocol):
         loaded: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         loaded.add_done_callback(self._on_loaded)
         self._in_flight.append(self._question(loaded))
-        return _packed(("FUNCTION", "LOAD", "REPLACE", script.library))
+        return pack(("FUNCTION", "LOAD", "REPLACE", script.library))
 
     def _on_loaded(self, loaded: asyncio.Future[Reply]) -> None:
         # Where it is refused, the call that follows is missed again, and tells. A full engine may take it
@@ -217,7 +216,7 @@ class Connection(asyncio.Protocol):
         # place of the first reply.
         self._in_flight.append(self._question(named))
         name = ("CLIENT", "SETNAME", client_name)
-        self._transport.write(b"".join([*map(_packed, commands), _ASK_IDENTITY, _packed(name)]))
+        self._transport.write(b"".join([*map(pack, commands), _ASK_IDENTITY, pack(name)]))
         *replies, _ = await asyncio.gather(*asked, identity, named, return_exceptions=True)
         for reply in replies:
             if isinstance(reply, BaseException):

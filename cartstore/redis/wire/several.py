@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, Final, cast
+from collections.abc import Sequence
+from typing import Final
 
-import hiredis
 import msgspec
 
 from cartstore.redis.scripts import Script
-from cartstore.redis.wire.calls import Call
+from cartstore.redis.wire.calls import Call, pack
 
 SEVERAL_MIN, SEVERAL_MAX = 2, 8
 """Calls in one command: with more of them the engine saves little more, and others wait for longer."""
 
 _array_of: Final = msgspec.msgpack.Encoder().encode
-_packed: Final[Callable[[tuple[Any, ...]], bytes]] = cast(Any, hiredis.pack_command)
 
 
 def alike(first: Call, waiting: deque[Call], room: int) -> list[Call]:
@@ -39,4 +37,4 @@ def packed_several(several: Script, calls: Sequence[Call], identity: str) -> byt
     cannot be packed."""
     keys = [calls[0].keys[0], *(key for call in calls for key in call.keys[1:])]
     packed = [_array_of(("", *call.args)) for call in calls]
-    return _packed((*several.command, len(keys), *keys, identity, *packed))
+    return pack((*several.command, len(keys), *keys, identity, *packed))
