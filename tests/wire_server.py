@@ -2,6 +2,7 @@
 
 FakeEngine        a server that greets a client, echoes scripts, and misbehaves on demand
 sizes_of          how many calls each command carried
+values_of         what one of them asks for
 TappedEndpoint    between a caller and its transport: counts writes, asks for pauses
 on_both_loops     runs a test on asyncio's loop and on uvloop's, and fails it for whatever the loop
                   would only have logged: a callback's error, a forgotten exception
@@ -13,7 +14,7 @@ import asyncio
 import functools
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,16 @@ ECHO_SEVERAL = Script(
 CALLS = (b"EVALSHA", b"EVAL", b"FCALL")
 
 Command = list[bytes]
+
+
+def values_of(packed: bytes) -> list[Any]:
+    """MessagePack values that stand one after the other."""
+    unpacker = msgspec.msgpack.Decoder()
+    for count in range(16):
+        with suppress(msgspec.DecodeError):
+            found: list[Any] = unpacker.decode(bytes([0x90 | count]) + packed)
+            return found
+    raise ValueError(f"no values: {packed!r}")
 
 
 class FakeEngine:
@@ -215,7 +226,7 @@ class FakeEngine:
         keys = int(command[2])
         identity, *args = command[3 + keys :]
         if command[1] == b"echoes_1":
-            each = [str(msgspec.msgpack.decode(packed)[1]).encode() for packed in args]
+            each = [str(values_of(packed)[0]).encode() for packed in args]
             parts = [b"*3\r\n" + bulk(b"OK") + bulk(identity) + bulk(first) for first in each]
             return b"*%d\r\n%b" % (len(parts), b"".join(parts))
         return b"*3\r\n" + bulk(b"OK") + bulk(identity) + bulk(args[0])

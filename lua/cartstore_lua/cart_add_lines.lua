@@ -7,7 +7,8 @@
   KEYS[2]  cart hash              of the first one; two keys for each
   KEYS[3]  sku hash               of the first one
   ARGV[1]  identity               of the engine, as the connection learned it
-  ARGV[2]  arguments              of the first one, one for each: its ARGV as a MessagePack array
+  ARGV[2]  arguments              of the first one, one for each: its ARGV[2] and all that follow, as
+                                  MessagePack values one after the other
   Returns  a reply for each
   Faults   CARTBADARG             in place of its reply, as everything that only one of them meets
   Function no flags
@@ -15,25 +16,29 @@
 ]]
 --- @include call_begin
 --- @include line_add
+--- @include changes_save
 
 local call = call_begin(KEYS[1], ARGV[1], '', '')
-local now = call and call.now
 local replies = {}
+if not call then
+  for index = 2, #ARGV do
+    replies[index - 1] = { 'FENCED' }
+  end
+  return replies
+end
+local now = call.now
+call.noted = {}
 for index = 2, #ARGV do
-  local reply = { 'FENCED' }
-  if call then
-    local lifetime = call.lifetime
-    local done, given = pcall(line_add, call, now, KEYS[2 * index - 2], KEYS[2 * index - 1], ARGV[index])
-    if done and given then
-      reply = given
-    else
-      -- What it was about to leave to the gate is not the next one's to write.
-      call.lifetime, call.has_new_lifetime = lifetime, false
-      -- An engine's own error has a code already.
-      given = type(given) == 'table' and given.err or tostring(given)
-      reply = redis.error_reply(string.find(given, '^%u+ ') and given or 'ERR ' .. given)
-    end
+  local lifetime = call.lifetime
+  local done, reply = pcall(line_add, call, now, KEYS[2 * index - 2], KEYS[2 * index - 1], ARGV[index])
+  if not done or not reply then
+    -- What it was about to leave to the gate is not the next one's to write.
+    call.lifetime, call.has_new_lifetime = lifetime, false
+    -- An engine's own error has a code already.
+    local text = type(reply) == 'table' and reply.err or tostring(reply)
+    reply = redis.error_reply(string.find(text, '^%u+ ') and text or 'ERR ' .. text)
   end
   replies[index - 1] = reply
 end
+changes_save(call)
 return replies

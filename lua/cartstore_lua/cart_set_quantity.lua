@@ -33,4 +33,7 @@ local call = call_begin(KEYS[1], ARGV[1], ARGV[10] or '', '')
 if not call then
   return { 'FENCED' }
 end
-return line_change(call, KEYS[2], KEYS[3], ARGV, false, { 'ITEM_NOT_FOUND' })
+return line_change(
+  call, KEYS[2], KEYS[3], false, { 'ITEM_NOT_FOUND' },
+  ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+)

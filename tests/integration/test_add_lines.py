@@ -12,7 +12,7 @@ from contract.shop import TERMS, Shop
 from msgspec.structs import replace
 
 from cartstore.embedded import Engine
-from cartstore.errors import ContractError, StoreFull, StoreRecovering
+from cartstore.errors import ContractError, InsufficientStock, StoreFull, StoreRecovering
 from cartstore.model import LineResult
 from cartstore.redis.keys import Keys
 
@@ -95,6 +95,63 @@ async def test_adds_are_all_refused_when_the_engine_is_full(shop: Shop, admin: A
     assert {type(result) for result in results} == {StoreFull}
     assert (await shop.level("tee")).held == 0
     assert {type(result) for result in await add_all(shop)} == {LineResult}
+
+
+async def test_changes_are_numbered_one_by_one_when_adds_share_a_command(shop: Shop, admin: Any) -> None:
+    """Some of them are refused, one cart is changed twice: the numbers are those of adds that come alone."""
+    keys = Keys(shop.partition)
+    await shop.sell("rare", 1)
+    before = int(admin.hget(keys.gate, "change"))
+    buyers = ["u.a", "u.b", "u.b", "u.c", "u.d", "u.e"]
+    skus = ["tee", "tee", "tee", "rare", "rare", "tee"]
+
+    results = await asyncio.gather(*map(shop.add, buyers, skus), return_exceptions=True)
+
+    assert type(results.pop(4)) is InsufficientStock
+    assert [result.summary.version - before for result in results] == [1, 2, 3, 4, 5]
+    assert int(admin.hget(keys.gate, "change")) == before + 5
+    shown = {cart: int(score) - before for cart, score in admin.zrange(keys.activity, 0, -1, withscores=True)}
+    assert {buyer: shown.get(buyer) for buyer in dict.fromkeys(buyers)} == {
+        "u.a": 1,
+        "u.b": 3,
+        "u.c": 4,
+        "u.d": None,
+        "u.e": 5,
+    }
+    assert (await shop.add("u.f", "tee")).summary.version == before + 6
+
+
+async def test_nothing_is_written_when_all_adds_of_a_command_are_refused(shop: Shop, admin: Any) -> None:
+    await shop.sell("gone", 0)
+    keys = Keys(shop.partition)
+    before = admin.hgetall(keys.gate)
+
+    results = await asyncio.gather(*(shop.add(buyer, "gone") for buyer in BUYERS), return_exceptions=True)
+
+    assert {type(result) for result in results} == {InsufficientStock}
+    assert admin.hgetall(keys.gate) == before
+    assert not any(admin.exists(keys.cart(buyer)) for buyer in BUYERS)
+
+
+async def test_change_is_noted_when_an_add_of_a_command_fails_after_others(shop: Shop, admin: Any) -> None:
+    """What had written before it failed is looked at by whoever records carts, as it would be alone."""
+    keys = Keys(shop.partition)
+    await shop.sell("bad", 10)
+    admin.set(keys.holds("bad"), "no sorted set")
+    before = int(admin.hget(keys.gate, "change"))
+
+    results = await asyncio.gather(
+        shop.add("u.0", "tee"),
+        shop.add("u.1", "tee"),
+        shop.add("u.2", "bad"),
+        shop.add("u.3", "tee"),
+        return_exceptions=True,
+    )
+
+    assert [type(result) is LineResult for result in results] == [True, True, False, True]
+    versions = [result.summary.version for result in results if isinstance(result, LineResult)]
+    assert int(admin.hget(keys.gate, "change")) == max(versions) == before + 3
+    assert [int(admin.zscore(keys.activity, f"u.{n}") or 0) for n in (0, 1, 3)] == versions
 
 
 async def test_lifetime_reaches_as_far_as_the_longest_hold_when_adds_share_a_command(

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from wire_server import (
     ECHO,
@@ -20,6 +19,7 @@ from wire_server import (
     running,
     sizes_of,
     turns,
+    values_of,
 )
 
 from cartstore.errors import ContractError, OutcomeUnknown, StoreFull, StoreUnavailable, WritesRefused
@@ -88,7 +88,7 @@ async def test_calls_leave_as_one_command_when_they_are_of_one_script(path: Path
         keys = [GATE, *(f"{kind}:{payload}" for payload in "bcde" for kind in ("cart", "sku"))]
         assert together[:4] == [b"FCALL", b"echoes_1", b"9", GATE.encode()]
         assert together[3:13] == [*map(str.encode, keys), IDENTITY.encode()]
-        assert [msgspec.msgpack.decode(packed) for packed in together[13:]] == [["", p] for p in "bcde"]
+        assert [values_of(packed) for packed in together[13:]] == [[p] for p in "bcde"]
 
 
 @on_both_loops
@@ -225,6 +225,16 @@ async def test_call_that_cannot_be_packed_fails_alone_when_others_leave_with_it(
 
         assert [type(reply) for reply in replies] == [list, list, ContractError, list, list]
         assert [replies[n][2] for n in (0, 1, 3, 4)] == [str(odd[n]) for n in (0, 1, 3, 4)]
+
+
+@on_both_loops
+async def test_calls_leave_alone_when_one_has_more_arguments_than_can_be_carried(path: Path) -> None:
+    async with connected(path) as (engine, caller):
+        long = caller.call(ECHO_SEVERAL, (GATE, "cart", "sku"), tuple(range(16)))
+        replies = await asyncio.gather(ask(caller, "a"), ask(caller, "b"), long, ask(caller, "c"))
+
+        assert replies == [echo("a"), echo("b"), echo("0"), echo("c")]
+        assert sizes_of(engine.calls) == [1] * 4
 
 
 @on_both_loops

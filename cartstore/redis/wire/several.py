@@ -14,6 +14,7 @@ from cartstore.redis.wire.calls import Call, pack
 SEVERAL_MIN, SEVERAL_MAX = 2, 8
 """Calls in one command: with more of them the engine saves little more, and others wait for longer."""
 
+_SHORT_ARRAY_MAX: Final = 15
 _array_of: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -36,5 +37,13 @@ def packed_several(several: Script, calls: Sequence[Call], identity: str) -> byt
     """The bytes of the command that carries them. Raises TypeError, ValueError or OverflowError for what
     cannot be packed."""
     keys = [calls[0].keys[0], *(key for call in calls for key in call.keys[1:])]
-    packed = [_array_of(("", *call.args)) for call in calls]
+    packed = [_values_of(call.args) for call in calls]
     return pack((*several.command, len(keys), *keys, identity, *packed))
+
+
+def _values_of(args: Sequence[str | int]) -> bytes:
+    """MessagePack values, one after the other, which scripts unpack without a table: an array without its
+    head, which is one byte as long as it is a short one."""
+    if len(args) > _SHORT_ARRAY_MAX:
+        raise ValueError(f"{len(args)} arguments are too many to be carried")
+    return _array_of(args)[1:]

@@ -1,10 +1,14 @@
 --- @include clock_ms
 --- @include line_change
 
--- One of several adds that share a call. packed: its arguments as cart_add_line has them, a MessagePack array.
--- now: the time, unless the arguments name another one.
+-- One of several adds that share a call. packed: its arguments from its terms on, as cart_add_line has them, as
+-- MessagePack values one after the other. now: the time, unless they name another one.
 local function line_add(call, now, cart_key, sku_key, packed)
-  local args = cmsgpack.unpack(packed)
-  call.now = args[10] and args[10] ~= '' and clock_ms(args[10]) or now
-  return line_change(call, cart_key, sku_key, args, true)
+  local packed_terms, line_id, quantity, hurried, if_match, key, fingerprint, properties, now_override =
+    cmsgpack.unpack(packed)
+  call.now = now_override and now_override ~= '' and clock_ms(now_override) or now
+  return line_change(
+    call, cart_key, sku_key, true, nil,
+    packed_terms, line_id, quantity, hurried, if_match, key, fingerprint, properties
+  )
 end

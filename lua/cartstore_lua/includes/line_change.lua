@@ -9,6 +9,7 @@
 --- @include line_expires
 --- @include line_check
 --- @include lines_lapse
+--- @include change_note
 
 -- One line of a cart gets another quantity and holds it: what an add, a change and a removal have in common. It is
 -- most of what the engine ever does, so it is written straight on, with values in place of the tables of a cart and
@@ -18,18 +19,20 @@
 -- call: as call_begin has it; the changes of one script call may share it.
 -- adds: `quantity` is added to what the line has, the line may be new, and the buyer sees its current price.
 -- absent: the refusal when there is no such line, else.
--- Arguments: none that is looked at, terms, line_id, quantity, and what may be left out from the end: hurried,
--- if_match, idempotency key, fingerprint, properties.
-local function line_change(call, cart_key, sku_key, args, adds, absent)
+-- packed_terms and what follows: the arguments of such a call, in their order; from `hurried` on they may be nil.
+local function line_change(
+  call, cart_key, sku_key, adds, absent,
+  packed_terms, line_id, quantity, hurried, if_match, key, fingerprint, new_properties
+)
   local redis_call = redis.call
-  local gate_key, now, line_id, quantity = call.gate_key, call.now, args[3], tonumber(args[4])
-  local key, if_match = args[7] or '', args[6] or ''
-  local terms = terms_decode(args[2])
+  local gate_key, now = call.gate_key, call.now
+  local terms = terms_decode(packed_terms)
+  quantity, key = tonumber(quantity), key or ''
   if not terms or not quantity or (adds and quantity < 1) then
     return redis.error_reply('CARTBADARG terms or quantity')
   end
   if key ~= '' then
-    local remembered = ring_find(cart_key, key, args[8])
+    local remembered = ring_find(cart_key, key, fingerprint)
     if remembered then
       return remembered
     end
@@ -39,7 +42,7 @@ local function line_change(call, cart_key, sku_key, args, adds, absent)
   local cart_id, sku = string.sub(cart_key, #prefix + 6), string.sub(sku_key, #prefix + 5)
   local stock = sku_read(sku_key, sku)
   local is_due = stock and sku_has_due(call, stock)
-  if is_due and (adds or quantity > 0) and args[5] ~= '1' then
+  if is_due and (adds or quantity > 0) and hurried ~= '1' then
     return { 'DUE', sku }
   end
 
@@ -56,7 +59,7 @@ local function line_change(call, cart_key, sku_key, args, adds, absent)
       cmsgpack.unpack(packed[1])
   end
   extended = created + updated + extended
-  if if_match ~= '' and tonumber(if_match) ~= version then
+  if if_match and if_match ~= '' and tonumber(if_match) ~= version then
     return { 'VERSION_CONFLICT', version }
   end
 
@@ -170,15 +173,14 @@ local function line_change(call, cart_key, sku_key, args, adds, absent)
     redis_call('HSET', gate_key, 'lifetime_ms', call.lifetime)
     call.has_new_lifetime = false
   end
-  version = redis_call('HINCRBY', gate_key, 'change', 1)
-  redis_call('ZADD', prefix .. 'activity', version, cart_id)
+  version = change_note(call, cart_id)
   units = units + wanted - has
   subtotal = subtotal - has * seen + wanted * price
   if is_new then
     ordinal, count, added, currency = ordinal + 1, count + 1, now - created, stock.currency
     place = ordinal
-    if args[9] and args[9] ~= '' then
-      properties = args[9]
+    if new_properties and new_properties ~= '' then
+      properties = new_properties
       redis_call('HSET', cart_key, 'p:' .. line_id, properties)
     end
   elseif wanted == 0 then
@@ -212,8 +214,10 @@ local function line_change(call, cart_key, sku_key, args, adds, absent)
   end
 
   -- As mutation_reply and line_append have it.
-  local reply = { 'OK', 0, now, version, count, units, subtotal, currency }
-  if wanted > 0 then
+  local reply
+  if wanted == 0 then
+    reply = { 'OK', 0, now, version, count, units, subtotal, currency }
+  else
     local available = stock.policy == 'deny' and sku_free(stock, is_guest, terms.guest_share_ppm) + line_held or ''
     local first_held = created + first
     if expires <= now then
@@ -225,6 +229,6 @@ local function line_change(call, cart_key, sku_key, args, adds, absent)
       stock.price, stock.revision, stock.active and 1 or 0, stock.policy, available,
     }
   end
-  ring_remember(cart_key, key, args[8], reply)
+  ring_remember(cart_key, key, fingerprint, reply)
   return reply
 end
