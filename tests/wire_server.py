@@ -41,6 +41,9 @@ ECHO_SEVERAL = Script(
 )
 """The same again, of which several calls may leave as one command."""
 
+WAIT_SECONDS = 20.0
+"""Until what a test waits for must have come."""
+
 CALLS = (b"EVALSHA", b"EVAL", b"FCALL")
 
 Command = list[bytes]
@@ -144,7 +147,7 @@ class FakeEngine:
 
     async def wait_until(self, holds: Callable[[], bool]) -> None:
         """Until something is true of what was received or accepted."""
-        async with self.received:
+        async with asyncio.timeout(WAIT_SECONDS), self.received:
             await self.received.wait_for(holds)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import Final
 
 from cartstore import model
-from cartstore.errors import CartError
+from cartstore.errors import CartError, InsufficientStock
 from cartstore.store import canonical_properties
 from cartstore_api import schemas
 from cartstore_api.answers import NO_HEADERS, REPLAYED, Answer
 from cartstore_api.conditions import guard_of, matches_etag, wants_representation
 from cartstore_api.context import RawHeader, RequestContext
-from cartstore_api.problems import ProblemError
+from cartstore_api.problems import ProblemError, answer_short
+from cartstore_api.remedies import ITEMS, fix_short
 from cartstore_api.services import Services
 
 _READ_HEADERS: Final[tuple[RawHeader, ...]] = (
@@ -49,6 +50,10 @@ async def add_line(services: Services, context: RequestContext, data: schemas.Ad
         result = await services.store.add_line(
             owner, sku, data.quantity, properties=data.properties, guard=guard
         )
+    except InsufficientStock as error:
+        line_id = error.line_id or _line_id_of(sku, data)
+        fix = fix_short(error, line_id, data.properties, is_there=False)
+        return answer_short(context, error, line_id, ITEMS, fix)
     except CartError as error:
         raise await services.remedies.explain_line(
             error,
@@ -69,6 +74,9 @@ async def set_quantity(
     owner = services.callers.mutator(context)
     try:
         result = await services.store.set_quantity(owner, line_id, data.quantity, guard=guard)
+    except InsufficientStock as error:
+        fix = fix_short(error, line_id, None, is_there=True)
+        return answer_short(context, error, line_id, f"{ITEMS}/{line_id}", fix)
     except CartError as error:
         raise await services.remedies.explain_line(
             error, owner, line_id=line_id, quantity=data.quantity

@@ -22,7 +22,7 @@ from litestar.exceptions import (
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.openapi.datastructures import ResponseSpec
 
-from cartstore.errors import CartError, CartStoreError, StoreError
+from cartstore.errors import CartError, CartStoreError, InsufficientStock, StoreError
 from cartstore_api.answers import PROBLEM, Answer
 from cartstore_api.context import RawHeader, RequestContext, context_of
 from cartstore_api.schemas import Cart, Fix, Shortfall
@@ -237,6 +237,34 @@ def answer(context: RequestContext, exc: Exception, method: str, path: str) -> A
         cart=error.cart,
     )
     return Answer(_encode(problem), kind.status, (*kind.headers, *error.headers), PROBLEM)
+
+
+_SHORT = KINDS["INSUFFICIENT_STOCK"]
+
+
+def answer_short(
+    context: RequestContext, error: InsufficientStock, line_id: str, path: str, fix: Fix | None
+) -> Answer:
+    """What a request ends in that wants more units for a line than there are; byte for byte what `answer`
+    would give. A crowd is refused as often as it is served, and so as fast: without an exception of ours, and
+    with names that the store has checked."""
+    context.code = error.code
+    problem = Problem(
+        type=_SHORT.type,
+        title=_SHORT.title,
+        status=_SHORT.status,
+        detail=error.message,
+        instance=path,
+        code=error.code,
+        request_id=context.request_id,
+        line_id=line_id,
+        sku=error.sku,
+        available_quantity=_sane(error.available_quantity),
+        requested_quantity=_sane(error.requested_quantity),
+        suggested_action=_SHORT.suggested_action,
+        fix=fix,
+    )
+    return Answer(_encode(problem), _SHORT.status, _SHORT.headers, PROBLEM)
 
 
 def translate(exc: Exception) -> ProblemError:

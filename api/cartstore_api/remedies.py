@@ -54,15 +54,11 @@ class Remedies:
         properties: Mapping[str, Any] | None = None,
         is_add: bool = False,
     ) -> ProblemError:
-        """A refusal to add to a line or to set it: the fix sets it to what it can have."""
+        """A refusal to add to a line or to set it, but for want of units (`fix_short`): the fix sets it to
+        what it can have."""
         problem = ProblemError.of(error)
         if not (is_add and problem.code == "ITEM_NOT_FOUND"):
             problem.line_id = problem.line_id or (line_id if problem.code != "PRODUCT_NOT_FOUND" else None)
-        if isinstance(error, InsufficientStock):
-            # The commonest refusal, and the one that comes in crowds: answered without asking anyone.
-            if error.fitting_quantity is not None:
-                problem.fix = _set_line(line_id, error.fitting_quantity, properties, is_there=not is_add)
-            return problem
         try:
             await self._explain(problem, error, owner)
             if problem.code in ("INVALID_QUANTITY", "LIMIT_EXCEEDED"):
@@ -230,6 +226,16 @@ class Remedies:
         currency = cart.summary.currency or self._store.settings.currency
         asked = msgspec.to_builtins(msgspec.structs.replace(body, expected_total=to_text(total, currency)))
         return schemas.Fix(method="POST", path="/v1/checkout", body=_without_nulls(asked))
+
+
+def fix_short(
+    error: InsufficientStock, line_id: str, properties: Mapping[str, Any] | None, *, is_there: bool
+) -> schemas.Fix | None:
+    """What a line can have of which there is not enough, known without asking anyone; None where the engine
+    did not say what would fit. `is_there`: the line is in the cart; else that is not known."""
+    if error.fitting_quantity is None:
+        return None
+    return _set_line(line_id, error.fitting_quantity, properties, is_there=is_there)
 
 
 def line_id_of_item(item: schemas.PutItem) -> str:

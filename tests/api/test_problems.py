@@ -8,7 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
+from cartstore_api import problems
+from cartstore_api.context import RequestContext
 from cartstore_api.problems import KINDS
+from cartstore_api.schemas import Fix
 from conftest import ADDRESS
 
 from cartstore import errors
@@ -81,6 +84,35 @@ async def test_fix_takes_what_is_there_when_stock_is_short(api: Any, method: str
     (line,) = (await api.ana.get("/v1/cart")).json()["items"]
     assert line["quantity"] == 2
     assert line["properties"] == ({} if method == "PATCH" else {"a": 1})
+
+
+@pytest.mark.parametrize("fix", [None, Fix(method="PATCH", path="/v1/cart/items/MUG", body={"quantity": 4})])
+@pytest.mark.parametrize("available", [None, 0, 5])
+def test_short_answer_is_that_of_any_problem_when_units_are_missing(
+    fix: Fix | None, available: int | None
+) -> None:
+    error = InsufficientStock(sku="MUG", available_quantity=available, requested_quantity=9)
+    problem = problems.ProblemError.of(error)
+    problem.line_id, problem.fix = "MUG~~1", fix
+    contexts = [RequestContext([(b"x-request-id", b"mine")]) for _ in range(2)]
+
+    expected = problems.answer(contexts[0], problem, "POST", "/v1/cart/items")
+    answer = problems.answer_short(contexts[1], error, "MUG~~1", "/v1/cart/items", fix)
+
+    parts = "body", "status", "headers", "content_type"
+    assert [getattr(answer, part) for part in parts] == [getattr(expected, part) for part in parts]
+    assert contexts[1].code == contexts[0].code == "INSUFFICIENT_STOCK"
+
+
+@pytest.mark.parametrize("path", ["/v1/cart/items/MUG", "/v1/cart/items/%4DUG"])
+async def test_problem_names_the_path_when_a_line_cannot_be_set(api: Any, path: str) -> None:
+    await api.sell(stock=2)
+    await api.add(quantity=1)
+
+    problem = await _problem(await api.ana.patch(path, json={"quantity": 3}), 409, "INSUFFICIENT_STOCK")
+
+    assert problem["instance"] == "/v1/cart/items/MUG"
+    assert problem["line_id"] == problem["sku"] == "MUG"
 
 
 async def test_no_fix_is_given_when_the_engine_does_not_tell_what_fits(

@@ -44,8 +44,8 @@ async def test_adds_share_commands_when_they_are_made_at_once(shop: Shop, admin:
     results = await add_all(shop)
 
     assert {result.line.quantity for result in results} == {1}
-    # The first at once, then four by four.
-    assert calls_of(admin) - before == 1 + 5
+    # Eight, eight, and the rest of the turn.
+    assert calls_of(admin) - before == 3
     assert (await shop.level("tee")).held == len(BUYERS)
 
 

@@ -64,35 +64,20 @@ async def test_call_carries_script_keys_identity_and_arguments(path: Path) -> No
 
 
 @on_both_loops
-async def test_calls_of_one_turn_leave_together_when_the_engine_has_others_to_run(path: Path) -> None:
+@pytest.mark.parametrize(("count", "writes"), [(1, [1]), (7, [7]), (8, [8]), (50, [8] * 6 + [2])])
+async def test_calls_of_one_turn_leave_in_one_write_when_they_are_not_too_many(
+    path: Path, count: int, writes: list[int]
+) -> None:
     async with running(path) as engine:
         endpoint = TappedEndpoint(engine.url)
         async with tapped(endpoint) as caller:
             await ask(caller, "connected")
             endpoint.writes.clear()
 
-            replies = await asyncio.gather(*(ask(caller, n) for n in range(50)))
+            replies = await asyncio.gather(*(ask(caller, n) for n in range(count)))
 
-            assert [reply[2] for reply in replies] == [str(n) for n in range(50)]
-            # The first finds the engine idle, the last one waits for a fourth until the turn is over.
-            assert [written.count(b"EVALSHA") for written in endpoint.writes] == [1, *[4] * 12, 1]
-
-
-@on_both_loops
-async def test_call_leaves_before_its_turn_ends_when_the_engine_is_idle(path: Path) -> None:
-    async with running(path) as engine:
-        endpoint = TappedEndpoint(engine.url)
-        async with tapped(endpoint) as caller:
-            await ask(caller, "connected")
-            endpoint.writes.clear()
-            calls = asyncio.gather(ask(caller, 1), ask(caller, 2))
-            # Behind the calls, in the same turn.
-            sent: list[int] = []
-            asyncio.get_running_loop().call_soon(lambda: sent.append(len(endpoint.writes)))
-            await calls
-
-            assert sent == [1]
-            assert len(endpoint.writes) == 2
+            assert [reply[2] for reply in replies] == [str(n) for n in range(count)]
+            assert [written.count(b"EVALSHA") for written in endpoint.writes] == writes
 
 
 @on_both_loops

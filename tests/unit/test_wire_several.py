@@ -47,8 +47,7 @@ async def answers_to(caller: WireCaller, *payloads: str | int) -> list[Any]:
 async def connected(
     path: Path, answers: Sequence[bytes | None] = (), **settings: Any
 ) -> AsyncIterator[tuple[FakeEngine, WireCaller]]:
-    """A caller that has been answered once: the next call leaves at once, and those behind it together.
-    `answers` are given after that."""
+    """A caller that has been answered once. `answers` are given after that."""
     async with running(path, **settings) as engine, WireCaller.open(engine.url) as caller:
         await ask(caller, "connected")
         engine.commands.clear()
@@ -83,12 +82,20 @@ async def test_calls_leave_as_one_command_when_they_are_of_one_script(path: Path
         replies = await answers_to(caller, *"abcde")
 
         assert replies == [echo(payload) for payload in "abcde"]
-        alone, together = engine.calls
+        [together] = engine.calls
+        keys = [GATE, *(f"{kind}:{payload}" for payload in "abcde" for kind in ("cart", "sku"))]
+        assert together[:4] == [b"FCALL", b"echoes_1", b"11", GATE.encode()]
+        assert together[3:15] == [*map(str.encode, keys), IDENTITY.encode()]
+        assert [values_of(packed) for packed in together[15:]] == [[p] for p in "abcde"]
+
+
+@on_both_loops
+async def test_call_leaves_as_it_is_when_no_other_is_made_in_its_turn(path: Path) -> None:
+    async with connected(path) as (engine, caller):
+        assert await ask(caller, "a") == echo("a")
+
+        [alone] = engine.calls
         assert alone[:2] == [b"FCALL", b"echo_1"]
-        keys = [GATE, *(f"{kind}:{payload}" for payload in "bcde" for kind in ("cart", "sku"))]
-        assert together[:4] == [b"FCALL", b"echoes_1", b"9", GATE.encode()]
-        assert together[3:13] == [*map(str.encode, keys), IDENTITY.encode()]
-        assert [values_of(packed) for packed in together[13:]] == [[p] for p in "bcde"]
 
 
 @on_both_loops
@@ -160,8 +167,9 @@ async def test_cancelled_calls_are_never_sent_when_they_waited_among_others(path
 @on_both_loops
 @pytest.mark.parametrize("piece_bytes", [0, 1])
 async def test_error_is_of_one_call_when_it_is_in_the_place_of_its_part(path: Path, piece_bytes: int) -> None:
-    wrong = b"*4\r\n" + part("b") + b"-CARTBADARG quantity\r\n" + b"-OOM of the engine\r\n" + part("e")
-    async with connected(path, [part("a"), wrong], piece_bytes=piece_bytes) as (_, caller):
+    wrong = b"*6\r\n" + part("a") + part("b") + b"-CARTBADARG quantity\r\n-OOM of the engine\r\n"
+    wrong += part("e") + part("f")
+    async with connected(path, [wrong], piece_bytes=piece_bytes) as (_, caller):
         replies = await answers_to(caller, *"abcdef")
 
         assert [replies[n] for n in (0, 1, 4, 5)] == [echo(payload) for payload in "abef"]
@@ -176,18 +184,18 @@ async def test_call_is_never_sent_again_when_an_error_is_in_the_place_of_its_par
     path: Path, says: bytes
 ) -> None:
     """Its script ran: once more would be twice."""
-    wrong = b"*4\r\n" + part("b") + b"-" + says + b"\r\n" + part("d") + part("e")
-    async with connected(path, [part("a"), wrong]) as (engine, caller):
+    wrong = b"*5\r\n" + part("a") + part("b") + b"-" + says + b"\r\n" + part("d") + part("e")
+    async with connected(path, [wrong]) as (engine, caller):
         replies = await answers_to(caller, *"abcde")
 
         assert type(replies[2]) is ContractError
-        assert sizes_of(engine.calls) == [1, 4]
+        assert sizes_of(engine.calls) == [5]
 
 
 @on_both_loops
 async def test_call_raises_contract_error_when_an_error_is_inside_of_its_part(path: Path) -> None:
-    wrong = b"*4\r\n" + part("b") + b"*2\r\n$2\r\nOK\r\n-OOM within\r\n" + part("d") + part("e")
-    async with connected(path, [part("a"), wrong]) as (_, caller):
+    wrong = b"*5\r\n" + part("a") + part("b") + b"*2\r\n$2\r\nOK\r\n-OOM within\r\n" + part("d") + part("e")
+    async with connected(path, [wrong]) as (_, caller):
         replies = await answers_to(caller, *"abcde")
 
         assert [replies[n] for n in (0, 1, 3, 4)] == [echo(payload) for payload in "abde"]
@@ -209,11 +217,10 @@ async def test_call_raises_contract_error_when_an_error_is_inside_of_its_part(pa
 async def test_every_call_is_told_when_the_command_is_refused(
     path: Path, sent: bytes, expected: type[Exception]
 ) -> None:
-    async with connected(path, [part("a"), sent]) as (_, caller):
+    async with connected(path, [sent]) as (_, caller):
         replies = await answers_to(caller, *"abcde")
 
-        assert replies[0] == echo("a")
-        assert [type(reply) for reply in replies[1:]] == [expected] * 4
+        assert [type(reply) for reply in replies] == [expected] * 5
         assert await ask(caller, "f") == echo("f")
 
 
@@ -239,27 +246,25 @@ async def test_calls_leave_alone_when_one_has_more_arguments_than_can_be_carried
 
 @on_both_loops
 async def test_calls_are_unknown_when_the_connection_is_lost_after_they_left_together(path: Path) -> None:
-    async with connected(path, [part("a"), None]) as (engine, caller):
+    async with connected(path, [None]) as (engine, caller):
         waiting = asyncio.ensure_future(answers_to(caller, *"abcde"))
-        await engine.wait_for_calls(2)
+        await engine.wait_for_calls(1)
         await turns()
         engine.cut()
-        replies = await waiting
 
-        assert replies[0] == echo("a")
-        assert [type(reply) for reply in replies[1:]] == [OutcomeUnknown] * 4
+        assert [type(reply) for reply in await waiting] == [OutcomeUnknown] * 5
         assert await ask(caller, "f") == echo("f")
 
 
 @on_both_loops
 async def test_calls_are_unknown_when_they_left_together_and_the_caller_is_closed(path: Path) -> None:
-    async with connected(path, [part("a"), None]) as (engine, caller):
+    async with connected(path, [None]) as (engine, caller):
         waiting = asyncio.ensure_future(answers_to(caller, *"abcde"))
-        await engine.wait_for_calls(2)
+        await engine.wait_for_calls(1)
         await turns()
         await caller.aclose()
 
-        assert [type(reply) for reply in (await waiting)[1:]] == [OutcomeUnknown] * 4
+        assert [type(reply) for reply in await waiting] == [OutcomeUnknown] * 5
         with pytest.raises(StoreUnavailable):
             await ask(caller, "f")
 
@@ -289,7 +294,7 @@ async def test_both_functions_are_loaded_once_when_the_engine_knows_neither(path
         loaded = [command[-1] for command in engine.commands if command[0] == b"FUNCTION"]
         assert sorted(loaded) == [b"#!lua name=echo_1\n", b"#!lua name=echoes_1\n"]
         assert {call[0] for call in engine.calls} == {b"FCALL"}
-        assert sizes_of(engine.calls)[-6:] == [1, 4, 4, 4, 4, 3]
+        assert sizes_of(engine.calls)[-3:] == [8, 8, 4]
 
 
 @on_both_loops
@@ -324,10 +329,10 @@ async def test_calls_leave_alone_again_when_what_carries_them_is_forgotten(path:
         engine.functions.discard(b"echoes_1")
 
         assert await answers_to(caller, *range(5)) == [echo(n) for n in range(5)]
-        assert sizes_of(engine.calls) == [1, 4, 1, 1, 1, 1]
+        assert sizes_of(engine.calls) == [5, 1, 1, 1, 1, 1]
         assert not [command for command in engine.commands if command[0] == b"FUNCTION"]
         assert await answers_to(caller, *range(5)) == [echo(n) for n in range(5)]
-        assert sizes_of(engine.calls)[-2:] == [1, 4]
+        assert sizes_of(engine.calls)[-1] == 5
         # Only what was missed, not the calls' own, which the engine still knows.
         loaded = [command[-1] for command in engine.commands if command[0] == b"FUNCTION"]
         assert loaded == [b"#!lua name=echoes_1\n"]
@@ -345,4 +350,4 @@ async def test_calls_leave_together_again_when_the_engine_was_too_full_for_funct
         for _ in range(2):
             await answers_to(caller, *range(5))
 
-        assert sizes_of(engine.calls)[-2:] == [1, 4]
+        assert sizes_of(engine.calls)[-1] == 5

@@ -33,9 +33,9 @@ IN_FLIGHT_MAX: Final = 4_096
 WAITING_MAX: Final = 16_384
 """Calls that wait to be sent; one more is refused at once."""
 
-TOGETHER: Final = 4
-"""Calls that leave in one write before the turn of the loop in which they were made has ended. To gather all
-of a turn would cost the engine the time in which the next turn begins and reads what has arrived."""
+WRITE_MAX: Final = 8
+"""Calls that leave in one write. Those of one turn of the loop leave in one write at its end, unless they are
+more: to gather all of a crowded turn would cost the engine the time in which they are made."""
 
 WAIT_SECONDS: Final = 2.0
 """How long a call may wait to be sent. Shorter than its deadline, so that one which is sent late still has
@@ -155,7 +155,7 @@ class WireCaller:
         future: asyncio.Future[Reply] = self._loop.create_future()
         waiting.append(Call(future, script, keys, args, self._tick))
         connection = self._connection
-        if connection is not None and (len(waiting) >= TOGETHER or connection.is_idle):
+        if connection is not None and len(waiting) >= WRITE_MAX:
             connection.send(waiting)
         if waiting and not self._is_flush_due:
             self._is_flush_due = True

@@ -97,11 +97,6 @@ class Connection(asyncio.Protocol):
 
     # --- sending -------------------------------------------------------------------------------
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether the engine has nothing of ours to do."""
-        return not self._in_flight
-
     def send(self, waiting: deque[Call]) -> None:
         """Write what is waiting, oldest first, as far as there is room; the rest stays where it is."""
         in_flight, room = self._in_flight, self._in_flight_max
