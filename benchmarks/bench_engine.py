@@ -190,7 +190,8 @@ def _million(options: Options) -> Iterator[Result]:
             ]
             sides[name] = partial(pipeline.run, found, packed_adds(packer, who), seconds=options.seconds)
             sides[f"{name} touch"] = partial(pipeline.run, found, touches, seconds=options.seconds)
-        samples = interleaved(sides, options.repetitions)
+        # Filling takes longer than all of them, and what depends on the host's memory varies most.
+        samples = interleaved(sides, 3 * options.repetitions)
         count = large.client.dbsize()
     adds_us, touches_us = (_lost_us(samples, side) for side in ("", " touch"))
     note = (

@@ -27,6 +27,10 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     belongs_to: Set = "core"
 
     @property
+    def has_target(self) -> bool:
+        return self.at_least is not None or self.at_most is not None
+
+    @property
     def target(self) -> str:
         if self.at_least is not None:
             return f"≥ {self.at_least:g}"
@@ -117,14 +121,14 @@ def interleaved(sides: Mapping[str, Side], repetitions: int) -> dict[str, list[S
 def pairs_of(
     samples: Sequence[Sample], baselines: Sequence[Sample], measure: Callable[[Sample], float]
 ) -> list[Pair]:
-    """The repetitions of two sides, put together by number."""
+    """The repetitions of two sides, put together by number, as far as both were measured."""
     return [
         Pair(
             measure(sample),
             measure(baseline),
             {"value": msgspec.to_builtins(sample), "baseline": msgspec.to_builtins(baseline)},
         )
-        for sample, baseline in zip(samples, baselines, strict=True)
+        for sample, baseline in zip(samples, baselines, strict=False)
     ]
 
 

@@ -53,6 +53,7 @@ def test_interleaved_takes_turns_and_turns_round_when_it_is_repeated() -> None:
 
     assert order == ["a", "b", "b", "a", "a", "b"]
     assert [pair.ratio for pair in pairs_of(samples["a"], samples["b"], rate)] == [1 / 2, 4 / 3, 5 / 6]
+    assert [pair.ratio for pair in pairs_of(samples["a"], samples["b"][:1], rate)] == [1 / 2]
 
 
 def test_percentile_is_a_value_that_was_measured_when_there_are_few() -> None:
