@@ -31,9 +31,11 @@ call.noted = {}
 for index = 2, #ARGV do
   local lifetime = call.lifetime
   local done, reply = pcall(line_add, call, now, KEYS[2 * index - 2], KEYS[2 * index - 1], ARGV[index])
-  if not done or not reply then
-    -- What it was about to leave to the gate is not the next one's to write.
-    call.lifetime, call.has_new_lifetime = lifetime, false
+  if not done then
+    if call.has_new_lifetime then
+      -- What it was about to leave to the gate is not the next one's to write.
+      call.lifetime, call.has_new_lifetime = lifetime, false
+    end
     -- An engine's own error has a code already.
     local text = type(reply) == 'table' and reply.err or tostring(reply)
     reply = redis.error_reply(string.find(text, '^%u+ ') and text or 'ERR ' .. text)

@@ -16,6 +16,7 @@ from conftest import ADDRESS
 
 from cartstore import errors
 from cartstore.errors import InsufficientStock, OutcomeUnknown, StoreFull, StoreRecovering, StoreUnavailable
+from cartstore.model import line_id_of
 
 DECISION = Path(__file__).parents[2] / "docs" / "decisions" / "0005-rest.md"
 
@@ -79,6 +80,9 @@ async def test_fix_takes_what_is_there_when_stock_is_short(api: Any, method: str
 
     problem = await _problem(await api.ana.request(method, path, json=body), 409, "INSUFFICIENT_STOCK")
 
+    assert problem["instance"] == path
+    line_id = "MUG" if method == "PATCH" else line_id_of("MUG", '{"a":1}')
+    assert problem["line_id"] == line_id
     assert problem["suggested_action"] == "reduce_quantity"
     assert (await api.fixed(problem)).is_success
     (line,) = (await api.ana.get("/v1/cart")).json()["items"]
@@ -87,7 +91,7 @@ async def test_fix_takes_what_is_there_when_stock_is_short(api: Any, method: str
 
 
 @pytest.mark.parametrize("fix", [None, Fix(method="PATCH", path="/v1/cart/items/MUG", body={"quantity": 4})])
-@pytest.mark.parametrize("available", [None, 0, 5])
+@pytest.mark.parametrize("available", [None, 0, 5, 2**53 + 1])
 def test_short_answer_is_that_of_any_problem_when_units_are_missing(
     fix: Fix | None, available: int | None
 ) -> None:
