@@ -70,7 +70,7 @@ def run(options: Options) -> Iterator[Result]:
         return
     calm, storm, longest, released = [], [], [], []
     with servers(database=False) as found:
-        for _ in range(max(2, options.repetitions // 2)):
+        for _ in range(options.repetitions):
             its_calm, its_storm, its_longest, its_seconds = _storm(found)
             calm.append(its_calm)
             storm.append(its_storm)

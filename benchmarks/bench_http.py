@@ -162,8 +162,9 @@ def run(options: Options) -> Iterator[Result]:
         open_shop(found, skus=SKUS + 1)
         sell_out(found, sku_name(SOLD_OUT))
         pack = pipeline.Packer(identity_of(found))
-        # Carts of three lines before the first request: every add finds the cart as the last one does.
-        assert fill(found, carts_of(pack, CARTS)) == 0
+        # Carts of three lines before the first request: every add finds the cart as the last one does. The
+        # mix has buyers of its own, whose carts grow and are bought.
+        assert fill(found, carts_of(pack, 2 * CARTS)) == 0
         _stock_of_bare(found)
         service = stack.enter_context(api(found, checkout_ack="engine"))
         who = requests.users(CARTS)
@@ -331,9 +332,11 @@ class Http:
             found["reads"] = (partial(self._closed, service, ours), (READ,))
             found["bare reads"] = (partial(self._closed, plain, theirs), (READ,))
         if options.wants(MIX):
-            work = mixed(MIXED_CALLS)
-            ours = self._file("mix", requests.to_service(service, self._who, work))
-            theirs = self._file("bare-mix", requests.to_bare(plain, self._who, work))
+            work = [msgspec.structs.replace(op, cart=op.cart + CARTS) for op in mixed(MIXED_CALLS)]
+            buyers = requests.users(2 * CARTS)
+            self._warm("each-mix", service, buyers[CARTS:])
+            ours = self._file("mix", requests.to_service(service, buyers, work))
+            theirs = self._file("bare-mix", requests.to_bare(plain, buyers, work))
             found["mix"] = (partial(self._mixed, service, ours), (MIX,))
             found["bare mix"] = (partial(self._closed, plain, theirs), (MIX,))
         for name, figure, gone in (

@@ -28,10 +28,11 @@ def mark(result: Result) -> str:
 
 
 def table(results: Sequence[Result]) -> str:
-    """One row per figure: what was measured, its baseline, the ratio, its spread and the target."""
+    """One row per figure: what was measured, its baseline, the ratio, its spread, that of the best repetitions,
+    and the target."""
     rows = [
-        "| figure | measured | baseline | ratio (min to max) | target | |",
-        "|---|---:|---:|---:|---:|---|",
+        "| figure | measured | baseline | ratio (min to max) | of the best | target | |",
+        "|---|---:|---:|---:|---:|---:|---|",
     ]
     for result in results:
         figure = result.figure
@@ -40,7 +41,8 @@ def table(results: Sequence[Result]) -> str:
             told = f"{told} {figure.unit}"
         rows.append(
             f"| {figure.title} | {number(result.value())} {figure.unit} | {number(result.baseline())} "
-            f"| {told} | {figure.target} | {mark(result)} |"
+            f"| {told} | {number(result.best) if result.best is not None else ''} | {figure.target} "
+            f"| {mark(result)} |"
         )
     return "\n".join(rows)
 

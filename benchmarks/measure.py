@@ -75,6 +75,15 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         return max(self.each())
 
     @property
+    def best(self) -> float | None:
+        """The ratio of the best repetition of either side: what other work on the machine took from either is
+        left out. None where the value itself is judged."""
+        if self.figure.absolute:
+            return None
+        best = max if self.figure.unit.endswith("/s") else min
+        return Pair(best(pair.value for pair in self.pairs), best(pair.baseline for pair in self.pairs)).ratio
+
+    @property
     def verdict(self) -> bool | None:
         """Whether the median reaches the target; None where there is none."""
         if self.figure.at_least is not None:

@@ -168,6 +168,7 @@ def write(file: Path, facts: dict[str, Any], results: Sequence[Result]) -> None:
             "median": result.median,
             "lowest": result.lowest,
             "highest": result.highest,
+            "best": result.best,
             "reached": result.verdict,
         }
         for result in results

@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +41,16 @@ def test_result_is_the_median_of_ratios_when_the_machine_changes_its_pace() -> N
 @pytest.mark.parametrize(("value", "reached"), [(1.9, True), (2.0, True), (2.1, False)])
 def test_result_judges_the_value_itself_when_the_target_is_absolute(value: float, reached: bool) -> None:
     assert Result(figure=AT_MOST, pairs=[Pair(value, 100)]).verdict is reached
+
+
+def test_result_tells_the_best_of_either_side_when_it_is_a_ratio() -> None:
+    pairs = [Pair(40, 50), Pair(30, 100), Pair(20, 80)]
+
+    assert Result(figure=AT_LEAST, pairs=pairs).best == 0.4
+    latency = msgspec.structs.replace(AT_MOST, absolute=False, unit="ms")
+    assert Result(figure=latency, pairs=pairs).best == 0.4
+    assert Result(figure=msgspec.structs.replace(latency, unit="us"), pairs=pairs[:2]).best == 0.6
+    assert Result(figure=AT_MOST, pairs=pairs).best is None
 
 
 def test_interleaved_takes_turns_and_turns_round_when_it_is_repeated() -> None:
@@ -121,7 +132,7 @@ def test_page_gets_table_and_charts_when_it_is_published(tmp_path: Path) -> None
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "old" not in text
-    assert "| A <of> B | 35 adds/s | 100 | 0.35 (0.3 to 0.4) | ≥ 0.5 | ✗ |" in text
+    assert "| A <of> B | 35 adds/s | 100 | 0.35 (0.3 to 0.4) | 0.4 | ≥ 0.5 | ✗ |" in text
     assert "✓" in text
     svg = (tmp_path / "results" / "targets.svg").read_text()
     assert "A &lt;of&gt; B" in svg
