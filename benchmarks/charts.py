@@ -28,8 +28,8 @@ def mark(result: Result) -> str:
 
 
 def table(results: Sequence[Result]) -> str:
-    """One row per figure: what was measured, its baseline, the ratio, its spread, that of the best repetitions,
-    and the target."""
+    """One row per figure: what was measured, its baseline, the ratio, its spread, that of the best
+    repetitions, and the target."""
     rows = [
         "| figure | measured | baseline | ratio (min to max) | of the best | target | |",
         "|---|---:|---:|---:|---:|---:|---|",
