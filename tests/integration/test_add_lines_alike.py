@@ -101,6 +101,16 @@ def together(client: Any, identity: str, adds: Sequence[Add]) -> list[Any]:
         client.connection_pool.release(connection)
 
 
+def replies_either_way(client: Any, identity: str, adds: Sequence[Add]) -> list[Any]:
+    """The replies, which are the same alone and together, as is all that the engine keeps afterwards."""
+    before = copy_of(client)
+    expected, state = alone(client, identity, adds), state_of(client)
+    put_back(client, before)
+    assert together(client, identity, adds) == expected
+    assert state_of(client) == state
+    return expected
+
+
 def _add() -> Script:
     return script("cart_add_line")
 
@@ -146,14 +156,9 @@ async def test_adds_do_what_they_do_alone_when_they_share_a_call(own: Engine, bl
             now_ms += chance.choice([1, 60, 60, 500, 4_000]) * SECOND_MS
             adds = [some_add(chance, keys, now_ms) for _ in range(chance.randrange(1, SEVERAL_MAX + 1))]
             harmed = _harm(chance, blobs, keys) if number > ROUNDS // 2 else None
-            before = copy_of(blobs)
 
-            expected, state = alone(blobs, identity, adds), state_of(blobs)
-            put_back(blobs, before)
-            given = together(blobs, identity, adds)
+            expected = replies_either_way(blobs, identity, adds)
 
-            assert given == expected
-            assert state_of(blobs) == state
             seen.update(reply if isinstance(reply, str) else reply[0] for reply in expected)
             if harmed is not None:
                 blobs.delete(harmed)
@@ -184,14 +189,10 @@ async def test_every_add_is_refused_when_the_number_of_changes_is_none(own: Engi
         identity = blobs.hget(keys.gate, "identity").decode()
         for harm in (b" 7", b"1.5"):
             blobs.hset(keys.gate, "change", harm)
-            before = copy_of(blobs)
             adds = [_plain(keys, cart, shop.now_ms, sku="nope" if cart == "u.b" else "tee") for cart in CARTS]
 
-            expected, state = alone(blobs, identity, adds), state_of(blobs)
-            put_back(blobs, before)
+            expected = replies_either_way(blobs, identity, adds)
 
-            assert together(blobs, identity, adds) == expected
-            assert state_of(blobs) == state
             assert expected[1] == [b"PRODUCT_NOT_FOUND"]
             assert "hash" in expected
 
@@ -205,14 +206,10 @@ async def test_adds_that_are_refused_are_told_why_when_the_index_of_changes_is_b
         identity = blobs.hget(keys.gate, "identity").decode()
         blobs.delete(keys.activity)
         blobs.set(keys.activity, "no sorted set")
-        before = copy_of(blobs)
         adds = [_plain(keys, cart, shop.now_ms, sku="nope" if cart == "u.b" else "tee") for cart in CARTS]
 
-        expected, state = alone(blobs, identity, adds), state_of(blobs)
-        put_back(blobs, before)
+        expected = replies_either_way(blobs, identity, adds)
 
-        assert together(blobs, identity, adds) == expected
-        assert state_of(blobs) == state
         assert expected == ["WRONGTYPE", [b"PRODUCT_NOT_FOUND"], *["WRONGTYPE"] * 3]
 
 
@@ -252,18 +249,14 @@ async def test_lifetime_is_that_of_adds_alone_when_one_fails_that_raises_it(
             blobs.set(keys.holds("tee"), "no sorted set")
         else:
             blobs.hset(keys.cart("u.a"), "ip", "no number")
-        before = copy_of(blobs)
         adds = [
             _plain(keys, "u.a", shop.now_ms, terms=longest, key="k1"),
             _plain(keys, "u.b", shop.now_ms, sku="few", terms=longer),
             _plain(keys, "u.c", shop.now_ms, sku="few"),
         ]
 
-        expected, state = alone(blobs, identity, adds), state_of(blobs)
-        put_back(blobs, before)
+        expected = replies_either_way(blobs, identity, adds)
 
-        assert together(blobs, identity, adds) == expected
-        assert state_of(blobs) == state
         assert isinstance(expected[0], str)
         raised = longer if harm == "before" else longest
         assert int(blobs.hget(keys.gate, "lifetime_ms")) == raised.hold_ttl_ms
