@@ -29,8 +29,8 @@ class Script:
     text: what EVAL is given; of a function, with what the engine has to let pass of it.
     plain: the same as a script, if it is a function.
     several: what runs several calls of this one, if anything does. Its keys are the first of theirs, which
-        they share, and the others of each; its arguments after the identity are those of each but theirs,
-        as MessagePack values one after the other; its reply is an array of theirs.
+        they share, and the others of each; its arguments after the identity are what comes after it in
+        each, as MessagePack values one after the other; its reply is an array of theirs.
     """
 
     __slots__ = ("command", "library", "name", "plain", "several", "sha", "source", "text")

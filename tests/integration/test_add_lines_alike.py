@@ -90,7 +90,8 @@ def together(client: Any, identity: str, adds: Sequence[Add]) -> list[Any]:
     """As the wire packs them, but for the command's first words."""
     carrier = _add().several
     assert carrier is not None
-    calls = [Call(None, _add(), keys, args, 0) for keys, args in adds]  # type: ignore[arg-type]
+    nobody: Any = None
+    calls = [Call(nobody, _add(), keys, args, 0) for keys, args in adds]
     as_text = Script(carrier.name, carrier.source)
     as_text.command = "EVAL", carrier.text
     connection = client.connection_pool.get_connection()

@@ -34,8 +34,9 @@ WAITING_MAX: Final = 16_384
 """Calls that wait to be sent; one more is refused at once."""
 
 WRITE_MAX: Final = 8
-"""Calls that leave in one write. Those of one turn of the loop leave in one write at its end, unless they are
-more: to gather all of a crowded turn would cost the engine the time in which they are made."""
+"""Calls of one turn of the loop that leave in one write, at its end or when they are so many: to gather all
+of a crowded turn would cost the engine the time in which they are made. What had to wait for room leaves by
+bytes."""
 
 WAIT_SECONDS: Final = 2.0
 """How long a call may wait to be sent. Shorter than its deadline, so that one which is sent late still has
