@@ -84,7 +84,7 @@ for name in script_names():
     Path(sys.argv[1], name + ".lua").write_text(compose(name))
 endef
 export COMPOSE_LUA
-LUACHECK := luacheck --quiet --std lua51 --read-globals redis KEYS ARGV cjson cmsgpack --no-max-line-length
+LUACHECK := luacheck --quiet --std lua51 --read-globals redis KEYS ARGV cjson cmsgpack struct --no-max-line-length
 
 .PHONY: bench
 bench: $(DEV)

@@ -7,7 +7,7 @@ from typing import Final
 
 from cartstore.model import Partition
 
-LAYOUT: Final = 3
+LAYOUT: Final = 4
 """Version of the key layout. A change ships as pre and post steps (docs/operations.md)."""
 
 

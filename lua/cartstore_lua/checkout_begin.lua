@@ -207,7 +207,6 @@ for _, line in ipairs(lines) do
     stock.has_moved = true
     if cart.is_guest then
       stock.guest_held = stock.guest_held + line.held
-      stock.has_guest_change = true
     end
     cart.waiting = cart.waiting + line.held
   end

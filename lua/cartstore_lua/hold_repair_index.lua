@@ -29,8 +29,7 @@ end
 local sku = string.sub(KEYS[2], #call.prefix + 5)
 local holds_key = call.prefix .. 'holds:' .. sku
 
--- Bounds alone would make a hash of a SKU that is gone.
-if redis.call('HEXISTS', KEYS[2], 'rev') == 0 then
+if redis.call('HEXISTS', KEYS[2], 'on_hand') == 0 then
   return { 'OK', '0' }
 end
 local orphans = {}
@@ -44,8 +43,7 @@ for _, member in ipairs(redis.call('ZRANGE', holds_key, 0, limit - 1)) do
   end
 end
 local function bounds()
-  local read = redis.call('HMGET', KEYS[2], 'earliest', 'latest')
-  return table.concat({ redis.call('ZSCORE', call.prefix .. 'holding', sku) or '', read[1] or '', read[2] or '' }, ' ')
+  return (redis.call('ZSCORE', call.prefix .. 'holding', sku) or '') .. ' ' .. (redis.call('HGET', KEYS[2], 'hold_state') or '')
 end
 local before = bounds()
 

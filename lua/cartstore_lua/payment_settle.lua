@@ -21,6 +21,7 @@
 --- @include cart_load
 --- @include cart_save
 --- @include cart_uncount
+--- @include sku_count
 --- @include sku_load
 --- @include sku_has_due
 --- @include hold_set
@@ -155,17 +156,12 @@ if outcome == 'paid' then
     end
     redis.call('HINCRBY', sku_key, 'on_hand', int(-taken))
     redis.call('HINCRBY', sku_key, 'sold', int(sale.quantity))
-    redis.call('HINCRBY', sku_key, 'rev', 1)
     if sale.quantity > taken then
       redis.call('HINCRBY', sku_key, 'backordered', int(sale.quantity - taken))
     end
-    if was_pending and sale.held > 0 then
-      redis.call('HINCRBY', sku_key, 'held', int(-sale.held))
-      if is_guest then
-        redis.call('HINCRBY', sku_key, 'guest_held', int(-sale.held))
-      end
-      waiting = waiting + sale.held
-    end
+    local returned = was_pending and sale.held or 0
+    sku_count(sku_key, -returned, is_guest and -returned or 0)
+    waiting = waiting + returned
     holding_refresh(call, sale.sku)
     told[#told + 1] = {
       order_id = sale.order_id, sku = sale.sku, quantity = int(sale.quantity), taken = int(taken),

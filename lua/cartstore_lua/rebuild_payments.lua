@@ -18,6 +18,7 @@
 --- @include hash_set
 --- @include payment_load
 --- @include holding_refresh
+--- @include sku_count
 --- @include cart_load
 --- @include cart_save
 
@@ -47,11 +48,7 @@ local function put_back(payment_key, lists)
   for _, order in ipairs(payment.list) do
     for _, line in ipairs(order.lines) do
       if line.held > 0 then
-        local sku_key = call.prefix .. 'sku:' .. line.sku
-        redis.call('HINCRBY', sku_key, 'held', int(line.held))
-        if is_guest then
-          redis.call('HINCRBY', sku_key, 'guest_held', int(line.held))
-        end
+        sku_count(call.prefix .. 'sku:' .. line.sku, line.held, is_guest and line.held or 0)
         redis.call('ZADD', call.prefix .. 'holds:' .. line.sku, payment.expires, 'o\31' .. order.id)
         holding_refresh(call, line.sku)
         waiting = waiting + line.held

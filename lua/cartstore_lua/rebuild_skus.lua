@@ -13,7 +13,7 @@
   Cost     O(SKUs)
 ]]
 --- @include call_begin
---- @include int
+--- @include hold_state_encode
 --- @include hash_set
 
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
@@ -26,10 +26,10 @@ end
 
 -- Far from every rev that this SKU had in an earlier epoch: a repair that was found before the engine was lost must
 -- not take this counter for the one that it has seen.
-local rev = int(tonumber(call.epoch) * 10000000000)
+local state = hold_state_encode(0, tonumber(call.epoch) * 10000000000, 0, 0)
 for index = 2, #KEYS do
   local fields = cjson.decode(ARGV[index + 2])
-  for _, part in ipairs({ 'held', '0', 'guest_held', '0', 'rev', rev }) do
+  for _, part in ipairs({ 'held', '0', 'hold_state', state }) do
     fields[#fields + 1] = part
   end
   hash_set(KEYS[index], fields)

@@ -19,6 +19,7 @@
 --- @include int
 --- @include stock_append
 --- @include hold_claim
+--- @include hold_state_encode
 --- @include sku_load
 
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
@@ -37,14 +38,16 @@ local epoch, seq = gate[1], gate[2]
 if last[1] then
   epoch, seq = string.match(last[1][1], '^(%d+)-(%d+)$')
 end
-local read = redis.call('HMGET', KEYS[2], 'rev', 'revision', 'earliest', 'latest', 'guest_held', 'frozen')
+local read = redis.call('HMGET', KEYS[2], 'revision', 'hold_state', 'frozen')
+local revision, packed, frozen = read[1], read[2], read[3] and '1' or '0'
 -- One that was frozen before it was ever published has that mark alone.
-if redis.call('HLEN', KEYS[2]) == (read[6] and 1 or 0) then
-  return { 'NOTHING', epoch, seq, redis.call('ZCARD', holds_key), read[6] and '1' or '0' }
+if redis.call('HLEN', KEYS[2]) == tonumber(frozen) then
+  return { 'NOTHING', epoch, seq, redis.call('ZCARD', holds_key), frozen }
 end
-local stock = sku_load(call, sku)
-local is_readable = stock and stock.policy
-for _, name in ipairs({ 'rev', 'revision', 'on_hand', 'held', 'guest_held', 'sold', 'backordered' }) do
+local is_readable = packed and #packed == #hold_state_encode(0, 0, 0, 0)
+local stock = is_readable and sku_load(call, sku)
+is_readable = stock and stock.policy
+for _, name in ipairs({ 'revision', 'on_hand', 'held', 'sold', 'backordered' }) do
   is_readable = is_readable and tonumber(redis.call('HGET', KEYS[2], name) or '')
 end
 if not is_readable then
@@ -69,9 +72,8 @@ local earliest = redis.call('ZRANGE', holds_key, 0, 0, 'WITHSCORES')
 local latest = redis.call('ZRANGE', holds_key, -1, -1, 'WITHSCORES')
 local holding = redis.call('ZSCORE', call.prefix .. 'holding', sku) or '0'
 -- Bounds that do not cover the index hide due holds just as an absent entry in `holding` does.
-local bounds_from, bounds_to = tonumber(read[3] or ''), tonumber(read[4] or '')
-local is_covered = bounds_from and bounds_to and earliest[2]
-  and bounds_from <= tonumber(earliest[2]) and bounds_to >= tonumber(latest[2])
+local is_covered = earliest[2] and stock.earliest > 0
+  and stock.earliest <= tonumber(earliest[2]) and stock.latest >= tonumber(latest[2])
 if earliest[2] and not is_covered then
   holding = '0'
 end
@@ -79,8 +81,8 @@ end
 local reply = { 'OK' }
 stock_append(reply, KEYS[2], sku)
 for _, value in ipairs({
-  read[1], read[2], epoch, seq, int(recorded), earliest[2] or '0',
-  holding, #members <= limit and '1' or '0', read[5], int(guest_recorded), call.epoch, read[6] and '1' or '0',
+  int(stock.rev), revision, epoch, seq, int(recorded), earliest[2] or '0',
+  holding, #members <= limit and '1' or '0', int(stock.guest_held), int(guest_recorded), call.epoch, frozen,
 }) do
   reply[#reply + 1] = value
 end

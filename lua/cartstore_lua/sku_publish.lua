@@ -16,6 +16,7 @@
   Cost     O(1)
 ]]
 --- @include call_begin
+--- @include hold_state_encode
 
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
 if not call then
@@ -38,8 +39,10 @@ if redis.call('HEXISTS', KEYS[2], 'frozen') == 1 then
 end
 if not known then
   -- In the order in which mutations want them: the engine looks through a small hash from its start.
-  for _, counter in ipairs({ 'on_hand', 'held', 'rev', 'guest_held', 'sold', 'backordered' }) do
-    redis.call('HSETNX', KEYS[2], counter, 0)
+  redis.call('HSET', KEYS[2], 'fields', fields)
+  local counters = { 'on_hand', 0, 'held', 0, 'hold_state', hold_state_encode(0, 0, 0, 0), 'sold', 0, 'backordered', 0 }
+  for index = 1, #counters, 2 do
+    redis.call('HSETNX', KEYS[2], counters[index], counters[index + 1])
   end
 end
 redis.call('HSET', KEYS[2], 'fields', fields, 'revision', ARGV[4], 'seller', ARGV[6], 'product', ARGV[7])

@@ -23,6 +23,7 @@
 ]]
 --- @include call_begin
 --- @include hold_release_if_due
+--- @include sku_count
 --- @include sku_load
 --- @include sku_has_due
 --- @include outbox_append
@@ -72,7 +73,7 @@ if target > 1099511627776 then
 end
 
 redis.call('HINCRBY', KEYS[2], 'on_hand', int(delta))
-redis.call('HINCRBY', KEYS[2], 'rev', 1)
+sku_count(KEYS[2], 0, 0)
 local position = outbox_append(call, 'stock_adjusted', {
   sku = sku, delta = int(delta), on_hand = int(target), reason = ARGV[7], reference = ARGV[8], fingerprint = ARGV[9],
 }, KEYS[3], 0)

@@ -20,6 +20,8 @@
   Cost     O(1)
 ]]
 --- @include call_begin
+--- @include hold_state_decode
+--- @include hold_state_encode
 --- @include int
 --- @include outbox_append
 
@@ -31,16 +33,21 @@ local held, guest_held = tonumber(ARGV[8]), tonumber(ARGV[9])
 if not held or not guest_held or held < 0 or guest_held < 0 or guest_held > held then
   return redis.error_reply('CARTBADARG counted')
 end
-local read = redis.call('HMGET', KEYS[2], 'rev', 'held', 'guest_held')
-if call.epoch ~= ARGV[4] or read[1] ~= ARGV[5] or read[2] ~= ARGV[6] or read[3] ~= ARGV[7] then
+local read = redis.call('HMGET', KEYS[2], 'held', 'hold_state')
+if call.epoch ~= ARGV[4] or read[1] ~= ARGV[6] or not read[2] then
+  return { 'OK', '0' }
+end
+local guest_held_before, rev, earliest, latest = hold_state_decode(read[2])
+if int(rev) ~= ARGV[5] or int(guest_held_before) ~= ARGV[7] then
   return { 'OK', '0' }
 end
 
 local sku = string.sub(KEYS[2], #call.prefix + 5)
-redis.call('HSET', KEYS[2], 'held', int(held), 'guest_held', int(guest_held))
-redis.call('HINCRBY', KEYS[2], 'rev', 1)
+redis.call(
+  'HSET', KEYS[2], 'held', int(held), 'hold_state', hold_state_encode(guest_held, rev + 1, earliest, latest)
+)
 outbox_append(call, 'held_repaired', {
-  sku = sku, held = int(held), delta = int(held - tonumber(read[2])), guest_held = int(guest_held),
-  guest_delta = int(guest_held - tonumber(read[3])), rev = read[1],
+  sku = sku, held = int(held), delta = int(held - tonumber(read[1])), guest_held = int(guest_held),
+  guest_delta = int(guest_held - guest_held_before), rev = ARGV[5],
 }, '', 0)
 return { 'OK', '1' }

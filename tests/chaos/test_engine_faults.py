@@ -510,7 +510,7 @@ async def test_engine_is_left_alone_when_it_has_another_key_layout(
     await client.hset("{main:0}:gate", mapping={"layout": "1", "identity": "of an engine that is gone"})
     before = await client.hgetall("{main:0}:gate")
 
-    with pytest.raises(ConfigurationError, match="layout 1; this version wants 1 in layout 3"):
+    with pytest.raises(ConfigurationError, match="layout 1; this version wants 1 in layout 4"):
         await store.recover()
 
     assert await client.hgetall("{main:0}:gate") == before

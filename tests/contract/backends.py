@@ -55,7 +55,9 @@ async def open_memory() -> AsyncIterator[Shop]:
 @asynccontextmanager
 async def open_fakeredis() -> AsyncIterator[Shop]:
     server = FakeServer()
-    client = FakeAsyncRedis(server=server, version=(7,), decode_responses=True, lua_modules={"cmsgpack"})
+    client = FakeAsyncRedis(
+        server=server, version=(7,), decode_responses=True, lua_modules={"cmsgpack", "struct"}
+    )
     try:
         yield await _open_on(ClientCaller(client), client)
     finally:

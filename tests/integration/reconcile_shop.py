@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
+from packed import HoldState, pack_hold_state, read_hold_state
 from redis.asyncio import Redis
+from redis.client import NEVER_DECODE
 
 import cartstore
 from cartstore import CartStore, Owner, Product, Settings, Variant
@@ -64,6 +66,16 @@ class Shop:
             owner, idempotency_key=key, gateway="simulated", payment_method="card"
         )
         return checkout.payment.payment_id
+
+    async def hold_state(self, sku: str) -> HoldState:
+        packed = await self.redis.execute_command(
+            "HGET", self.keys.sku(sku), "hold_state", **{NEVER_DECODE: True}
+        )
+        return read_hold_state(packed)
+
+    async def set_hold_state(self, sku: str, **changes: int) -> None:
+        state = (await self.hold_state(sku))._replace(**changes)
+        await self.redis.hset(self.keys.sku(sku), "hold_state", pack_hold_state(state))  # type: ignore[arg-type]
 
     async def reconcile(self, *, repair: bool = True) -> ReconcileReport:
         return await self.reconciler.run(repair=repair)

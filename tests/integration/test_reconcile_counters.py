@@ -34,8 +34,8 @@ async def shop(redis_url: str, database: Database, database_url: str) -> AsyncIt
 
 
 async def counters_of(shop: Shop, sku: str) -> tuple[int, int]:
-    held, guest_held = await shop.redis.hmget(shop.keys.sku(sku), "held", "guest_held")
-    return int(held), int(guest_held)
+    held = await shop.redis.hget(shop.keys.sku(sku), "held")
+    return int(held or ""), (await shop.hold_state(sku)).guest_held
 
 
 async def claimed(shop: Shop, sku: str) -> int:
@@ -87,7 +87,7 @@ async def test_counter_is_set_to_what_is_claimed(shop: Shop, change: int, kind: 
 async def test_counter_of_guests_is_set_to_what_they_claim(shop: Shop, change: int, kind: DriftKind) -> None:
     await shop.store.add_line(GUEST, "A", 1)
     await shop.check_out(GUEST, "guest")
-    await shop.redis.hincrby(shop.keys.sku("A"), "guest_held", change)
+    await shop.set_hold_state("A", guest_held=1 + change)
     await shop.store.drain_outbox()
 
     await expect_repaired(shop, (kind, "A"))
@@ -339,13 +339,13 @@ async def test_sku_is_found_by_the_sweep_when_its_only_hold_was_indexed_again(sh
     await shop.store.add_line(BUYER, "B", 1)
     await shop.redis.delete(shop.keys.holds("B"))
     await shop.redis.zrem(shop.keys.holding, "B")
-    await shop.redis.hdel(shop.keys.sku("B"), "earliest", "latest")
+    await shop.set_hold_state("B", earliest=0, latest=0)
 
     await expect_repaired(shop, ("unindexed_hold", BUYER.cart_id), ("counter_above_holds", "B"))
 
     (score,) = await shop.redis.zmscore(shop.keys.holding, ["B"])
-    bounds = await shop.redis.hmget(shop.keys.sku("B"), "earliest", "latest")
-    assert bounds == [str(int(score))] * 2
+    *_, earliest, latest = await shop.hold_state("B")
+    assert earliest == latest == score
 
 
 async def test_payment_out_of_both_indexes_is_put_into_both(shop: Shop) -> None:
@@ -445,4 +445,4 @@ async def test_counter_has_every_hold_when_one_that_is_due_is_not_indexed(
 
         assert [outcome.code for outcome in put.outcomes] == ["OK", "LIMIT_EXCEEDED"]
         assert await counters_of(shop, "B") == (1, 0)
-        assert await shop.redis.hget(shop.keys.sku("B"), "earliest") is not None
+        assert (await shop.hold_state("B")).earliest > 0

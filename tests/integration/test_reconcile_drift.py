@@ -241,14 +241,9 @@ async def test_sku_missing_from_holding_is_put_there(shop: Shop, score: int | No
     await expect_repaired(shop, ("not_in_holding", "A"))
 
 
-@pytest.mark.parametrize("bounds", [{"earliest": 2**42}, {"latest": 1}, None])
-async def test_sku_whose_bounds_do_not_cover_its_index_gets_them(
-    shop: Shop, bounds: dict[str, int] | None
-) -> None:
-    if bounds is None:
-        await shop.redis.hdel(shop.keys.sku("A"), "earliest", "latest")
-    else:
-        await shop.redis.hset(shop.keys.sku("A"), mapping=bounds)
+@pytest.mark.parametrize("bounds", [{"earliest": 2**42}, {"latest": 1}, {"earliest": 0, "latest": 0}])
+async def test_sku_whose_bounds_do_not_cover_its_index_gets_them(shop: Shop, bounds: dict[str, int]) -> None:
+    await shop.set_hold_state("A", **bounds)
 
     await expect_repaired(shop, ("not_in_holding", "A"))
 
@@ -334,7 +329,7 @@ async def test_sku_is_put_into_holding_as_its_index_is_when_somebody_acts_before
             await shop.store.release_due(100)
         # What they did put the SKU there; take it out again, so that the repair has to.
         await shop.redis.zrem(shop.keys.holding, "A")
-        await shop.redis.hdel(shop.keys.sku("A"), "earliest", "latest")
+        await shop.set_hold_state("A", earliest=0, latest=0)
 
     await shop.redis.zrem(shop.keys.holding, "A")
     with monkeypatch.context() as patch:
@@ -343,10 +338,10 @@ async def test_sku_is_put_into_holding_as_its_index_is_when_somebody_acts_before
 
     entries = await shop.redis.zrange(shop.keys.holds("A"), 0, -1, withscores=True)
     scores = [score for _, score in entries]
-    bounds = await shop.redis.hmget(shop.keys.sku("A"), "earliest", "latest")
+    *_, earliest, latest = await shop.hold_state("A")
     assert bool(scores) is (act != "give all back")
     assert await shop.redis.zscore(shop.keys.holding, "A") == min(scores, default=None)
-    assert bounds == ([str(int(scores[0])), str(int(scores[-1]))] if scores else [None, None])
+    assert (earliest, latest) == ((scores[0], scores[-1]) if scores else (0, 0))
     await shop.store.drain_outbox()
     assert (await shop.reconcile()).drift == []
 
@@ -599,17 +594,30 @@ async def test_missing_sku_is_not_published_before_the_record_has_all_of_its_eve
     await expect_left(shop, ("sku_lost", "C"))
 
 
-@pytest.mark.parametrize("field", ["rev", "held", "guest_held", "fields", "revision"])
-async def test_sku_is_left_when_it_cannot_be_read(shop: Shop, field: str) -> None:
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("held", "many"),
+        ("fields", "many"),
+        ("revision", "many"),
+        ("hold_state", "many"),
+        ("hold_state", "one byte more, twenty-six."),
+        ("hold_state", None),
+    ],
+)
+async def test_sku_is_left_when_it_cannot_be_read(shop: Shop, field: str, text: str | None) -> None:
     await shop.put("A", price_minor=1_700, publish=False)
     await shop.redis.zrem(shop.keys.holding, "A")
     await shop.redis.zadd(shop.keys.holds("A"), {"c\x1fu.nobody\x1fA": 2**42})
-    await shop.redis.hset(shop.keys.sku("A"), field, "many")
-    before = await shop.redis.hgetall(shop.keys.sku("A")), await dump_of(shop, shop.keys.holds("A"))
+    if text is None:
+        await shop.redis.hdel(shop.keys.sku("A"), field)
+    else:
+        await shop.redis.hset(shop.keys.sku("A"), field, text)
+    before = await dump_of(shop, shop.keys.sku("A"), shop.keys.holds("A"))
 
     await expect_left(shop, ("unreadable", "A"))
 
-    assert (await shop.redis.hgetall(shop.keys.sku("A")), await dump_of(shop, shop.keys.holds("A"))) == before
+    assert await dump_of(shop, shop.keys.sku("A"), shop.keys.holds("A")) == before
     assert await shop.redis.zscore(shop.keys.holding, "A") is None
 
 

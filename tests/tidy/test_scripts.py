@@ -17,7 +17,6 @@ from cartstore.redis.scripts import compose, script, script_names
 FOLDER = files("cartstore_lua")
 INCLUDES = sorted(entry.name for entry in FOLDER.joinpath("includes").iterdir())
 FORBIDDEN = (
-    "struct.",
     "bit.",
     "math.random",
     "redis.pcall",

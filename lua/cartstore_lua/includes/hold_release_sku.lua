@@ -5,6 +5,7 @@
 --- @include line_encode
 --- @include holding_refresh
 --- @include payment_release
+--- @include sku_count
 
 -- Release up to `limit` due holds and orders of one SKU, so that its availability is exact in this instant.
 -- A hold later than the longest lifetime is due as well: the clock stepped back since it was taken. An entry
@@ -72,12 +73,7 @@ local function hold_release_sku(call, sku, limit)
     end
   end
   if units > 0 then
-    local sku_key = call.prefix .. 'sku:' .. sku
-    redis.call('HINCRBY', sku_key, 'held', -units)
-    redis.call('HINCRBY', sku_key, 'rev', 1)
-    if guest_units > 0 then
-      redis.call('HINCRBY', sku_key, 'guest_held', -guest_units)
-    end
+    sku_count(call.prefix .. 'sku:' .. sku, -units, -guest_units)
   end
   call.skus[sku] = nil
   holding_refresh(call, sku)

@@ -8,7 +8,6 @@ local function hold_set(call, cart, stock, line_id, line, held)
   stock.has_moved = stock.has_moved or change ~= 0
   if cart.is_guest then
     stock.guest_held = stock.guest_held + change
-    stock.has_guest_change = true
   end
   if held == 0 then
     local member = 'c\31' .. cart.id .. '\31' .. line_id

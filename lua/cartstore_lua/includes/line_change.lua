@@ -151,7 +151,6 @@ local function line_change(
     stock.has_moved = true
     if is_guest then
       stock.guest_held = stock.guest_held + change
-      stock.has_guest_change = true
     end
   end
 

@@ -1,5 +1,6 @@
 --- @include payment_load
 --- @include holding_refresh
+--- @include sku_count
 --- @include outbox_append
 --- @include order_lines_return
 
@@ -24,12 +25,7 @@ local function payment_release(call, payment_id, reason)
     redis.call('HSET', call.prefix .. 'order:' .. order.id, 'status', 'released', 'reason', reason)
   end
   for sku, units in pairs(back) do
-    local sku_key = call.prefix .. 'sku:' .. sku
-    redis.call('HINCRBY', sku_key, 'held', int(-units))
-    redis.call('HINCRBY', sku_key, 'rev', 1)
-    if is_guest then
-      redis.call('HINCRBY', sku_key, 'guest_held', int(-units))
-    end
+    sku_count(call.prefix .. 'sku:' .. sku, -units, is_guest and -units or 0)
     holding_refresh(call, sku)
     local known = call.skus[sku]
     if known then

@@ -1,19 +1,22 @@
+--- @include hold_state_decode
 --- @include sku_fields
 
--- A SKU's counters, and behind them its catalog fields; nil when it was never published.
+-- A SKU's counters, and behind them its catalog fields; nil when it was never published. `earliest` and `latest` are 0
+-- when nobody holds any of it.
 local function sku_read(key, sku)
-  local read = redis.call('HMGET', key, 'fields', 'on_hand', 'held', 'guest_held', 'rev', 'earliest', 'latest')
+  local read = redis.call('HMGET', key, 'fields', 'on_hand', 'held', 'hold_state')
   if not read[1] then
     return nil
   end
+  local guest_held, rev, earliest, latest = hold_state_decode(read[4])
   return setmetatable({
     key = key,
     sku = sku,
     on_hand = tonumber(read[2]),
     held = tonumber(read[3]),
-    guest_held = tonumber(read[4]),
-    rev = tonumber(read[5]),
-    earliest = tonumber(read[6] or nil),
-    latest = tonumber(read[7] or nil),
+    guest_held = guest_held,
+    rev = rev,
+    earliest = earliest,
+    latest = latest,
   }, sku_fields(read[1]))
 end
