@@ -18,5 +18,8 @@ local function sku_read(key, sku)
     rev = rev,
     earliest = earliest,
     latest = latest,
+    -- Here from the start: a table that grows is copied.
+    has_moved = false,
+    has_new_bounds = false,
   }, sku_fields(read[1]))
 end
