@@ -30,7 +30,10 @@ PREFIX: Final = Keys(Partition(NAMESPACE)).prefix
 _READ_BYTES: Final = 1 << 20
 _STOP_SECONDS: Final = 60.0
 _HEAD: Final = re.compile(rb"\*\d+\r\n\$\d+\r\n([A-Z_]+)\r\n")
-"""The start of a reply, up to its tag; no value of a reply has an asterisk in it."""
+"""The start of a reply, up to its tag."""
+
+_ERROR: Final = re.compile(rb"(?:\A|\r\n)(-[A-Z]{2,} )")
+"""More than the sign of one: what scripts pack may have any bytes in it."""
 
 
 class _CallRecordedError(Exception):
@@ -133,8 +136,8 @@ def run(
                     as_expected += tags.count(expected)
                     begun = text.rfind(b"*")
                     link.tail = text[begun:] if begun >= 0 and not _HEAD.match(text, begun) else b""
-                    if text.startswith(b"-") or b"\r\n-" in text:
-                        raise RuntimeError(f"the engine answered an error: {_error_in(text)}")
+                    if error := _ERROR.search(text):
+                        raise RuntimeError(f"the engine answered an error: {_after(text, error)}")
                 if events & selectors.EVENT_WRITE and not _send(link, time.perf_counter() < until, seconds):
                     selector.modify(link.socket, selectors.EVENT_READ, link)
                     sending -= 1
@@ -188,6 +191,5 @@ def _send(link: _Connection, may_begin: bool, seconds: float | None) -> bool:
     return True
 
 
-def _error_in(text: bytes) -> str:
-    start = 0 if text.startswith(b"-") else text.index(b"\r\n-") + 2
-    return text[start : start + 120].decode(errors="replace")
+def _after(text: bytes, found: re.Match[bytes]) -> str:
+    return text[found.start(1) : found.start(1) + 120].decode(errors="replace")

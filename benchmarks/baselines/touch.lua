@@ -6,11 +6,9 @@
 -- Returns {'OK', version}
 redis.call('HMGET', KEYS[1], 'state', 'identity', 'lifetime_ms')
 redis.call('TIME')
-local stock = redis.call(
-  'HMGET', KEYS[3], 'fields', 'on_hand', 'held', 'guest_held', 'rev', 'earliest', 'latest'
-)
+local stock = redis.call('HMGET', KEYS[3], 'fields', 'on_hand', 'held', 'hold_state')
 local cart = redis.call('HMGET', KEYS[2], 'a', 'l:' .. ARGV[3])
-redis.call('HSET', KEYS[3], 'held', stock[3], 'rev', stock[5])
+redis.call('HSET', KEYS[3], 'held', stock[3], 'hold_state', stock[4])
 local version = redis.call('HINCRBY', KEYS[1], 'change', 1)
 redis.call('ZADD', KEYS[4], version, ARGV[2])
 redis.call('HSET', KEYS[2], 'a', cart[1], 'l:' .. ARGV[3], cart[2])

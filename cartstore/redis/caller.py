@@ -99,6 +99,8 @@ def open_pool(url: str) -> BlockingConnectionPool:
         socket_timeout=CALL_TIMEOUT_SECONDS,
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         decode_responses=True,
+        # What scripts pack is no text.
+        encoding_errors="surrogateescape",
     )
     # from_url chooses the class by the scheme and takes no other.
     pool.connection_class = _connection_class(url)

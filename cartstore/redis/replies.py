@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from cartstore.model import (
     CartSnapshot,
     Checkout,
     Line,
+    LineResult,
     Order,
     OrderLine,
     Payment,
@@ -90,6 +92,58 @@ def read_line(reply: Sequence[Any], start: int) -> Line:
         policy,
         None if available == "" else available,
     )
+
+
+_CHANGE = struct.Struct(">18q")
+_NOT_LIMITED = -1
+
+
+def read_change(text: str, line_id: str) -> LineResult:
+    """A mutation of one line as line_change.lua packs it. `text` was decoded with surrogate escapes, which
+    keep whatever bytes there were."""
+    packed = text.encode("utf-8", "surrogateescape")
+    (
+        created,
+        now,
+        version,
+        lines,
+        units,
+        subtotal,
+        quantity,
+        held,
+        expires,
+        first,
+        price,
+        revision,
+        ordinal,
+        added,
+        current_price,
+        current_revision,
+        active,
+        available,
+    ) = _CHANGE.unpack_from(packed)
+    currency, policy, properties = packed[_CHANGE.size :].decode("utf-8", "surrogateescape").split("\x1f", 2)
+    line = Line(
+        line_id,
+        sku_of(line_id),
+        properties or None,
+        quantity,
+        held,
+        expires,
+        first,
+        price,
+        revision,
+        ordinal,
+        added,
+        now,
+        current_price,
+        current_revision,
+        active == 1,
+        cast(StockPolicy, policy),
+        None if available == _NOT_LIMITED else available,
+    )
+    summary = Summary(version, lines, units, subtotal, currency)
+    return LineResult(line=line, summary=summary, read_at_ms=now, created=created == 1)
 
 
 def read_cart(cart_id: str, reply: Sequence[Any]) -> Cart:

@@ -63,6 +63,7 @@ from cartstore.redis.replies import (
     order_fields,
     payment_fields,
     read_cart,
+    read_change,
     read_checkout,
     read_level,
     read_line,
@@ -344,6 +345,8 @@ class RedisEngine:
                 raise
             if reply[0] == "REPLAYED":
                 is_replay, reply = True, read_replayed(reply[1:], 3)
+        if len(reply) == 2:
+            return read_change(reply[1], line_id)
         return LineResult(
             line=read_line(reply, 8) if len(reply) > 8 else None,
             summary=read_summary(reply, 3),

@@ -17,7 +17,8 @@
   ARGV[8]  fingerprint            of the request
   ARGV[9]  properties             canonical JSON
   ARGV[10] now override           ms; none in production
-  Returns  {'OK', created, now, version, lines, units, subtotal, currency, <line>}
+  Returns  {'OK', <change, packed>}, or with an idempotency key
+           {'OK', created, now, version, lines, units, subtotal, currency, <line>}
            {'REPLAYED', ...the first OK reply} | {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version}
            {'PRODUCT_NOT_FOUND'} | {'PRODUCT_INACTIVE'} | {'CURRENCY_MISMATCH', cart, sku}
            {'INVALID_QUANTITY', rules} | {'LIMIT_EXCEEDED', name, limit} | {'INSUFFICIENT_STOCK', available, quantity, fitting}

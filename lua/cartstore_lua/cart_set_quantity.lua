@@ -16,7 +16,8 @@
   ARGV[8]  fingerprint            of the request
   ARGV[9]  not used
   ARGV[10] now override           ms; none in production
-  Returns  {'OK', created, now, version, lines, units, subtotal, currency, <line, unless removed>}
+  Returns  {'OK', <change, packed>}, or with an idempotency key or after a removal
+           {'OK', created, now, version, lines, units, subtotal, currency, <line, unless removed>}
            {'REPLAYED', ...the first OK reply} | {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version}
            {'ITEM_NOT_FOUND'} | {'PRODUCT_NOT_FOUND'} | {'PRODUCT_INACTIVE'} | {'CURRENCY_MISMATCH', cart, sku}
            {'INVALID_QUANTITY', rules}

@@ -56,7 +56,11 @@ async def open_memory() -> AsyncIterator[Shop]:
 async def open_fakeredis() -> AsyncIterator[Shop]:
     server = FakeServer()
     client = FakeAsyncRedis(
-        server=server, version=(7,), decode_responses=True, lua_modules={"cmsgpack", "struct"}
+        server=server,
+        version=(7,),
+        decode_responses=True,
+        encoding_errors="surrogateescape",
+        lua_modules={"cmsgpack", "struct"},
     )
     try:
         yield await _open_on(ClientCaller(client), client)

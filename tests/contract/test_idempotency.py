@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from cartstore.errors import (
     IdempotencyKeyReused,
@@ -15,7 +16,7 @@ from cartstore.errors import (
 )
 from cartstore.limits import IDEMPOTENCY_RING_SIZE
 
-from .shop import ANN, BEN, MINUTE_MS, TERMS, Shop
+from .shop import ANN, BEN, GUS, MINUTE_MS, TERMS, Shop
 
 Mutation = Callable[..., Awaitable[Any]]
 
@@ -250,3 +251,38 @@ async def test_mutation_is_replayed_exactly_when_numbers_are_large(shop: Shop) -
 
     assert again.summary == first.summary
     assert again.summary.subtotal_minor == 99 * 10**11
+
+
+@pytest.mark.parametrize("owner", [ANN, GUS])
+@pytest.mark.parametrize(
+    ("fields", "properties"),
+    [
+        ({}, None),
+        ({}, '{"gravur":"größte Grüße, ☕\\u001f","note":"a*2\\r\\n"}'),
+        ({"policy": "backorder"}, None),
+        ({"policy": "untracked"}, None),
+        ({"hold_policy": "on_checkout"}, None),
+        ({"currency": "JPY", "price_minor": 0}, None),
+    ],
+)
+async def test_line_is_told_alike_when_the_call_has_a_key_or_none(
+    shop: Shop, fields: dict[str, Any], properties: str | None, owner: str
+) -> None:
+    await shop.sell("a", 9, **fields)
+    added = await shop.add(owner, "a", 3, properties=properties)
+    assert added.line is not None
+    assert (added.created, added.line) == (True, await shop.line(owner, added.line.line_id))
+    await shop.publish("a", price_minor=10**11)
+    shop.advance(MINUTE_MS)
+
+    without = await shop.set(owner, added.line.line_id, 2)
+    having = await shop.set(owner, added.line.line_id, 2, key="k")
+
+    assert without.line == having.line == await shop.line(owner, added.line.line_id)
+    assert (
+        (without.created, without.read_at_ms) == (having.created, having.read_at_ms) == (False, shop.now_ms)
+    )
+    assert without.summary == replace(having.summary, version=without.summary.version)
+    await shop.publish("a", is_active=False)
+    paused = await shop.set(owner, added.line.line_id, 1)
+    assert paused.line == await shop.line(owner, added.line.line_id)

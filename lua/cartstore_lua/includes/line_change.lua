@@ -217,15 +217,23 @@ local function line_change(
   if wanted == 0 then
     reply = { 'OK', 0, now, version, count, units, subtotal, currency }
   else
-    local available = stock.policy == 'deny' and sku_free(stock, is_guest, terms.guest_share_ppm) + line_held or ''
+    local available = stock.policy == 'deny' and sku_free(stock, is_guest, terms.guest_share_ppm) + line_held or nil
     local first_held = created + first
     if expires <= now then
       line_held, expires, first_held = 0, 0, 0
     end
+    if key == '' then
+      -- In one text: two dozen values would be as many for the interpreter and the protocol to carry.
+      return { 'OK', struct.pack(
+        '>i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8',
+        is_new and 1 or 0, now, version, count, units, subtotal, wanted, line_held, expires, first_held, price, revision,
+        place, created + added, stock.price, stock.revision, stock.active and 1 or 0, available or -1
+      ) .. currency .. '\31' .. stock.policy .. '\31' .. properties }
+    end
     reply = {
       'OK', is_new and 1 or 0, now, version, count, units, subtotal, currency,
       line_id, properties, wanted, line_held, expires, first_held, price, revision, place, created + added, now,
-      stock.price, stock.revision, stock.active and 1 or 0, stock.policy, available,
+      stock.price, stock.revision, stock.active and 1 or 0, stock.policy, available or '',
     }
   end
   ring_remember(cart_key, key, fingerprint, reply)
