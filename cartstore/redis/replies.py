@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 from cartstore.errors import ContractError
@@ -98,6 +99,13 @@ _CHANGE = struct.Struct(">18q")
 _NOT_LIMITED = -1
 
 
+@lru_cache(maxsize=256)
+def _texts_of(packed: bytes) -> tuple[str, StockPolicy, str | None]:
+    """Currency, policy and properties; most lines share them, having no properties."""
+    currency, policy, properties = packed.decode("utf-8", "surrogateescape").split("\x1f", 2)
+    return currency, cast(StockPolicy, policy), properties or None
+
+
 def read_change(text: str, line_id: str) -> LineResult:
     """A mutation of one line as line_change.lua packs it. `text` was decoded with surrogate escapes, which
     keep whatever bytes there were."""
@@ -122,11 +130,11 @@ def read_change(text: str, line_id: str) -> LineResult:
         active,
         available,
     ) = _CHANGE.unpack_from(packed)
-    currency, policy, properties = packed[_CHANGE.size :].decode("utf-8", "surrogateescape").split("\x1f", 2)
+    currency, policy, properties = _texts_of(packed[_CHANGE.size :])
     line = Line(
         line_id,
         sku_of(line_id),
-        properties or None,
+        properties,
         quantity,
         held,
         expires,
@@ -139,7 +147,7 @@ def read_change(text: str, line_id: str) -> LineResult:
         current_price,
         current_revision,
         active == 1,
-        cast(StockPolicy, policy),
+        policy,
         None if available == _NOT_LIMITED else available,
     )
     summary = Summary(version, lines, units, subtotal, currency)
