@@ -84,9 +84,11 @@ class Recovery:
         """Open the gate if it is shut; whether this call opened it. Safe at any time, and beside itself. One
         that is open on an engine in whose place another was opened is shut first.
 
-        Raises StoreRecovering when another recoverer is at work or took over, StoreUnavailable.
+        Raises StoreRecovering when another recoverer is at work or took over, StoreUnavailable, and
+        ConfigurationError for an engine whose keys are laid out in another way.
         """
         seen, is_open = await self.gate()
+        seen.check_layout()
         if is_open and await self._was_replaced(seen):
             await self._outbox.fence("Another engine was opened after this one.", epoch=seen.epoch)
             seen, is_open = await self.gate()

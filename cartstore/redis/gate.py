@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from cartstore.errors import ConfigurationError
 from cartstore.redis.caller import ScriptCaller, translate
-from cartstore.redis.keys import LAYOUT, Keys
+from cartstore.redis.keys import LAYOUT, PARTITIONS, Keys
 from cartstore.redis.scripts import script
 
 _EXTENDED_AT_ONCE = 100
@@ -34,6 +34,9 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     """How far it is noted which payments there ever were (recovery/used.py)."""
     progress: str = ""
     """How far the rebuild is, for people to read."""
+    partitions: int = PARTITIONS
+    layout: int = LAYOUT
+    """Of the keys; an engine that has no gate takes ours."""
 
     @property
     def exists(self) -> bool:
@@ -42,6 +45,11 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     def admits(self, identity: str) -> bool:
         """Whether scripts of this engine pass."""
         return self.state == "open" and self.identity == identity
+
+    def check_layout(self) -> None:
+        """Raises ConfigurationError for an engine whose keys are laid out in another way."""
+        if (self.partitions, self.layout) != (PARTITIONS, LAYOUT):
+            raise _other_layout(self.partitions, self.layout)
 
 
 async def read_gate(client: Redis, keys: Keys) -> Gate:
@@ -61,6 +69,15 @@ async def read_gate(client: Redis, keys: Keys) -> Gate:
         beat=int(fields.get("beat", 0)),
         used=fields.get("used", ""),
         progress=fields.get("progress", ""),
+        partitions=int(fields.get("partitions", PARTITIONS)),
+        layout=int(fields.get("layout", LAYOUT)),
+    )
+
+
+def _other_layout(partitions: int | str, layout: int | str) -> ConfigurationError:
+    return ConfigurationError(
+        f"The engine holds {partitions} partitions in key layout {layout}; this version wants "
+        f"{PARTITIONS} in layout {LAYOUT}."
     )
 
 
@@ -73,7 +90,7 @@ async def begin_rebuild(
     a later epoch is under way or done.
     """
     reply = await caller.call(
-        script("gate_rebuild"), (keys.gate,), (epoch, seq, change, lifetime_ms, 1, LAYOUT)
+        script("gate_rebuild"), (keys.gate,), (epoch, seq, change, lifetime_ms, PARTITIONS, LAYOUT)
     )
     return int(reply[1]) if reply[0] == "OK" else None
 
@@ -110,7 +127,6 @@ async def open_gate(
     seq: int,
     change: int,
     lifetime_ms: int,
-    partitions: int = 1,
 ) -> bool:
     """Open the gate for the engine that this call reaches, unless it changed since `seen`.
 
@@ -128,13 +144,10 @@ async def open_gate(
             seq,
             change,
             lifetime_ms,
-            partitions,
+            PARTITIONS,
             LAYOUT,
         ),
     )
     if reply[0] == "LAYOUT":
-        raise ConfigurationError(
-            f"The engine holds {reply[1]} partitions in key layout {reply[2]}; this version wants "
-            f"{partitions} in layout {LAYOUT}."
-        )
+        raise _other_layout(reply[1], reply[2])
     return bool(reply[0] == "OK")

@@ -10,6 +10,9 @@ from cartstore.model import Partition
 LAYOUT: Final = 4
 """Version of the key layout. A change ships as pre and post steps (docs/operations.md)."""
 
+PARTITIONS: Final = 1
+"""That carts and stock are spread over."""
+
 
 class Keys:
     """Key names of one partition, all under its hash tag."""

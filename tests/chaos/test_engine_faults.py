@@ -504,10 +504,12 @@ async def test_repeated_add_gives_the_first_result_when_the_engine_takes_no_writ
     await assert_sound(store)
 
 
+@pytest.mark.parametrize("others", [{}, {"identity": "of an engine that is gone"}])
 async def test_engine_is_left_alone_when_it_has_another_key_layout(
-    store: CartStore, client: redis.Redis
+    store: CartStore, client: redis.Redis, others: dict[str, str]
 ) -> None:
-    await client.hset("{main:0}:gate", mapping={"layout": "1", "identity": "of an engine that is gone"})
+    """Open or not."""
+    await client.hset("{main:0}:gate", mapping={"layout": "1", **others})
     before = await client.hgetall("{main:0}:gate")
 
     with pytest.raises(ConfigurationError, match="layout 1; this version wants 1 in layout 4"):

@@ -21,7 +21,7 @@ from cartstore.errors import (
 )
 from cartstore.model import LineResult, line_id_of
 
-from .shop import ANN, BEN, GUS, MINUTE_MS, TERMS, Shop, terms
+from .shop import ANN, BEN, GIL, GUS, MINUTE_MS, TERMS, Shop, terms
 
 
 async def test_add_line_makes_the_line_when_it_is_new(shop: Shop) -> None:
@@ -463,6 +463,25 @@ async def test_add_line_refuses_when_the_guests_share_is_used_up(shop: Shop) -> 
     assert caught.value.available_quantity == 2
     assert again.value.available_quantity == 2
     assert (await shop.level("tee")).available == 3
+
+
+@pytest.mark.parametrize("end", ["settle", "cancel"])
+async def test_add_line_has_the_guests_share_again_when_an_order_ended(shop: Shop, end: str) -> None:
+    half = terms(guest_share_ppm=500_000)
+    await shop.sell("a", 4)
+    await shop.add(GUS, "a", 2, terms=half)
+    payment = (await shop.checkout(GUS, terms=half)).payment
+    if end == "settle":
+        await shop.settle(payment.payment_id)
+        await shop.adjust("a", 2)
+    else:
+        await shop.cancel(payment.payment_id)
+        await shop.clear(GUS)
+
+    added = await shop.add(GIL, "a", 2, terms=half)
+
+    assert added.line is not None
+    assert added.line.held == 2
 
 
 async def test_add_line_counts_guests_orders_when_it_limits_their_share(shop: Shop) -> None:

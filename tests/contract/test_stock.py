@@ -7,7 +7,7 @@ import pytest
 from cartstore import limits
 from cartstore.errors import LimitExceeded, ProductNotFound, StockConflict
 
-from .shop import ANN, TERMS, Shop
+from .shop import ANN, BEN, TERMS, Shop
 
 
 async def test_read_stock_gives_levels_in_order_when_some_are_unknown(shop: Shop) -> None:
@@ -100,6 +100,18 @@ async def test_adjust_stock_takes_units_when_their_hold_lapsed(shop: Shop) -> No
 
     assert (result.level.on_hand, result.level.held) == (0, 0)
     assert (await shop.line(ANN, "tee")).held == 0
+
+
+async def test_adjust_stock_hides_no_due_hold_when_units_are_held(shop: Shop) -> None:
+    await shop.sell("a", 2)
+    await shop.add(ANN, "a", 1)
+    await shop.adjust("a", -1)
+    shop.advance(TERMS.hold_ttl_ms)
+
+    added = await shop.add(BEN, "a", 1)
+
+    assert added.line is not None
+    assert added.line.held == 1
 
 
 async def test_adjust_stock_takes_units_when_their_order_is_over_its_window(shop: Shop) -> None:

@@ -67,6 +67,19 @@ class Shop:
         )
         return checkout.payment.payment_id
 
+    async def cancel(self) -> None:
+        """The pending order."""
+        checkout = await self.store.read_payment(self.payment_id, BUYER)
+        await self.store.cancel_order(checkout.orders[0].order_id, BUYER)
+
+    async def release_all(self) -> None:
+        """Let the holds of A fall due, and release them."""
+        members = await self.redis.zrange(self.keys.holds("A"), 0, -1)
+        await self.redis.zadd(self.keys.holds("A"), dict.fromkeys(members, 1))
+        await self.set_hold_state("A", earliest=1)
+        await self.redis.zadd(self.keys.holding, {"A": 1})
+        await self.store.release_due(100)
+
     async def hold_state(self, sku: str) -> HoldState:
         packed = await self.redis.execute_command(
             "HGET", self.keys.sku(sku), "hold_state", **{NEVER_DECODE: True}

@@ -70,6 +70,39 @@ def during_the_visit(
     monkeypatch.setattr(shop.store.engine, after, and_then)
 
 
+ACTS: dict[str, Callable[[Shop], Awaitable[object]]] = {
+    "add": lambda shop: shop.store.add_line(GUEST, "A", 1),
+    "set more": lambda shop: shop.store.set_quantity(BUYER, "A", 4),
+    "set less": lambda shop: shop.store.set_quantity(BUYER, "A", 1),
+    "put": lambda shop: shop.store.put_lines(BUYER, [PutItem(sku="A", quantity=5)], mode="all"),
+    "clear": lambda shop: shop.store.clear_cart(BUYER),
+    "check out": lambda shop: shop.check_out(BUYER, "second"),
+    "pay": lambda shop: shop.store.apply_verdict(shop.payment_id, "succeeded"),
+    "fail": lambda shop: shop.cancel(),
+    "adjust": lambda shop: shop.store.adjust_stock("A", 1, reason="count", reference="second"),
+    "release": lambda shop: shop.release_all(),
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+async def test_rev_grows_when_units_move(shop: Shop, act: str) -> None:
+    """What the repair of a counter rests on."""
+    before = await shop.hold_state("A")
+
+    await ACTS[act](shop)
+
+    assert (await shop.hold_state("A")).rev > before.rev
+
+
+async def test_rev_grows_when_a_counter_is_repaired(shop: Shop) -> None:
+    await shop.redis.hincrby(shop.keys.sku("A"), "held", 2)
+    before = await shop.hold_state("A")
+
+    await shop.reconcile()
+
+    assert (await shop.hold_state("A")).rev > before.rev
+
+
 # --- counters: repaired -----------------------------------------------------------------------------
 
 
