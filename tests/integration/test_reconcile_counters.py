@@ -21,6 +21,8 @@ from cartstore.embedded import Database
 from cartstore.errors import CartError, StoreRecovering
 from cartstore.model import PutItem
 from cartstore.recovery import counters
+from cartstore.recovery.audits import SkuAudit
+from cartstore.recovery.counters import Counted, CounterAudit
 from cartstore.recovery.drift import DriftKind
 
 GUEST = Owner("guest", "0" * 32)
@@ -101,6 +103,22 @@ async def test_rev_grows_when_a_counter_is_repaired(shop: Shop) -> None:
     await shop.reconcile()
 
     assert (await shop.hold_state("A")).rev > before.rev
+
+
+@pytest.mark.parametrize("seen", ["as it is", "another rev", "another held", "another guest_held", "nothing"])
+async def test_counter_is_set_only_when_it_is_as_it_was_seen(shop: Shop, seen: str) -> None:
+    found = await shop.audited.audit_sku("A")
+    assert isinstance(found, SkuAudit)
+    was = Counted(held=5 + (seen == "another held"), guest_held=int(seen == "another guest_held"))
+    audit = CounterAudit(sku="A", epoch=found.epoch, rev=found.rev + (seen == "another rev"), counter=was)
+    if seen == "nothing":
+        await shop.redis.hdel(shop.keys.sku("A"), "hold_state")
+
+    repaired = await shop.audited.repair_held(audit, Counted(held=4, guest_held=1))
+
+    assert repaired is (seen == "as it is")
+    if seen != "nothing":
+        assert await counters_of(shop, "A") == ((4, 1) if repaired else (5, 0))
 
 
 # --- counters: repaired -----------------------------------------------------------------------------
