@@ -88,7 +88,7 @@ class Shop:
 
     async def set_hold_state(self, sku: str, **changes: int) -> None:
         state = (await self.hold_state(sku))._replace(**changes)
-        await self.redis.hset(self.keys.sku(sku), "hold_state", pack_hold_state(state))  # type: ignore[arg-type]
+        await self.redis.hset(self.keys.sku(sku), "hold_state", pack_hold_state(state))
 
     async def reconcile(self, *, repair: bool = True) -> ReconcileReport:
         return await self.reconciler.run(repair=repair)
