@@ -29,6 +29,7 @@ end
 local sku = string.sub(KEYS[2], #call.prefix + 5)
 local holds_key = call.prefix .. 'holds:' .. sku
 
+-- What is left of a SKU that is gone has no bounds, and gets none.
 if redis.call('HEXISTS', KEYS[2], 'on_hand') == 0 then
   return { 'OK', '0' }
 end
@@ -43,7 +44,8 @@ for _, member in ipairs(redis.call('ZRANGE', holds_key, 0, limit - 1)) do
   end
 end
 local function bounds()
-  return (redis.call('ZSCORE', call.prefix .. 'holding', sku) or '') .. ' ' .. (redis.call('HGET', KEYS[2], 'hold_state') or '')
+  local score, state = redis.call('ZSCORE', call.prefix .. 'holding', sku), redis.call('HGET', KEYS[2], 'hold_state')
+  return (score or '') .. ' ' .. (state or '')
 end
 local before = bounds()
 
