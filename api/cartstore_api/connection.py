@@ -5,7 +5,7 @@ none of it: their requests are whole when they are looked at, and so are their a
 where uvicorn's connection has parsed them, and answered where it would write. Everything else, and every hot
 request that comes in an unusual way, is handed to uvicorn as if it had been there from the beginning. Owns
 the bytes of such answers' heads, and the time that a connection may be idle; refuses to know what a request
-is about (lane.py).
+is about (lane.py), and when its turn is (turns.py).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from cartstore_api.answers import Answer
 from cartstore_api.context import RawHeader
 from cartstore_api.lane import HotRequest, Lane
+from cartstore_api.turns import Turns
 
 _NO_BODY: Final = frozenset({204, 304})
 
@@ -34,7 +35,7 @@ class Exchange:
     """A hot request and its answer: in place of uvicorn's cycle, and of the task that it can cancel."""
 
     __slots__ = (
-        *("_connection", "disconnected", "is_given_up", "keep_alive"),
+        *("_connection", "disconnected", "is_given_up", "is_whole", "keep_alive"),
         *("request", "response_complete", "task"),
     )
 
@@ -47,8 +48,16 @@ class Exchange:
         self.disconnected = False
         self.response_complete = False
         self.is_given_up = False
+        self.is_whole = False
         self.task: asyncio.Task[None] | None = None
-        """From the moment when the request is whole."""
+        """From the moment when the request, which is whole then, has its turn."""
+
+    def begin(self) -> None:
+        """Let the request be served, unless the server gave it up while it waited."""
+        if not self.is_given_up:
+            connection = self._connection
+            served = connection.serve(self)
+            self.task = asyncio.Task(served, loop=connection.loop, name="hot request")
 
     def cancel(self, msg: Any = None) -> None:
         """The server waits no longer."""
@@ -64,9 +73,10 @@ class Connection(HttpToolsProtocol):
     cycle: Any
     headers: list[RawHeader]
 
-    def __init__(self, lane: Lane, **parts: Any) -> None:
+    def __init__(self, lane: Lane, turns: Turns, **parts: Any) -> None:
         super().__init__(**parts)
         self._lane = lane
+        self._turns = turns
         self._exchanges: set[Any] = self.tasks
         """What is under way: the server waits for it at its end, and cancels it when that takes too long."""
 
@@ -116,12 +126,14 @@ class Connection(HttpToolsProtocol):
         cycle = self.cycle
         if type(cycle) is not Exchange:
             super().on_message_complete()
-        elif not (cycle.response_complete or cycle.is_given_up):
-            cycle.task = asyncio.Task(self._serve(cycle), loop=self.loop, name="hot request")
+        else:
+            cycle.is_whole = True
+            self._turns.take(cycle)
 
     # --- to the caller -------------------------------------------------------------------------
 
-    async def _serve(self, exchange: Exchange) -> None:
+    async def serve(self, exchange: Exchange) -> None:
+        """Answer a request that is whole."""
         try:
             self._write(exchange, await self._lane.answer(exchange.request))
         except BaseException:
@@ -195,7 +207,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         cycle = self.cycle
-        if type(cycle) is Exchange and cycle.task is None and not cycle.response_complete:
+        if type(cycle) is Exchange and not cycle.is_whole and not cycle.response_complete:
             self._exchanges.discard(cycle)
             self._lane.note_left(cycle.request)
         # What is under way holds this connection; that must not hold it in turn.

@@ -9,6 +9,7 @@ import uvicorn
 
 from cartstore_api.app import Application
 from cartstore_api.connection import Connection
+from cartstore_api.turns import Turns
 
 KEEP_ALIVE_SECONDS: Final = 75
 """Longer than clients and proxies keep an idle connection (5 to 60 s as a rule), so that they close it and
@@ -27,7 +28,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: Application, *, has_lane: bool = True, **changes: Any) -> None:
         flags: dict[str, Any] = {
             "loop": "uvloop",
-            "http": partial(Connection, app.lane) if has_lane else "httptools",
+            "http": "httptools",
             "ws": "none",
             # Held by who starts us and not by uvicorn, which would tell of a refused start with a traceback.
             "lifespan": "off",
@@ -39,3 +40,5 @@ class Server(uvicorn.Server):
             "timeout_graceful_shutdown": GRACE_SECONDS,
         }
         super().__init__(uvicorn.Config(cast(Any, app), **{**flags, **changes}))
+        if has_lane:
+            self.config.http = cast(Any, partial(Connection, app.lane, Turns(self.server_state.tasks)))

@@ -7,17 +7,18 @@ import contextlib
 import gc
 import re
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sized
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
 from cartstore_api.app import Application, create_app
-from cartstore_api.connection import Connection
+from cartstore_api.connection import Connection, Exchange
 from conftest import listening, nobody_hears, port_of, serving, token_of
 
 from cartstore import open_store
+from cartstore.model import Owner, Product, Variant
 from cartstore.settings import Settings
 
 BODY = b'{"sku":"MUG"}'
@@ -54,8 +55,6 @@ async def port(app: Application) -> AsyncIterator[int]:
 
 
 async def _sell(store: Any) -> None:
-    from cartstore.model import Product, Variant
-
     await store.put_product(
         Product(id="p", title="The MUG", currency="USD", variants=(Variant(sku="MUG", price_minor=999),))
     )
@@ -125,8 +124,8 @@ async def test_bytes_are_the_same_when_requests_are_taken_on_the_connection(
     app: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = []
-    serve = Connection._serve
-    monkeypatch.setattr(Connection, "_serve", lambda *parts: taken.append(parts) or serve(*parts))
+    serve = Connection.serve
+    monkeypatch.setattr(Connection, "serve", lambda *parts: taken.append(parts) or serve(*parts))
     quick, slow = {}, {}
     async with listening(app) as server:
         for name, (pieces, count) in _conversations("ana").items():
@@ -262,6 +261,116 @@ async def test_connection_ends_when_an_answer_cannot_be_made(
             assert await reader.read() == b""
         writer.close()
         assert await _comes(lambda: not server.server_state.tasks and not server.server_state.connections)
+
+
+class _HeldTurns:
+    """Turns that come when the test says so."""
+
+    waiting: ClassVar[list[Exchange]] = []
+
+    def __init__(self, under_way: Sized) -> None:
+        self.waiting.clear()
+
+    def take(self, request: Exchange) -> None:
+        self.waiting.append(request)
+
+    @classmethod
+    def come(cls) -> None:
+        while cls.waiting:
+            cls.waiting.pop(0).begin()
+
+
+@pytest.fixture
+def held_turns(monkeypatch: pytest.MonkeyPatch) -> type[_HeldTurns]:
+    monkeypatch.setattr("cartstore_api.server.Turns", _HeldTurns)
+    return _HeldTurns
+
+
+async def test_request_is_served_when_its_caller_leaves_before_its_turn(
+    app: Application, held_turns: type[_HeldTurns], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is on the other way, where it would have begun: a caller that hears nothing cannot know."""
+    ((add,), _) = _conversations("ana")["add"]
+    noted = _noted(app, monkeypatch)
+    async with listening(app) as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+        writer.write(add)
+        assert await _comes(lambda: bool(held_turns.waiting))
+        writer.transport.abort()
+        assert await _comes(lambda: not server.server_state.connections)
+        assert (noted, len(server.server_state.tasks)) == ([], 1)
+        held_turns.come()
+        assert await _comes(lambda: not server.server_state.tasks)
+
+    assert noted == [(201, None)]
+    cart = await app.state.services.store.read_cart(Owner("user", "ana"))
+    assert [line.quantity for line in cart.lines] == [1]
+
+
+@pytest.mark.parametrize("moment", ["before it is told", "after it was told"])
+async def test_nothing_is_begun_when_the_turn_comes_after_the_server_gave_up(
+    app: Application, held_turns: type[_HeldTurns], monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    ((add,), _) = _conversations("ana")["add"]
+    noted = _noted(app, monkeypatch)
+    async with listening(app) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+        writer.write(add)
+        assert await _comes(lambda: bool(held_turns.waiting))
+        (exchange,) = server.server_state.tasks
+        exchange.cancel()
+        if moment == "after it was told":
+            assert await _comes(lambda: bool(noted))
+        held_turns.come()
+        async with asyncio.timeout(10):
+            said = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        assert await _comes(lambda: not server.server_state.tasks)
+
+    assert said.startswith(b"HTTP/1.1 504")
+    assert noted == [(504, "OUTCOME_UNKNOWN")]
+
+
+async def test_answer_is_given_when_the_server_is_told_to_stop_before_the_turn_comes(
+    app: Application, held_turns: type[_HeldTurns]
+) -> None:
+    ((add,), _) = _conversations("ana")["add"]
+    async with listening(app) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+        writer.write(add)
+        assert await _comes(lambda: bool(held_turns.waiting))
+        server.should_exit = True
+        (connection,) = server.server_state.connections
+        assert await _comes(lambda: not connection.cycle.keep_alive)
+        held_turns.come()
+        async with asyncio.timeout(10):
+            said = await reader.read()
+        writer.close()
+
+    assert said.startswith(b"HTTP/1.1 201")
+    assert b"connection: close\r\n" in said
+
+
+async def test_every_request_is_answered_when_many_come_at_once(app: Application) -> None:
+    """Many connections in the same moment, so that most requests wait for a turn."""
+    calls: list[int] = []
+    count = 120
+    adds = [_conversations(f"user-{n}")["add"][0][0] for n in range(count)]
+    async with listening(app) as server:
+        pairs = [await asyncio.open_connection("127.0.0.1", port_of(server)) for _ in range(count)]
+        for _ in range(3):
+            for (_, writer), add in zip(pairs, adds, strict=True):
+                writer.write(add)
+            for reader, _ in pairs:
+                async with asyncio.timeout(20):
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    length = int(head.partition(b"content-length: ")[2].split(b"\r")[0])
+                    body = msgspec.json.decode(await reader.readexactly(length))
+                calls.append(body["line"]["quantity"])
+        for _, writer in pairs:
+            writer.close()
+
+    assert calls == [1] * count + [2] * count + [3] * count
 
 
 def _noted(app: Application, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str | None]]:

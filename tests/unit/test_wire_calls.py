@@ -24,6 +24,7 @@ from wire_server import (
 from cartstore.errors import ContractError, OutcomeUnknown, StoreFull, StoreUnavailable, WritesRefused
 from cartstore.redis.scripts import Script
 from cartstore.redis.wire import WireCaller
+from cartstore.redis.wire.connection import WRITE_BYTES
 
 KEYS = ("{test:0}:gate", "{test:0}:cart:1")
 IDENTITY = "run-1:replication-1"
@@ -64,20 +65,60 @@ async def test_call_carries_script_keys_identity_and_arguments(path: Path) -> No
 
 
 @on_both_loops
-@pytest.mark.parametrize(("count", "writes"), [(1, [1]), (7, [7]), (8, [8]), (50, [8] * 6 + [2])])
-async def test_calls_of_one_turn_leave_in_one_write_when_they_are_not_too_many(
-    path: Path, count: int, writes: list[int]
+@pytest.mark.parametrize("script", [ECHO, ECHO_SEVERAL], ids=["alone", "several"])
+@pytest.mark.parametrize("count", [1, 8, 9, 256, 2_000])
+async def test_calls_leave_in_one_write_when_they_are_made_in_one_turn(
+    path: Path, count: int, script: Script
 ) -> None:
+    async with running(path) as engine:
+        endpoint = TappedEndpoint(engine.url)
+        async with tapped(endpoint) as caller:
+            await caller.call(script, KEYS, ("connected",))
+            endpoint.writes.clear()
+            engine.commands.clear()
+
+            replies = await asyncio.gather(*(caller.call(script, KEYS, (n,)) for n in range(count)))
+
+            assert [reply[2] for reply in replies] == [str(n) for n in range(count)]
+            assert sum(sizes_of(engine.calls)) == count
+            assert len(endpoint.writes) == 1
+
+
+@on_both_loops
+async def test_calls_leave_turn_by_turn_when_each_turn_makes_some(path: Path) -> None:
     async with running(path) as engine:
         endpoint = TappedEndpoint(engine.url)
         async with tapped(endpoint) as caller:
             await ask(caller, "connected")
             endpoint.writes.clear()
+            engine.held.clear()
+            calls = []
+            for number in range(5):
+                calls += [asyncio.ensure_future(ask(caller, f"{number}.{n}")) for n in range(20)]
+                # One turn in which they are made, and one at whose end they leave.
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
 
-            replies = await asyncio.gather(*(ask(caller, n) for n in range(count)))
+            assert [written.count(b"EVALSHA") for written in endpoint.writes] == [20] * 5
+            engine.held.set()
+            await asyncio.gather(*calls)
 
-            assert [reply[2] for reply in replies] == [str(n) for n in range(count)]
-            assert [written.count(b"EVALSHA") for written in endpoint.writes] == writes
+
+@on_both_loops
+async def test_calls_leave_in_several_writes_when_they_are_large(path: Path) -> None:
+    async with running(path) as engine:
+        endpoint = TappedEndpoint(engine.url)
+        async with tapped(endpoint) as caller:
+            await ask(caller, "connected")
+            endpoint.writes.clear()
+            large = "x" * 100_000
+
+            replies = await asyncio.gather(*(ask(caller, f"{n}{large}") for n in range(50)))
+
+            assert [reply[2] for reply in replies] == [f"{n}{large}" for n in range(50)]
+            sizes = [len(written) for written in endpoint.writes]
+            assert 5 <= len(sizes) <= 50
+            assert max(sizes) < WRITE_BYTES + 101_000
 
 
 @on_both_loops

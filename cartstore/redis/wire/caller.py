@@ -33,11 +33,6 @@ IN_FLIGHT_MAX: Final = 4_096
 WAITING_MAX: Final = 16_384
 """Calls that wait to be sent; one more is refused at once."""
 
-WRITE_MAX: Final = 8
-"""Calls of one turn of the loop that leave in one write, at its end or when they are so many: to gather all
-of a crowded turn would cost the engine the time in which they are made. What had to wait for room leaves by
-bytes."""
-
 WAIT_SECONDS: Final = 2.0
 """How long a call may wait to be sent. Shorter than its deadline, so that one which is sent late still has
 time to be answered: of a refusal the buyer knows that nothing happened."""
@@ -155,10 +150,7 @@ class WireCaller:
             raise self._refusal()
         future: asyncio.Future[Reply] = self._loop.create_future()
         waiting.append(Call(future, script, keys, args, self._tick))
-        connection = self._connection
-        if connection is not None and len(waiting) >= WRITE_MAX:
-            connection.send(waiting)
-        if waiting and not self._is_flush_due:
+        if not self._is_flush_due:
             self._is_flush_due = True
             self._loop.call_soon(self._flush, context=self._context)
         return await future

@@ -25,8 +25,9 @@ from cartstore.redis.scripts import Script
 from cartstore.redis.wire.calls import Call, meaning_of, pack, refuse, unanswered
 from cartstore.redis.wire.several import SEVERAL_MIN, alike, packed_several
 
-BATCH_BYTES: Final = 64 * 1024
-"""Packed into one write, or a little more: a long queue still meets a transport that asks for a pause."""
+WRITE_BYTES: Final = 1024 * 1024
+"""Packed into one write, or a little more: some 2,500 adds. What is beyond meets a transport that may have
+asked for a pause meanwhile."""
 
 WRITE_BUFFER_BYTES: Final = 64 * 1024
 """Unsent bytes at which the transport asks for a pause."""
@@ -103,7 +104,7 @@ class Connection(asyncio.Protocol):
         while waiting and self._takes_calls():
             chunks: list[bytes] = []
             size = 0
-            while waiting and len(in_flight) < room and size < BATCH_BYTES:
+            while waiting and len(in_flight) < room and size < WRITE_BYTES:
                 call = waiting.popleft()
                 if call.future.done():
                     # Nobody waits for it any more, and nothing of it was sent.
