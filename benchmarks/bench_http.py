@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks import pipeline, requests, wrk
-from benchmarks.connections import best_kind
+from benchmarks.connections import best_kind, best_kind_of_bare
 from benchmarks.measure import Figure, Pair, Result, Sample, interleaved, p99, pairs_of, rate
 from benchmarks.options import Options
 from benchmarks.seeding import carts_of, fill, identity_of, open_shop, sell_out
@@ -169,7 +169,7 @@ def run(options: Options) -> Iterator[Result]:
         service = stack.enter_context(api(found, checkout_ack="engine"))
         who = requests.users(CARTS)
         body = requests.read_once(service, who[0])
-        plain = stack.enter_context(bare(found, best_kind(), canned=body))
+        plain = stack.enter_context(bare(found, best_kind_of_bare(), canned=body))
         yield from Http(found, service, plain, who, options).figures(len(body))
 
 

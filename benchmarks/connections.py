@@ -1,4 +1,4 @@
-"""The two ways of carrying a script call that the service has, by name."""
+"""The ways of carrying a script call, by name: the two that the service has, and one of the bare app."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from cartstore.redis.caller import PooledCaller, ScriptCaller, open_pool
 
 POOLED: Final = "redis-py"
 WIRE: Final = "wire"
+EAGER: Final = "wire, sent by eights"
+"""What serves the bare app best, which lets all that came begin at once (baselines/eager.py)."""
 
 
 def has_wire() -> bool:
@@ -23,6 +25,10 @@ def best_kind() -> str:
     return WIRE if has_wire() else POOLED
 
 
+def best_kind_of_bare() -> str:
+    return EAGER if has_wire() else POOLED
+
+
 @asynccontextmanager
 async def caller_of(kind: str, url: str) -> AsyncIterator[ScriptCaller]:
     """An open caller; closed when the context ends."""
@@ -30,6 +36,12 @@ async def caller_of(kind: str, url: str) -> AsyncIterator[ScriptCaller]:
         from cartstore.redis.wire import WireCaller
 
         async with WireCaller.open(url) as caller:
+            yield caller
+        return
+    if kind == EAGER:
+        from benchmarks.baselines.eager import EagerCaller
+
+        async with EagerCaller.open(url) as caller:
             yield caller
         return
     pool = open_pool(url)
