@@ -146,6 +146,14 @@ async def test_bytes_are_the_same_when_requests_are_taken_on_the_connection(
     ]
 
 
+async def test_connection_is_read_again_when_a_large_body_was_answered_unread(port: int) -> None:
+    large = b"POST /nowhere HTTP/1.1\r\nhost: a\r\ncontent-length: 300000\r\n\r\n" + b"x" * 300_000
+
+    answer, after = await _said(port, large, wait_for=1)
+
+    assert (answer[:12], after) == (b"HTTP/1.1 404", b"HTTP/1.1 200")
+
+
 async def test_server_goes_on_when_callers_leave_before_their_answer(app: Application) -> None:
     ((add,), _) = _conversations("ana")["add"]
     async with listening(app) as server:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,26 @@ async def test_calls_leave_in_several_writes_when_they_are_large(path: Path) -> 
             sizes = [len(written) for written in endpoint.writes]
             assert 5 <= len(sizes) <= 50
             assert max(sizes) < WRITE_BYTES + 101_000
+
+
+@on_both_loops
+async def test_calls_are_written_in_nobodys_context_when_a_caller_has_its_own(path: Path) -> None:
+    """What the first caller of a turn carries is nothing that the others' calls may see."""
+    carried = ContextVar("carried", default="nothing")
+    seen: list[str] = []
+
+    class Keys(list[str]):
+        def __iter__(self) -> Iterator[str]:
+            seen.append(carried.get())
+            return super().__iter__()
+
+    async with running(path) as engine, WireCaller.open(engine.url) as caller:
+        await ask(caller, "connected")
+        token = carried.set("a caller's")
+        await caller.call(ECHO, Keys(KEYS), ("payload",))
+        carried.reset(token)
+
+        assert seen == ["nothing"]
 
 
 @on_both_loops
