@@ -26,7 +26,7 @@ from redis.exceptions import RedisError
 from cartstore import limits
 from cartstore.archive.repository import Archive, Recorded, StockTotals
 from cartstore.catalog.repository import CatalogRepository
-from cartstore.errors import StoreUnavailable
+from cartstore.errors import StoreError, StoreRecovering, StoreUnavailable
 from cartstore.failpoints import reach
 from cartstore.model import CartSnapshot, CartTerms, Partition, Position, SkuFields, SnapshotLine, sku_of
 from cartstore.redis.caller import ScriptCaller, translate
@@ -116,7 +116,13 @@ class Rebuild:
         """Show others that this rebuild is alive. When the beat stops, so that it looks dead, it only means
         that another takes over; this one then ends at its next call."""
         while True:
-            await self._call("rebuild_beat", (), self._far)
+            try:
+                await self._call("rebuild_beat", (), self._far)
+            except StoreRecovering:
+                return
+            except StoreError:
+                # One beat is missed. Whether the engine is back, the steps find out.
+                _log.debug("no sign of life reached the engine", exc_info=True)
             await asyncio.sleep(BEAT_SECONDS)
 
     async def _put_back(self, cursor: Position, nonce: str, silent_since_ms: int) -> None:

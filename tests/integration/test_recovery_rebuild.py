@@ -13,6 +13,7 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis.asyncio as redis
@@ -21,7 +22,7 @@ from chaos.shop import assert_sound, buy, check_out, opened, stock_up, until_ope
 from cartstore import Owner, Product, Variant, cli
 from cartstore.archive.snapshots import CartSnapshots
 from cartstore.embedded import Engine
-from cartstore.errors import StoreError, StoreRecovering, StoreUnavailable
+from cartstore.errors import OutcomeUnknown, StoreError, StoreRecovering, StoreUnavailable
 from cartstore.model import NO_GUARD
 from cartstore.recovery import gate as recovery_gate
 from cartstore.recovery import rebuild
@@ -348,6 +349,68 @@ async def test_command_tells_how_far_it_is_when_it_rebuilds(
     for line in ("SKUs: 3", "carts: 1 of 1", "holds: 1 of 1"):
         assert line in told.err
     assert "gate: open" in told.out
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("no"), OutcomeUnknown()])
+async def test_rebuild_goes_on_showing_that_it_is_alive_when_one_sign_was_lost(
+    store: CartStore,
+    client: redis.Redis,
+    asleep: tuple[asyncio.Event, asyncio.Event],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    is_asleep, wake = asleep
+    call, failures = rebuild.Rebuild._call, [error]
+
+    async def fail_once(self: rebuild.Rebuild, name: str, *parts: Any) -> list[str]:
+        if name == "rebuild_beat" and failures:
+            raise failures.pop()
+        return await call(self, name, *parts)
+
+    monkeypatch.setattr(rebuild.Rebuild, "_call", fail_once)
+    await store.add_line(ANN, "a")
+    await archive_all(store)
+    await client.flushdb()
+    rebuilding = asyncio.create_task(store.recover())
+    await is_asleep.wait()
+    await asyncio.sleep(50 * rebuild.BEAT_SECONDS)
+    beats = (await read_gate(client, Keys(store.partition))).beat
+    wake.set()
+
+    assert await rebuilding
+    assert beats > 1
+    assert not failures
+    assert await held_by(store, ANN) == {"a": 1}
+
+
+async def test_rebuild_shows_no_more_that_it_is_alive_when_another_took_over(
+    store: CartStore,
+    client: redis.Redis,
+    asleep: tuple[asyncio.Event, asyncio.Event],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each call of one that lost its place would shut the gate that the other has opened."""
+    is_asleep, wake = asleep
+    call, beats = rebuild.Rebuild._call, 0
+
+    async def refuse_beats(self: rebuild.Rebuild, name: str, *parts: Any) -> list[str]:
+        nonlocal beats
+        if name == "rebuild_beat":
+            beats += 1
+            raise StoreRecovering("Another process took the rebuild over.")
+        return await call(self, name, *parts)
+
+    monkeypatch.setattr(rebuild.Rebuild, "_call", refuse_beats)
+    await store.add_line(ANN, "a")
+    await archive_all(store)
+    await client.flushdb()
+    rebuilding = asyncio.create_task(store.recover())
+    await is_asleep.wait()
+    await asyncio.sleep(20 * rebuild.BEAT_SECONDS)
+    wake.set()
+
+    assert await rebuilding
+    assert beats == 1
 
 
 @pytest.mark.usefixtures("environment")
