@@ -253,7 +253,7 @@ class Http:
         options = self._options
         self._warm("each", self._service, self._who)
         self._closed(self._plain, self._to_bare, seconds=1)
-        note = f"{CONNECTIONS} connections, over {best_kind()}"
+        note = f"{CONNECTIONS} connections, over {best_kind()}; the bare app over {best_kind_of_bare()}"
         sides = self._sides()
         samples: dict[str, list[Sample]] = {}
         for is_judged in (False, True):
@@ -279,7 +279,7 @@ class Http:
             if options.wants(figure) and ours in samples:
                 its_note = f"{note}, {body_bytes} bytes" if figure is READ else note
                 if figure is MANY:
-                    its_note = f"over {best_kind()}"
+                    its_note = f"over {best_kind()}; the bare app over {best_kind_of_bare()}"
                 pairs = pairs_of(samples[ours], samples[theirs], rate)
                 yield Result(figure=figure, pairs=pairs, note=its_note)
         for figure, spenders in ((CPU, ("served",)), (CPU_BESIDE, ("engine", "wrk"))):

@@ -66,7 +66,7 @@ PARTS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("wire", ("cartstore/redis/wire", "cartstore/redis/caller.py", "site-packages/redis/", "hiredis")),
     ("store", ("cartstore/store.py", "cartstore/redis/", "cartstore/model.py", "cartstore/catalog/")),
     ("connection", ("cartstore_api/connection.py", "cartstore_api/answers.py")),
-    ("lane", ("cartstore_api/lane.py",)),
+    ("lane", ("cartstore_api/lane.py", "cartstore_api/turns.py")),
     ("handler", ("cartstore_api/",)),
     (
         "routing",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextvars import Context, copy_context
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -35,7 +36,7 @@ class Exchange:
     """A hot request and its answer: in place of uvicorn's cycle, and of the task that it can cancel."""
 
     __slots__ = (
-        *("_connection", "disconnected", "is_given_up", "is_whole", "keep_alive"),
+        *("_connection", "context", "disconnected", "is_given_up", "keep_alive"),
         *("request", "response_complete", "task"),
     )
 
@@ -48,16 +49,24 @@ class Exchange:
         self.disconnected = False
         self.response_complete = False
         self.is_given_up = False
-        self.is_whole = False
-        self.task: asyncio.Task[None] | None = None
-        """From the moment when the request, which is whole then, has its turn."""
+        self.context: Context | None = None
+        """From the moment when the request is whole: what it will be served in."""
 
-    def begin(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        """From the moment when its turn has come."""
+
+    @property
+    def is_whole(self) -> bool:
+        return self.context is not None
+
+    def begin(self) -> bool:
         """Let the request be served, unless the server gave it up while it waited."""
-        if not self.is_given_up:
-            connection = self._connection
-            served = connection.serve(self)
-            self.task = asyncio.Task(served, loop=connection.loop, name="hot request")
+        if self.is_given_up:
+            return False
+        connection = self._connection
+        served = connection.serve(self)
+        self.task = asyncio.Task(served, loop=connection.loop, name="hot request", context=self.context)
+        return True
 
     def cancel(self, msg: Any = None) -> None:
         """The server waits no longer."""
@@ -127,7 +136,7 @@ class Connection(HttpToolsProtocol):
         if type(cycle) is not Exchange:
             super().on_message_complete()
         else:
-            cycle.is_whole = True
+            cycle.context = copy_context()
             self._turns.take(cycle)
 
     # --- to the caller -------------------------------------------------------------------------
@@ -141,13 +150,17 @@ class Connection(HttpToolsProtocol):
             self._exchanges.discard(exchange)
             self.transport.close()
             raise
+        finally:
+            self._turns.end()
 
     def cut_off(self, exchange: Exchange) -> None:
-        """Let a request end that will not be waited for: it is told that its outcome is unknown."""
+        """Let a request end that will not be waited for: it is told that its outcome is unknown, or that
+        nothing happened if it was whole and waited for its turn."""
         if exchange.task is not None:
             exchange.task.cancel()
         elif not exchange.response_complete:
-            self._write(exchange, self._lane.unknown(exchange.request))
+            say = self._lane.never_begun if exchange.is_whole else self._lane.unknown
+            self._write(exchange, say(exchange.request))
 
     def _write(self, exchange: Exchange, answer: Answer) -> None:
         exchange.response_complete = True
@@ -208,6 +221,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
         cycle = self.cycle
         if type(cycle) is Exchange and not cycle.is_whole and not cycle.response_complete:
+            cycle.response_complete = True
             self._exchanges.discard(cycle)
             self._lane.note_left(cycle.request)
         # What is under way holds this connection; that must not hold it in turn.

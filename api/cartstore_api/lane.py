@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from cartstore.errors import OutcomeUnknown
+from cartstore.errors import OutcomeUnknown, StoreUnavailable
 from cartstore_api import cart_calls, problems, schemas
 from cartstore_api.answers import Answer
 from cartstore_api.bodies import read_body
@@ -124,6 +124,11 @@ class Lane:
     def unknown(self, request: HotRequest) -> Answer:
         """What is said when the process stops and waits no longer: the change may have been applied."""
         return problems.answer(request.context, OutcomeUnknown(), request.method, request.path)
+
+    def never_begun(self, request: HotRequest) -> Answer:
+        """What is said when the process stops before the request had its turn."""
+        error = StoreUnavailable("The service stops; the change was not applied.")
+        return problems.answer(request.context, error, request.method, request.path)
 
     def note(self, request: HotRequest, status: int) -> None:
         """Note an answered request."""

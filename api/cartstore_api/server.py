@@ -28,7 +28,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: Application, *, has_lane: bool = True, **changes: Any) -> None:
         flags: dict[str, Any] = {
             "loop": "uvloop",
-            "http": "httptools",
+            "http": partial(Connection, app.lane, Turns()) if has_lane else "httptools",
             "ws": "none",
             # Held by who starts us and not by uvicorn, which would tell of a refused start with a traceback.
             "lifespan": "off",
@@ -40,5 +40,3 @@ class Server(uvicorn.Server):
             "timeout_graceful_shutdown": GRACE_SECONDS,
         }
         super().__init__(uvicorn.Config(cast(Any, app), **{**flags, **changes}))
-        if has_lane:
-            self.config.http = cast(Any, partial(Connection, app.lane, Turns(self.server_state.tasks)))

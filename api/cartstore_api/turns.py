@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sized
 from typing import Final, Protocol
 
 PARTS: Final = 5
-"""Of all requests under way, one in so many begins in a turn. Fewer parts leave the engine or this process
-waiting; with more of them each turn costs more than it does (docs/decisions/0007-wire.md has the figures)."""
+"""Of all whole requests under way, one in so many begins in a turn. Fewer parts leave the engine or this
+process waiting; with more of them a turn costs more than it does (docs/decisions/0007-wire.md)."""
 
 AT_ONCE_MIN: Final = 6
 """Requests that begin in a turn however few are under way."""
@@ -24,33 +23,42 @@ AT_ONCE_MIN: Final = 6
 class Waiting(Protocol):
     """A request that may have to wait for its turn."""
 
-    def begin(self) -> None:
-        """Its turn has come. Raises nothing."""
+    def begin(self) -> bool:
+        """Its turn has come. Whether it has begun; if so, `Turns.end` is to be called once it has ended."""
 
 
 class Turns:
-    """Lets requests begin, in the order in which they came. Belongs to one event loop.
+    """Lets whole requests begin, in the order in which they came. Belongs to one server and its loop."""
 
-    `under_way`: the requests that came and are not answered, of all connections.
-    """
-
-    def __init__(self, under_way: Sized) -> None:
-        self._under_way = under_way
+    def __init__(self) -> None:
         self._waiting: deque[Waiting] = deque()
-        self._left = AT_ONCE_MIN
+        self._begun = 0
+        """Requests that have begun and not ended."""
+
+        self._left = 0
         """Requests that may still begin in this turn; 0 while any wait."""
 
         self._is_due = False
 
     def take(self, request: Waiting) -> None:
         """Let a request begin, now or in one of the next turns."""
+        is_due = self._is_due
+        if not is_due:
+            self._left = self._share()
         if self._left:
             self._left -= 1
-            request.begin()
+            self._begun += request.begin()
         else:
             self._waiting.append(request)
-        if not self._is_due:
+        if not is_due:
             self._await_turn()
+
+    def end(self) -> None:
+        """A request that had begun has ended."""
+        self._begun -= 1
+
+    def _share(self) -> int:
+        return max(AT_ONCE_MIN, (self._begun + len(self._waiting)) // PARTS)
 
     def _await_turn(self) -> None:
         # Behind the tasks of those that have just begun: the write of what these call is asked for before the
@@ -60,11 +68,15 @@ class Turns:
 
     def _next(self) -> None:
         waiting = self._waiting
-        left = max(AT_ONCE_MIN, len(self._under_way) // PARTS)
-        self._is_due = False
-        if waiting:
+        if not waiting:
+            self._is_due = False
+            return
+        left = self._share()
+        try:
             while waiting and left:
                 left -= 1
-                waiting.popleft().begin()
+                self._begun += waiting.popleft().begin()
+        finally:
+            # Whatever became of one of them, the others have their turns.
+            self._left = 0 if waiting else left
             self._await_turn()
-        self._left = left

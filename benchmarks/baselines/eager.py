@@ -12,7 +12,8 @@ from cartstore.redis.scripts import Script
 from cartstore.redis.wire import WireCaller
 
 WRITE_CALLS: Final = 8
-"""Of 1, 4, 8, 16 and all calls of a turn in one write, the best with 32 and with 128 connections."""
+"""Of 1, 4, 8, 16 and 32 calls in one write the best with 32 connections; with 128 connections 16 and 32 calls
+are better by 2%."""
 
 
 class EagerCaller(WireCaller):

@@ -7,7 +7,8 @@ import contextlib
 import gc
 import re
 import weakref
-from collections.abc import AsyncIterator, Callable, Sized
+from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import Any, ClassVar
 
@@ -226,9 +227,15 @@ async def test_access_is_noted_when_a_caller_leaves_before_its_body(
     assert noted == [(400, "MALFORMED_JSON")]
 
 
-@pytest.mark.parametrize("moment", ["before the last bytes", "with the last bytes"])
+@pytest.mark.parametrize(
+    ("moment", "status", "code"),
+    [
+        ("before the last bytes", 503, "STORE_UNAVAILABLE"),
+        ("with the last bytes", 504, "OUTCOME_UNKNOWN"),
+    ],
+)
 async def test_nothing_is_begun_when_a_body_comes_as_the_server_waits_no_longer(
-    app: Application, monkeypatch: pytest.MonkeyPatch, moment: str
+    app: Application, monkeypatch: pytest.MonkeyPatch, moment: str, status: int, code: str
 ) -> None:
     ((add,), _) = _conversations("ana")["add"]
     noted = _noted(app, monkeypatch)
@@ -249,8 +256,8 @@ async def test_nothing_is_begun_when_a_body_comes_as_the_server_waits_no_longer(
         writer.close()
         assert await _comes(lambda: not server.server_state.tasks)
 
-    assert said.startswith(b"HTTP/1.1 504")
-    assert noted == [(504, "OUTCOME_UNKNOWN")]
+    assert said.startswith(b"HTTP/1.1 %d" % status)
+    assert noted == [(status, code)]
 
 
 async def test_connection_ends_when_an_answer_cannot_be_made(
@@ -271,16 +278,44 @@ async def test_connection_ends_when_an_answer_cannot_be_made(
         assert await _comes(lambda: not server.server_state.tasks and not server.server_state.connections)
 
 
+@pytest.mark.parametrize(
+    ("is_told", "expected"), [(False, (400, "MALFORMED_JSON")), (True, (504, "OUTCOME_UNKNOWN"))]
+)
+async def test_access_is_noted_once_when_a_caller_leaves_whom_the_server_gave_up(
+    app: Application, monkeypatch: pytest.MonkeyPatch, is_told: bool, expected: tuple[int, str]
+) -> None:
+    ((add,), _) = _conversations("ana")["add"]
+    noted = _noted(app, monkeypatch)
+    async with listening(app) as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+        writer.write(add[:-3])
+        assert await _comes(lambda: bool(server.server_state.tasks))
+        (exchange,) = server.server_state.tasks
+        (connection,) = server.server_state.connections
+        exchange.cancel()
+        if is_told:
+            assert await _comes(lambda: bool(noted))
+        connection.connection_lost(None)
+        writer.transport.abort()
+        await asyncio.sleep(0.05)
+        assert not server.server_state.tasks
+
+    assert noted == [expected]
+
+
 class _HeldTurns:
     """Turns that come when the test says so."""
 
     waiting: ClassVar[list[Exchange]] = []
 
-    def __init__(self, under_way: Sized) -> None:
+    def __init__(self) -> None:
         self.waiting.clear()
 
     def take(self, request: Exchange) -> None:
         self.waiting.append(request)
+
+    def end(self) -> None:
+        pass
 
     @classmethod
     def come(cls) -> None:
@@ -335,8 +370,8 @@ async def test_nothing_is_begun_when_the_turn_comes_after_the_server_gave_up(
         writer.close()
         assert await _comes(lambda: not server.server_state.tasks)
 
-    assert said.startswith(b"HTTP/1.1 504")
-    assert noted == [(504, "OUTCOME_UNKNOWN")]
+    assert said.startswith(b"HTTP/1.1 503")
+    assert noted == [(503, "STORE_UNAVAILABLE")]
 
 
 async def test_answer_is_given_when_the_server_is_told_to_stop_before_the_turn_comes(
@@ -357,6 +392,48 @@ async def test_answer_is_given_when_the_server_is_told_to_stop_before_the_turn_c
 
     assert said.startswith(b"HTTP/1.1 201")
     assert b"connection: close\r\n" in said
+
+
+async def test_shares_of_a_crowd_begin_when_it_comes_on_many_connections(
+    app: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one turn of the loop, which real sockets would not always do. Each is served in its own context,
+    whoever opened the turn; and a second crowd finds nothing of the first one."""
+    carried = ContextVar[int]("carried")
+    begun: list[int] = []
+    serve, add_line, count = Connection.serve, app.state.services.store.add_line, 50
+
+    def note(connection: Connection, exchange: Exchange) -> Any:
+        begun[-1] += 1
+        return serve(connection, exchange)
+
+    async def add_later(*parts: Any, **named: Any) -> Any:
+        served.append(carried.get())
+        await asyncio.sleep(0.3)
+        return await add_line(*parts, **named)
+
+    monkeypatch.setattr(Connection, "serve", note)
+    monkeypatch.setattr(app.state.services.store, "add_line", add_later)
+    adds = [_conversations(f"user-{n}")["add"][0][0] for n in range(count)]
+    async with listening(app) as server:
+        pairs = [await asyncio.open_connection("127.0.0.1", port_of(server)) for _ in range(count)]
+        assert await _comes(lambda: len(server.server_state.connections) == count)
+        for _ in range(2):
+            served: list[int] = []
+            begun[:] = [0]
+            for number, connection in enumerate(list(server.server_state.connections)):
+                context = copy_context()
+                context.run(carried.set, number)
+                context.run(connection.data_received, adds[number])
+            for _ in range(6):
+                begun.append(0)
+                await asyncio.sleep(0)
+
+            assert begun == [6, 10, 10, 10, 10, 4, 0]
+            assert await _comes(lambda: not server.server_state.tasks)
+            assert served == list(range(count))
+        for _, writer in pairs:
+            writer.close()
 
 
 async def test_every_request_is_answered_when_many_come_at_once(app: Application) -> None:

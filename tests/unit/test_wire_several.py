@@ -121,6 +121,19 @@ async def test_calls_leave_alone_when_they_are_of_different_partitions(path: Pat
 
 
 @on_both_loops
+async def test_calls_are_all_answered_when_some_have_no_keys(path: Path) -> None:
+    """No script of ours is called so; but then no other caller may pay for it."""
+    keys: list[tuple[str, ...]] = [(GATE,), (), (), (GATE,), ()]
+    async with connected(path) as (engine, caller), asyncio.timeout(10):
+        replies = await asyncio.gather(
+            *(caller.call(ECHO_SEVERAL, some, (n,)) for n, some in enumerate(keys))
+        )
+
+        assert replies == [echo(n) for n in range(5)]
+        assert sizes_of(engine.calls) == [1, 2, 1, 1]
+
+
+@on_both_loops
 async def test_no_command_carries_more_than_the_bound_when_many_wait(path: Path) -> None:
     async with paused(path) as (engine, caller, protocol):
         waiting = asyncio.ensure_future(answers_to(caller, *range(2 * SEVERAL_MAX + 1)))

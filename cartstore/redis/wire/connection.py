@@ -26,8 +26,8 @@ from cartstore.redis.wire.calls import Call, meaning_of, pack, refuse, unanswere
 from cartstore.redis.wire.several import SEVERAL_MIN, alike, packed_several
 
 WRITE_BYTES: Final = 1024 * 1024
-"""Packed into one write, or a little more: some 2,500 adds. What is beyond meets a transport that may have
-asked for a pause meanwhile."""
+"""Packed into one write, or a little more: 2,500 adds that go alone, more than may be in flight of those that
+leave together. What is beyond meets a transport that may have asked for a pause meanwhile."""
 
 WRITE_BUFFER_BYTES: Final = 64 * 1024
 """Unsent bytes at which the transport asks for a pause."""

@@ -25,7 +25,7 @@ def alike(first: Call, waiting: deque[Call], room: int) -> list[Call]:
     room = min(room, SEVERAL_MAX)
     while waiting and len(calls) < room:
         call = waiting[0]
-        if call.script is not first.script or call.goes_alone or call.keys[0] != first.keys[0]:
+        if call.script is not first.script or call.goes_alone or call.keys[:1] != first.keys[:1]:
             break
         waiting.popleft()
         if not call.future.done():
@@ -36,7 +36,7 @@ def alike(first: Call, waiting: deque[Call], room: int) -> list[Call]:
 def packed_several(several: Script, calls: Sequence[Call], identity: str) -> bytes:
     """The bytes of the command that carries them. Raises TypeError, ValueError or OverflowError for what
     cannot be packed."""
-    keys = [calls[0].keys[0], *(key for call in calls for key in call.keys[1:])]
+    keys = [*calls[0].keys[:1], *(key for call in calls for key in call.keys[1:])]
     packed = [_values_of(call.args) for call in calls]
     return pack((*several.command, len(keys), *keys, identity, *packed))
 
