@@ -16,7 +16,7 @@ PARTS: Final = 5
 """Of all whole requests under way, one in so many begins in a turn. Fewer parts leave the engine or this
 process waiting; with more of them a turn costs more than it does (docs/decisions/0007-wire.md)."""
 
-AT_ONCE_MIN: Final = 6
+AT_ONCE_MIN: Final = 8
 """Requests that begin in a turn however few are under way."""
 
 

@@ -429,7 +429,7 @@ async def test_shares_of_a_crowd_begin_when_it_comes_on_many_connections(
                 begun.append(0)
                 await asyncio.sleep(0)
 
-            assert begun == [6, 10, 10, 10, 10, 4, 0]
+            assert begun == [8, 10, 10, 10, 10, 2, 0]
             assert await _comes(lambda: not server.server_state.tasks)
             assert served == list(range(count))
         for _, writer in pairs:

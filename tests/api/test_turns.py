@@ -65,7 +65,7 @@ async def test_requests_begin_at_once_when_they_are_few() -> None:
         (AT_ONCE_MIN + 1, [AT_ONCE_MIN, 1, 0]),
         (AT_ONCE_MIN * PARTS + PARTS - 1, [*[AT_ONCE_MIN] * 5, 4, 0]),
         (AT_ONCE_MIN * PARTS + PARTS, [AT_ONCE_MIN, *[AT_ONCE_MIN + 1] * 4, 1, 0]),
-        (1_000, [AT_ONCE_MIN, *[1_000 // PARTS] * 4, 194, 0]),
+        (1_000, [AT_ONCE_MIN, *[1_000 // PARTS] * 4, 200 - AT_ONCE_MIN, 0]),
     ],
 )
 async def test_a_share_of_the_crowd_begins_in_each_turn_when_it_comes_at_once(
