@@ -84,6 +84,18 @@ def asleep(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Even
     return is_asleep, wake
 
 
+async def rebuild_until_asleep(
+    store: CartStore, client: redis.Redis, asleep: tuple[asyncio.Event, asyncio.Event]
+) -> asyncio.Task[bool]:
+    """A rebuild of an emptied engine with one cart, which sleeps."""
+    await store.add_line(ANN, "a")
+    await archive_all(store)
+    await client.flushdb()
+    rebuilding = asyncio.create_task(store.recover())
+    await asleep[0].wait()
+    return rebuilding
+
+
 async def test_everything_comes_back_when_no_batch_holds_it_all(
     store: CartStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,26 +371,24 @@ async def test_rebuild_goes_on_showing_that_it_is_alive_when_one_sign_was_lost(
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
 ) -> None:
-    is_asleep, wake = asleep
-    call, failures = rebuild.Rebuild._call, [error]
+    call, failures, has_beaten = rebuild.Rebuild._call, [error], asyncio.Event()
 
     async def fail_once(self: rebuild.Rebuild, name: str, *parts: Any) -> list[str]:
         if name == "rebuild_beat" and failures:
             raise failures.pop()
-        return await call(self, name, *parts)
+        reply = await call(self, name, *parts)
+        if name == "rebuild_beat":
+            has_beaten.set()
+        return reply
 
     monkeypatch.setattr(rebuild.Rebuild, "_call", fail_once)
-    await store.add_line(ANN, "a")
-    await archive_all(store)
-    await client.flushdb()
-    rebuilding = asyncio.create_task(store.recover())
-    await is_asleep.wait()
-    await asyncio.sleep(50 * rebuild.BEAT_SECONDS)
-    beats = (await read_gate(client, Keys(store.partition))).beat
-    wake.set()
+    rebuilding = await rebuild_until_asleep(store, client, asleep)
+    async with asyncio.timeout(20):
+        await has_beaten.wait()
+    assert (await read_gate(client, Keys(store.partition))).beat > 0
+    asleep[1].set()
 
     assert await rebuilding
-    assert beats > 1
     assert not failures
     assert await held_by(store, ANN) == {"a": 1}
 
@@ -390,7 +400,6 @@ async def test_rebuild_shows_no_more_that_it_is_alive_when_another_took_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each call of one that lost its place would shut the gate that the other has opened."""
-    is_asleep, wake = asleep
     call, beats = rebuild.Rebuild._call, 0
 
     async def refuse_beats(self: rebuild.Rebuild, name: str, *parts: Any) -> list[str]:
@@ -401,13 +410,9 @@ async def test_rebuild_shows_no_more_that_it_is_alive_when_another_took_over(
         return await call(self, name, *parts)
 
     monkeypatch.setattr(rebuild.Rebuild, "_call", refuse_beats)
-    await store.add_line(ANN, "a")
-    await archive_all(store)
-    await client.flushdb()
-    rebuilding = asyncio.create_task(store.recover())
-    await is_asleep.wait()
+    rebuilding = await rebuild_until_asleep(store, client, asleep)
     await asyncio.sleep(20 * rebuild.BEAT_SECONDS)
-    wake.set()
+    asleep[1].set()
 
     assert await rebuilding
     assert beats == 1
