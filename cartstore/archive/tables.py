@@ -274,8 +274,9 @@ rejected_events = Table(
     Column("body", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("rejected_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    PrimaryKeyConstraint("epoch", "seq"),
-    comment="Events that could not be applied, each an alarm that a person has to look at.",
+    # Two histories may have issued the same position; their nonces differ.
+    PrimaryKeyConstraint("epoch", "seq", "nonce"),
+    comment="Events that were not applied, each an alarm that a person has to look at.",
 )
 
 frozen_skus = Table(
