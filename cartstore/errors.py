@@ -18,7 +18,8 @@ CartStoreError
 │   └── OutcomeUnknown             sent, no answer: retry with the same idempotency key
 ├── ConfigurationError             settings or environment that the store refuses to start with
 └── ContractError                  our bug: a reply or a state that no code path allows
-    └── EventRefused               the record refuses an event of the outbox
+    ├── EventRefused               the record refuses an event of the outbox
+    └── OutboxBroken               the outbox has a gap or a fork
 
 `code` is the stable name that api.md lists; the HTTP status is the API's business.
 """
@@ -307,3 +308,7 @@ class ContractError(CartStoreError):
 
 class EventRefused(ContractError):
     """The record refuses an event: it contradicts what is recorded already."""
+
+
+class OutboxBroken(ContractError):
+    """The outbox has a gap or a fork: an event does not follow the last one that was applied."""

@@ -1312,6 +1312,7 @@ class MemoryEngine:
                 type=event_type,
                 at_ms=now,
                 body_json=msgspec.json.encode(body).decode(),
+                previous=self.events[-1].name if self.events else "",
             )
         )
         return position

@@ -532,6 +532,23 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     cart_version: int = 0
     """Of the cart that the same step changed; 0 when it changed none."""
 
+    previous: str | None = None
+    """Position and nonce of the entry before it in the outbox, separated by a space; empty when there was
+    none. None: a version of cartstore that did not name it wrote this entry."""
+
+    @property
+    def name(self) -> str:
+        """What the next event's `previous` says of this one."""
+        return f"{self.position} {self.nonce}"
+
+    def follows(self, position: Position, nonce: str) -> bool:
+        """Whether this is the next event after the one at `position` with `nonce`; seq 0: the first event."""
+        if self.position.seq <= position.seq or self.position.epoch < position.epoch:
+            return False
+        if self.previous is None:
+            return self.position.seq == position.seq + 1
+        return self.previous == (f"{position} {nonce}" if position.seq else "")
+
     @property
     def body(self) -> dict[str, Any]:
         """The object, decoded anew each time. Raises ContractError when it is none."""

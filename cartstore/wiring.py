@@ -82,6 +82,8 @@ async def open_store(
         client: Redis = Redis.from_url(
             settings.redis_url,
             decode_responses=True,
+            # An outbox entry may hold bytes that are no text; it must not keep the others from being read.
+            encoding_errors="backslashreplace",
             socket_timeout=CALL_TIMEOUT_SECONDS,
             socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         )

@@ -16,7 +16,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Final, Protocol
 
 from cartstore.archive.repository import Archive
-from cartstore.errors import EventRefused, StoreRecovering
+from cartstore.errors import EventRefused, OutboxBroken, StoreRecovering
 from cartstore.failpoints import reach
 from cartstore.limits import OUTBOX_BATCH_EVENTS
 from cartstore.model import Event, Position
@@ -64,18 +64,18 @@ async def drain(
     Without `trims` the engine stays as it is: a fenced partition takes no writes.
 
     An event that the record refuses is put into rejected_events, its SKUs are frozen, and it is logged as an
-    error. Raises StoreRecovering when the stream is not the one that the record was written from (the
-    partition is fenced then), StoreUnavailable, OutcomeUnknown (the next run finds out by the cursor),
-    ContractError.
+    error. Raises StoreRecovering when the stream is not the one that the record was written from, or has a
+    gap or a fork (the partition is fenced then; without `trims` the latter is OutboxBroken),
+    StoreUnavailable, OutcomeUnknown (the next run finds out by the cursor), ContractError.
     """
     moved = 0
     untrimmed: Position | None = None
     ahead: list[Event] = []
     async with _Beside() as beside:
         for _ in range(DRAIN_ROUNDS_MAX):
-            cursor = await _proven_cursor(archive, outbox)
+            cursor, nonce = await _proven_cursor(archive, outbox)
             reach("drain.proved")
-            events = await _events_after(cursor, outbox, batch, ahead)
+            events = await _events_after(cursor, nonce, outbox, batch, ahead)
             reach("drain.read")
             if not events:
                 # Or a run that died between its commit and its trim left applied events behind.
@@ -85,8 +85,16 @@ async def drain(
                 break
             is_full = len(events) >= batch
             beside.begin(_meanwhile(outbox, untrimmed, events[-1].position if is_full else None, batch))
-            position = await _apply(archive, events, outbox if trims else None)
-            reach("drain.applied")
+            try:
+                position = await _apply(archive, events, outbox if trims else None)
+                reach("drain.applied")
+            except OutboxBroken as broken:
+                if not trims:
+                    raise
+                # What is sold behind a break never reaches the record, so nothing more may be sold.
+                await outbox.fence(broken.message)
+                reach("drain.fenced")
+                raise StoreRecovering(f"{broken.message} The partition is fenced.") from broken
             await outbox.announce(position)
             reach("drain.announced")
             ahead = await beside.result()
@@ -140,21 +148,21 @@ async def _meanwhile(
 
 
 async def _events_after(
-    cursor: Position, outbox: Outbox, batch: int, ahead: Sequence[Event]
+    cursor: Position, nonce: str, outbox: Outbox, batch: int, ahead: Sequence[Event]
 ) -> Sequence[Event]:
     """The next batch: what was read ahead of the cursor, or else what the stream has now.
 
     Since it was read, the engine may have been lost and the stream written anew. The last event stands there
     with its nonce only if all of them do: a stream loses its end, and never its middle."""
-    if ahead and ahead[0].position.seq == cursor.seq + 1:
+    if ahead and ahead[0].follows(cursor, nonce):
         last = await outbox.find(ahead[-1].position)
         if last is not None and last.nonce == ahead[-1].nonce:
             return ahead
     return await outbox.read(cursor, batch)
 
 
-async def _proven_cursor(archive: Archive, outbox: Outbox) -> Position:
-    """The cursor, after the stream has proved that it holds the last applied event with its nonce."""
+async def _proven_cursor(archive: Archive, outbox: Outbox) -> tuple[Position, str]:
+    """The cursor and its nonce, after the stream has proved that it holds that event."""
     cursor, nonce = await archive.cursor()
     while cursor.seq > 0:
         entry = await outbox.find(cursor)
@@ -169,7 +177,7 @@ async def _proven_cursor(archive: Archive, outbox: Outbox) -> Position:
             await outbox.fence(reason)
             raise StoreRecovering(f"{reason} The partition is fenced until it is recovered.")
         cursor = again
-    return cursor
+    return cursor, nonce
 
 
 async def _apply(archive: Archive, events: Sequence[Event], freezing: Outbox | None) -> Position:

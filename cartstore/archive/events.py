@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from cartstore.errors import ContractError, EventRefused
+from cartstore.errors import EventRefused
 from cartstore.limits import STOCK_MAX, TOTAL_MINOR_MAX
 from cartstore.model import CheckoutType, Event, PaymentStatus, ReleaseReason
 
@@ -162,7 +162,7 @@ _DECODERS = {name: msgspec.json.Decoder(body_type, strict=False) for name, body_
 def decode(event: Event) -> Body:
     """The event's body as the Struct of its type.
 
-    Raises EventRefused for any other shape or type, ContractError for what is no JSON at all.
+    Raises EventRefused for any other shape or type, and for what is no JSON at all.
     """
     decoder = _DECODERS.get(event.type)
     if decoder is None:
@@ -172,4 +172,4 @@ def decode(event: Event) -> Body:
     except msgspec.ValidationError as error:
         raise EventRefused(f"{event.type}: {error}") from error
     except msgspec.DecodeError as error:
-        raise ContractError(f"The body of event {event.position} cannot be read: {error}.") from error
+        raise EventRefused(f"The body of event {event.position} cannot be read: {error}.") from error

@@ -7,17 +7,26 @@ twice. The record says which SKUs are frozen; the engine is told (`sku_freeze`),
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from cartstore.archive.arrays import columns_of, rows_of
 from cartstore.archive.database import Database
-from cartstore.archive.tables import frozen_skus, order_lines, orders, rejected_events
-from cartstore.model import ID_PATTERN, Event, is_sku, payment_id_of_order
+from cartstore.archive.tables import events, frozen_skus, order_lines, orders, rejected_events
+from cartstore.errors import ContractError
+from cartstore.model import ID_PATTERN, Event, Position, is_sku, payment_id_of_order
+
+
+class EventsTaken(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a page of an engine's stream that the record did not have."""
+
+    applied: int
+    put_aside: int
 
 
 class QuarantineCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,21 +71,54 @@ class Quarantine:
         return found.rowcount > 0
 
 
-async def put_aside(connection: AsyncConnection, event: Event, reason: str) -> None:
-    """Write an event down as rejected and freeze the SKUs that it is about, in the caller's transaction."""
+async def known_names(connection: AsyncConnection, stream: Sequence[Event]) -> set[str]:
+    """Names of those of these events that the record has, applied or put aside. Events older than the oldest
+    one that it keeps count as known: they were archived before it forgot them."""
+    names: set[str] = set()
+    if not stream:
+        return names
+    oldest = (
+        await connection.execute(
+            select(events.c.epoch, events.c.seq).order_by(events.c.epoch, events.c.seq).limit(1)
+        )
+    ).first()
+    if oldest is not None:
+        names = {event.name for event in stream if event.position < Position(*oldest)}
+    positions = [(event.position.epoch, event.position.seq) for event in stream]
+    for table in (events, rejected_events):
+        source = rows_of(table, ("epoch", "seq"))
+        query = select(table.c.epoch, table.c.seq, table.c.nonce).join(
+            source, (table.c.epoch == source.c.epoch) & (table.c.seq == source.c.seq)
+        )
+        rows = await connection.execute(query, columns_of(("epoch", "seq"), positions))
+        names |= {f"{row.epoch}-{row.seq} {row.nonce}" for row in rows}
+    return names
+
+
+async def put_aside(connection: AsyncConnection, event: Event, reason: str, *, freezes: bool = True) -> None:
+    """Write an event down as rejected, in the caller's transaction. `freezes`: stop the sale of the SKUs that
+    it is about. Doing it again changes nothing."""
     position = event.position
     await connection.execute(
-        insert(rejected_events).values(
+        pg_insert(rejected_events)
+        .values(
             epoch=position.epoch,
             seq=position.seq,
             nonce=event.nonce,
             type=event.type,
             at_ms=event.at_ms,
-            body=event.body_json,
+            body=_storable(event.body_json),
             reason=reason,
         )
+        .on_conflict_do_nothing()
     )
-    body = event.body
+    if not freezes:
+        return
+    try:
+        body = event.body
+    except ContractError:
+        # The body is no JSON object, so it names nothing.
+        body = {}
     skus = set(skus_named(body))
     payment_id = _payment_named(body)
     if payment_id is not None:
@@ -88,6 +130,11 @@ async def put_aside(connection: AsyncConnection, event: Event, reason: str) -> N
             for sku in sorted(skus)
         ]
         await connection.execute(pg_insert(frozen_skus).on_conflict_do_nothing(), rows)
+
+
+def _storable(text: str) -> str:
+    """The text as PostgreSQL takes it: it refuses NUL."""
+    return text.replace("\x00", "\\x00")
 
 
 def skus_named(body: Any) -> Iterable[str]:

@@ -15,23 +15,13 @@ from sqlalchemy import Row, Select, Text, func, literal, select, tuple_, update
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from cartstore.archive.applying import (
-    Changes,
-    OrderState,
-    PaymentState,
-    StockCount,
-    decode_all,
-    event_rows,
-    payments_needed,
-    skus_needed,
-)
-from cartstore.archive.arrays import array_of, columns_of, insert_rows, rows_of
+from cartstore.archive.arrays import array_of
 from cartstore.archive.database import Database
 from cartstore.archive.quarantine import Quarantine, put_aside
+from cartstore.archive.raised_epoch import RaisedEpoch
 from cartstore.archive.schema import is_current
-from cartstore.archive.snapshots import CartSnapshots, shift
+from cartstore.archive.snapshots import CartSnapshots
 from cartstore.archive.tables import (
     events,
     meta,
@@ -42,7 +32,8 @@ from cartstore.archive.tables import (
     stock,
     stock_ledger,
 )
-from cartstore.errors import ConfigurationError, ContractError, InvalidField, StoreRecovering
+from cartstore.archive.writing import CURSOR, PARTITION, apply, following, locked_cursor, move_cursor
+from cartstore.errors import ConfigurationError, InvalidField, StoreRecovering
 from cartstore.failpoints import reach
 from cartstore.limits import PAGE_SIZE_DEFAULT
 from cartstore.model import (
@@ -59,9 +50,6 @@ from cartstore.model import (
 
 Recorded = tuple[Payment, list[Order]]
 """A payment with its orders, in the order of the checkout."""
-
-PARTITION: Final = 0
-"""The only one until shares can move between partitions."""
 
 
 class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,14 +70,6 @@ class StockTotals(msgspec.Struct, frozen=True, kw_only=True):
     on_hand: int
     sold: int
     backordered: int
-
-
-class RaisedEpoch(msgspec.Struct, frozen=True, kw_only=True):
-    """A drawn epoch, and position and nonce of the last event that was applied before it."""
-
-    epoch: int
-    cursor: Position
-    nonce: str
 
 
 def _terminal_since(since_ms: int, limit: int) -> Select[Any]:
@@ -159,37 +139,31 @@ class Archive:
         """Apply events in one transaction, in their order, and move the cursor; the cursor's new position.
 
         Events at or before the cursor are skipped, so a batch that comes twice, late, or to two drainers
-        at once changes nothing more. Raises EventRefused (nothing of the batch is applied) when an event
-        contradicts the record, ContractError when the batch leaves a gap after the cursor.
+        at once changes nothing more. Of a batch with a gap or a fork the events before it are applied.
+        Raises EventRefused (nothing of the batch is applied) when an event contradicts the record,
+        OutboxBroken when the first event after the cursor does not follow it, StoreRecovering for events of
+        an epoch that a recovery has closed.
         """
         async with self.database.transaction() as connection:
             # The row lock lets one drainer at a time past this line; the other then finds the cursor moved.
-            cursor, fence_epoch = await _locked_cursor(connection)
+            cursor, nonce, fence_epoch = await locked_cursor(connection)
             reach("drain.locked")
-            fresh = _after(batch, cursor, fence_epoch)
+            fresh = following(batch, cursor, nonce, fence_epoch)
             if not fresh:
                 return cursor
-            decoded = decode_all(fresh)
-            changes = Changes(
-                await _payment_states(connection, payments_needed(decoded)),
-                await _stock_counts(connection, skus_needed(decoded)),
-            )
-            changes.fold(decoded)
-            await _write_changes(connection, changes)
-            await shift(connection, decoded)
-            await insert_rows(connection, events, _EVENT_COLUMNS, event_rows(decoded))
-            position = await _move_cursor(connection, fresh[-1])
+            position = await apply(connection, fresh)
             reach("drain.written")
             return position
 
     async def reject_event(self, event: Event, reason: str) -> Position:
-        """Put the event after the cursor aside with the reason, freeze its SKUs, move the cursor past it."""
+        """Put the event after the cursor aside with the reason, freeze its SKUs, move the cursor past it.
+        Raises OutboxBroken, StoreRecovering as apply_events does."""
         async with self.database.transaction() as connection:
-            cursor, fence_epoch = await _locked_cursor(connection)
-            if not _after([event], cursor, fence_epoch):
+            cursor, nonce, fence_epoch = await locked_cursor(connection)
+            if not following([event], cursor, nonce, fence_epoch):
                 return cursor
             await put_aside(connection, event, reason)
-            return await _move_cursor(connection, event)
+            return await move_cursor(connection, event)
 
     @asynccontextmanager
     async def raising_epoch(self, least: int) -> AsyncIterator[RaisedEpoch]:
@@ -199,13 +173,19 @@ class Archive:
         gate has. Raises StoreRecovering when a later one was drawn and opened in between."""
         epoch = await self._draw_epoch(least)
         async with self.database.transaction() as connection:
-            row = (await connection.execute(_CURSOR.with_for_update())).one()
+            row = (await connection.execute(CURSOR.with_for_update())).one()
             if row.fence_epoch >= epoch:
                 raise StoreRecovering("Another process opened the gate.")
             await connection.execute(
                 update(outbox_cursor).where(outbox_cursor.c.partition == PARTITION).values(fence_epoch=epoch)
             )
-            yield RaisedEpoch(epoch=epoch, cursor=Position(row.epoch, row.seq), nonce=row.nonce)
+            yield RaisedEpoch(
+                connection,
+                epoch=epoch,
+                cursor=Position(row.epoch, row.seq),
+                nonce=row.nonce,
+                closed_below=row.fence_epoch,
+            )
 
     async def _draw_epoch(self, least: int) -> int:
         """Committed before any gate has it. A gate may be opened in it and the transaction that was to tell
@@ -224,13 +204,13 @@ class Archive:
     async def cursor(self) -> tuple[Position, str]:
         """Position and nonce of the last event that was applied or rejected; seq 0 before the first."""
         async with self.database.reading() as connection:
-            row = (await connection.execute(_CURSOR)).one()
+            row = (await connection.execute(CURSOR)).one()
         return Position(row.epoch, row.seq), row.nonce
 
     async def fence_epoch(self) -> int:
         """The epoch that the last recovery raised: events and snapshots of older ones are refused."""
         async with self.database.reading() as connection:
-            return int((await connection.execute(_CURSOR)).one().fence_epoch)
+            return int((await connection.execute(CURSOR)).one().fence_epoch)
 
     async def has_event(self, position: Position) -> bool:
         """Whether the event at exactly this position was applied."""
@@ -345,7 +325,7 @@ class Archive:
         self, sku: str, *, limit: int = PAGE_SIZE_DEFAULT, cursor: str | None = None
     ) -> tuple[list[LedgerRow], str | None]:
         """A SKU's changes of on_hand, newest first, and the cursor of the next page. Raises InvalidField."""
-        # seq goes on over epochs without a gap, so it alone is the order.
+        # seq grows over all epochs, so it alone is the order.
         place = (stock_ledger.c.seq, stock_ledger.c.line)
         query = select(stock_ledger).where(stock_ledger.c.sku == sku)
         if cursor is not None:
@@ -418,16 +398,7 @@ class Archive:
 _DIGITS_MAX: Final = 18
 """Of a number inside a cursor: below 2**63, which PostgreSQL compares it as."""
 
-_CURSOR = select(
-    outbox_cursor.c.epoch, outbox_cursor.c.seq, outbox_cursor.c.nonce, outbox_cursor.c.fence_epoch
-).where(outbox_cursor.c.partition == PARTITION)
-
 _BODY_JSON = sql_cast(events.c.body, Text).label("body_json")
-_EVENT_COLUMNS = ("epoch", "seq", "nonce", "type", "at_ms", "body")
-_PAYMENT_COLUMNS = tuple(column.name for column in payments.c)
-_ORDER_COLUMNS = tuple(column.name for column in orders.c)
-_LINE_COLUMNS = tuple(column.name for column in order_lines.c)
-_LEDGER_COLUMNS = tuple(column.name for column in stock_ledger.c)
 
 _JOINED = (
     select(
@@ -517,156 +488,3 @@ def _parse_cursor(cursor: str) -> tuple[int, str]:
 
 def _foreign_cursor() -> InvalidField:
     return InvalidField("This cursor was not given by this list.", field="cursor")
-
-
-def _after(batch: Sequence[Event], cursor: Position, fence_epoch: int) -> list[Event]:
-    """The events that follow the cursor. Raises ContractError unless they follow it without a gap,
-    StoreRecovering for events of an epoch that a recovery has closed."""
-    fresh: list[Event] = []
-    last = cursor
-    for event in batch:
-        position = event.position
-        if position.seq <= cursor.seq and position.epoch <= cursor.epoch:
-            continue
-        # An older epoch is an engine that was replaced; its events must never count again.
-        if position.epoch < fence_epoch:
-            raise StoreRecovering(
-                f"Event {position} is of an epoch before {fence_epoch}: its engine was replaced."
-            )
-        if position.seq != last.seq + 1 or position.epoch < last.epoch:
-            raise ContractError(f"Event {position} cannot follow {last}: the outbox has a gap or a fork.")
-        fresh.append(event)
-        last = position
-    return fresh
-
-
-async def _locked_cursor(connection: AsyncConnection) -> tuple[Position, int]:
-    """The cursor, locked for this transaction, and the epoch below which nothing is applied."""
-    row = (await connection.execute(_CURSOR.with_for_update())).one()
-    return Position(row.epoch, row.seq), row.fence_epoch
-
-
-async def _move_cursor(connection: AsyncConnection, last: Event) -> Position:
-    await connection.execute(
-        update(outbox_cursor)
-        .where(outbox_cursor.c.partition == PARTITION)
-        .values(epoch=last.position.epoch, seq=last.position.seq, nonce=last.nonce)
-    )
-    return last.position
-
-
-async def _payment_states(connection: AsyncConnection, payment_ids: Sequence[str]) -> dict[str, PaymentState]:
-    if not payment_ids:
-        return {}
-    query = (
-        select(
-            payments.c.payment_id,
-            payments.c.status,
-            payments.c.attempts,
-            orders.c.order_id,
-            orders.c.status.label("order_status"),
-            orders.c.release_reason,
-        )
-        .join(orders)
-        .where(payments.c.payment_id.in_(array_of(payments.c.payment_id, payment_ids)))
-        .order_by(payments.c.payment_id, orders.c.n)
-    )
-    states: dict[str, PaymentState] = {}
-    for row in await connection.execute(query):
-        state = states.setdefault(row.payment_id, PaymentState(row.payment_id, row.status, row.attempts, {}))
-        state.orders[row.order_id] = OrderState(row.order_id, row.order_status, row.release_reason)
-    return states
-
-
-async def _stock_counts(connection: AsyncConnection, skus: Sequence[str]) -> dict[str, StockCount]:
-    if not skus:
-        return {}
-    query = select(stock).where(stock.c.sku.in_(array_of(stock.c.sku, skus)))
-    return {
-        row.sku: StockCount(row.on_hand, row.sold, row.backordered) for row in await connection.execute(query)
-    }
-
-
-async def _write_changes(connection: AsyncConnection, changes: Changes) -> None:
-    await _insert_begun(connection, changes)
-    await _update_payments(connection, changes)
-    await _upsert_stock(connection, changes)
-    await insert_rows(
-        connection, stock_ledger, _LEDGER_COLUMNS, [msgspec.structs.astuple(line) for line in changes.ledger]
-    )
-
-
-async def _insert_begun(connection: AsyncConnection, changes: Changes) -> None:
-    """Checkouts that the batch begins, in the state that the batch leaves them in."""
-    payment_rows: list[tuple[Any, ...]] = []
-    order_rows: list[tuple[Any, ...]] = []
-    line_rows: list[tuple[Any, ...]] = []
-    for begun in changes.begun:
-        state = changes.payments[begun.payment_id]
-        payment_rows.append(
-            (
-                *(begun.payment_id, begun.checkout_id, begun.checkout_type, begun.cart_id, state.status),
-                *(begun.amount_minor, begun.currency, begun.gateway, begun.method, state.attempts),
-                *(begun.expires_at_ms, begun.created_at_ms, begun.fingerprint, begun.details_json),
-            )
-        )
-        for n, order in enumerate(begun.orders, 1):
-            its = state.orders[order.order_id]
-            order_rows.append(
-                (
-                    *(order.order_id, begun.payment_id, n, order.seller, its.status, its.release_reason),
-                    *(order.total_minor, begun.created_at_ms),
-                )
-            )
-            line_rows += [
-                (
-                    *(order.order_id, line_n, line.line_id, line.sku, line.quantity, line.held, line.mode),
-                    *(line.unit_price_minor, line.revision, line.first_held_at_ms, line.properties_json),
-                )
-                for line_n, line in enumerate(order.lines, 1)
-            ]
-    await insert_rows(connection, payments, _PAYMENT_COLUMNS, payment_rows)
-    await insert_rows(connection, orders, _ORDER_COLUMNS, order_rows)
-    await insert_rows(connection, order_lines, _LINE_COLUMNS, line_rows)
-
-
-async def _update_payments(connection: AsyncConnection, changes: Changes) -> None:
-    begun = changes.begun_ids()
-    changed = [state for state in changes.payments.values() if state.payment_id not in begun]
-    if not changed:
-        return
-    rows = [(state.payment_id, state.status, state.attempts) for state in changed]
-    source = rows_of(payments, ("payment_id", "status", "attempts"))
-    await connection.execute(
-        update(payments)
-        .where(payments.c.payment_id == source.c.payment_id)
-        .values(status=source.c.status, attempts=source.c.attempts),
-        columns_of(("payment_id", "status", "attempts"), rows),
-    )
-    order_rows = [
-        (order.order_id, order.status, order.release_reason)
-        for state in changed
-        for order in state.orders.values()
-    ]
-    source = rows_of(orders, ("order_id", "status", "release_reason"))
-    await connection.execute(
-        update(orders)
-        .where(orders.c.order_id == source.c.order_id)
-        .values(status=source.c.status, release_reason=source.c.release_reason),
-        columns_of(("order_id", "status", "release_reason"), order_rows),
-    )
-
-
-async def _upsert_stock(connection: AsyncConnection, changes: Changes) -> None:
-    if not changes.stock:
-        return
-    names = ("sku", "on_hand", "sold", "backordered")
-    rows = [(sku, count.on_hand, count.sold, count.backordered) for sku, count in changes.stock.items()]
-    statement = pg_insert(stock).from_select(names, select(*rows_of(stock, names).c))
-    # Whole values, not additions: the counts were read under the cursor's lock, and only its holder writes.
-    await connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["sku"], set_={name: statement.excluded[name] for name in names[1:]}
-        ),
-        columns_of(names, rows),
-    )

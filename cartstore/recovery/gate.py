@@ -18,10 +18,12 @@ from typing import Final
 from redis.asyncio import Redis
 
 from cartstore.archive.drain import drain
+from cartstore.archive.raised_epoch import RaisedEpoch
 from cartstore.archive.repository import Archive
 from cartstore.catalog.repository import CatalogRepository
-from cartstore.errors import ContractError, StoreRecovering, StoreUnavailable
+from cartstore.errors import ContractError, OutboxBroken, StoreRecovering, StoreUnavailable
 from cartstore.failpoints import reach
+from cartstore.limits import OUTBOX_BATCH_EVENTS
 from cartstore.model import CartTerms, Partition, Position
 from cartstore.recovery.rebuild import Progress, Rebuild, no_progress
 from cartstore.redis.caller import ClientCaller, ScriptCaller
@@ -80,17 +82,20 @@ class Recovery:
         gate = await read_gate(self._client, self._engine.keys)
         return gate, gate.admits(identity)
 
-    async def recover(self, on_progress: Progress = no_progress) -> bool:
+    async def recover(self, on_progress: Progress = no_progress, *, rebuilds: bool = False) -> bool:
         """Open the gate if it is shut; whether this call opened it. Safe at any time, and beside itself. One
         that is open on an engine in whose place another was opened is shut first.
+
+        `rebuilds`: shut an open gate too and rebuild the engine from the record, whatever the engine proves.
 
         Raises StoreRecovering when another recoverer is at work or took over, StoreUnavailable, and
         ConfigurationError for an engine whose keys are laid out in another way.
         """
         seen, is_open = await self.gate()
         seen.check_layout()
-        if is_open and await self._was_replaced(seen):
-            await self._outbox.fence("Another engine was opened after this one.", epoch=seen.epoch)
+        if is_open and (rebuilds or await self._was_replaced(seen)):
+            why = "A rebuild was asked for." if rebuilds else "Another engine was opened after this one."
+            await self._outbox.fence(why, epoch=seen.epoch)
             seen, is_open = await self.gate()
         if is_open:
             return False
@@ -98,10 +103,14 @@ class Recovery:
             raise StoreRecovering("Another process is rebuilding the partition from PostgreSQL.")
         await self._wait_for_the_old_primary(seen)
         if seen.state != "rebuilding" and await self._continues_the_record(seen):
-            if await self._has_all_carts(seen):
+            if not rebuilds and await self._has_all_carts(seen):
                 reach("recovery.proved")
-                return await self._reopen(seen)
-            await self._drain_before_rebuild()
+                try:
+                    return await self._reopen(seen)
+                except OutboxBroken as broken:
+                    _log.error("partition %s: %s", self._partition.tag, broken.message)
+            else:
+                await self._drain_before_rebuild()
         return await self._rebuild(seen, on_progress)
 
     async def _was_replaced(self, seen: Gate) -> bool:
@@ -220,6 +229,9 @@ class Recovery:
             reach("rebuild.shut")
             if fenced_at_ms is None:
                 raise StoreRecovering("Another process is rebuilding the partition from PostgreSQL.")
+            # From here on nobody but this rebuild appends to the stream, and it has not begun to.
+            await self._keep_events(raised)
+            reach("rebuild.events_kept")
         epoch, cursor, nonce = raised.epoch, raised.cursor, raised.nonce
         _log.warning("partition %s is rebuilt from PostgreSQL as of event %s", self._partition.tag, cursor)
         began = time.monotonic()
@@ -245,6 +257,24 @@ class Recovery:
         took = time.monotonic() - began
         _log.warning("partition %s rebuilt in %.1f s, open in epoch %d", self._partition.tag, took, epoch)
         return True
+
+    async def _keep_events(self, raised: RaisedEpoch) -> None:
+        """Bring every event of the stream that the record does not have into PostgreSQL, before the stream is
+        cleared: applied if it chains on from the last applied one, else put aside with the reason."""
+        applied = aside = 0
+        last = Position(0, 0)
+        while page := await self._outbox.read(last, OUTBOX_BATCH_EVENTS):
+            taken = await raised.take(page)
+            applied, aside = applied + taken.applied, aside + taken.put_aside
+            last = page[-1].position
+        if applied or aside:
+            _log.error(
+                "partition %s: before the rebuild %d waiting events were applied, and %d that cannot be"
+                " applied were put into rejected_events",
+                self._partition.tag,
+                applied,
+                aside,
+            )
 
     async def _extend_windows(self, seen: Gate, since_ms: int) -> bool:
         return await extend_windows(

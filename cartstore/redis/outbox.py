@@ -4,18 +4,22 @@ stream; refuses to know what the record does with it."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
 
+import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from cartstore import limits
-from cartstore.errors import ContractError, StoreRecovering
+from cartstore.errors import StoreRecovering
 from cartstore.model import Event, Position
 from cartstore.redis.caller import translate
 from cartstore.redis.scripts import script
 from cartstore.redis.store import RedisEngine
+
+UNREADABLE: Final = "unreadable"
+"""Type of an event whose stream entry is not as scripts write it."""
 
 _TRIM_BATCH = 500
 _READ_PIECE = 250
@@ -112,18 +116,25 @@ class RedisOutbox:
             found = await self._client.xrange(self._keys.outbox, first, last, count=count)
         except (RedisError, OSError, TimeoutError) as error:
             raise translate(error, sent=False) from error
-        return [_read_event(position, fields) for position, fields in cast(Any, found)]
+        return [read_event(position, fields) for position, fields in cast(Any, found)]
 
 
-def _read_event(position: str, fields: dict[str, Any]) -> Event:
+def read_event(position: str, fields: Mapping[str, str]) -> Event:
+    """The event of one stream entry. An entry that no script writes becomes an event of type `unreadable`,
+    which the record refuses: it keeps its place in the chain, so that it blocks no event behind it."""
+    where, nonce, previous = Position.parse(position), fields.get("nonce", ""), fields.get("previous")
     try:
         return Event(
-            position=Position.parse(position),
-            nonce=fields["nonce"],
+            position=where,
+            nonce=nonce,
             type=fields["type"],
             at_ms=int(fields["at"]),
             body_json=fields["body"],
             cart_version=int(fields.get("cart_version", 0)),
+            previous=previous,
         )
-    except (KeyError, ValueError) as error:
-        raise ContractError(f"The outbox entry {position} cannot be read: {error}.") from error
+    except (KeyError, ValueError):
+        body_json = msgspec.json.encode(fields).decode(errors="replace")
+        return Event(
+            position=where, nonce=nonce, type=UNREADABLE, at_ms=0, body_json=body_json, previous=previous
+        )

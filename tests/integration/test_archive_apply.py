@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ from cartstore.archive import Archive, migrate
 from cartstore.archive.arrays import ROWS_COPIED_MIN
 from cartstore.archive.repository import StockTotals
 from cartstore.embedded import Database
-from cartstore.errors import ContractError, EventRefused, StoreUnavailable
+from cartstore.errors import ContractError, EventRefused, OutboxBroken, StoreUnavailable
 from cartstore.model import Event, Order, OrderLine, Payment, Position
 
 
@@ -285,10 +285,10 @@ async def test_apply_goes_on_when_the_epoch_grows_in_the_middle(archive: Archive
 
 @pytest.mark.parametrize(
     "positions",
-    [[(1, 2)], [(1, 1), (1, 3)], [(2, 1), (1, 2)], [(1, 1), (1, 1)]],
-    ids=["starts late", "gap", "older epoch", "seq twice"],
+    [[(1, 2)], [(1, 1), (1, 3)], [(2, 1), (1, 2)], [(1, 1), (0, 2)]],
+    ids=["starts late", "gap", "older epoch", "older epoch in the first batch"],
 )
-async def test_apply_refuses_a_history_that_does_not_join(
+async def test_apply_stops_before_the_first_event_that_does_not_join(
     archive: Archive, positions: list[tuple[int, int]]
 ) -> None:
     story = Story()
@@ -297,10 +297,76 @@ async def test_apply_refuses_a_history_that_does_not_join(
         for n, position in enumerate(positions, 1)
     ]
 
-    with pytest.raises(ContractError, match="gap or a fork"):
+    for event in events[:-1]:
+        assert await archive.apply_events(events) == event.position
+    with pytest.raises(OutboxBroken, match="gap or a fork"):
         await archive.apply_events(events)
 
-    assert await archive.cursor() == (Position(0, 0), "")
+    assert (await archive.cursor())[0] == (events[-2].position if len(events) > 1 else Position(0, 0))
+
+
+async def test_apply_skips_an_event_whose_seq_the_record_has_when_its_epoch_is_not_newer(
+    archive: Archive,
+) -> None:
+    story = Story()
+    first, second = story.adjusted("mug", 1, 1), story.adjusted("mug", 1, 2)
+
+    position = await archive.apply_events([first, msgspec.structs.replace(second, position=first.position)])
+
+    assert position == Position(1, 1)
+    assert (await archive.stock_totals())[1]["mug"].on_hand == 1
+
+
+def chained(events: Sequence[Event], previous: str = "") -> list[Event]:
+    """The same events, each naming the one before it, as scripts write them."""
+    named: list[Event] = []
+    for event in events:
+        named.append(msgspec.structs.replace(event, previous=named[-1].name if named else previous))
+    return named
+
+
+def moved_to(event: Event, epoch: int, seq: int) -> Event:
+    return msgspec.structs.replace(event, position=Position(epoch, seq))
+
+
+async def test_apply_follows_the_named_event_when_numbers_are_left_out(archive: Archive) -> None:
+    story = Story()
+    told = [story.adjusted("mug", 1, n) for n in range(1, 4)]
+    events = chained([moved_to(told[0], 1, 4), moved_to(told[1], 1, 9), moved_to(told[2], 2, 30)])
+
+    assert await archive.apply_events(events) == Position(2, 30)
+    assert (await archive.stock_totals())[1]["mug"].on_hand == 3
+
+
+async def test_apply_takes_entries_with_and_without_a_predecessor_when_they_are_mixed(
+    archive: Archive,
+) -> None:
+    story = Story()
+    by_number, named, again = (story.adjusted("mug", 1, n) for n in range(1, 4))
+    named = msgspec.structs.replace(named, previous=by_number.name)
+
+    assert await archive.apply_events([by_number, named, again]) == Position(1, 3)
+
+
+@pytest.mark.parametrize(
+    "previous", ["1-1 another", "1-2 nonce-1-1", "", "1-1"], ids=["nonce", "position", "none", "no nonce"]
+)
+async def test_apply_refuses_an_event_when_it_names_another_predecessor(
+    archive: Archive, previous: str
+) -> None:
+    story = Story()
+    first, second = story.adjusted("mug", 1, 1), story.adjusted("mug", 1, 2)
+    await archive.apply_events([first])
+
+    with pytest.raises(OutboxBroken):
+        await archive.apply_events([msgspec.structs.replace(second, previous=previous)])
+
+
+async def test_apply_refuses_the_first_event_of_all_when_it_names_a_predecessor(archive: Archive) -> None:
+    first = msgspec.structs.replace(Story().adjusted("mug", 1, 1), previous="0-1 lost")
+
+    with pytest.raises(OutboxBroken):
+        await archive.apply_events([first])
 
 
 async def test_apply_refuses_an_event_of_an_engine_that_was_replaced(archive: Archive) -> None:

@@ -15,7 +15,7 @@ from cartstore.archive import Archive
 from cartstore.archive.arrays import ROWS_COPIED_MIN
 from cartstore.archive.drain import drain
 from cartstore.archive.repository import StockTotals
-from cartstore.errors import ContractError, OutcomeUnknown, StoreRecovering, StoreUnavailable
+from cartstore.errors import OutboxBroken, OutcomeUnknown, StoreRecovering, StoreUnavailable
 from cartstore.model import Event, Position
 
 
@@ -335,14 +335,25 @@ async def test_drain_fences_when_the_last_applied_event_is_another_one(archive: 
     assert (await archive.cursor())[0] == Position(1, 3)
 
 
-async def test_drain_stops_when_the_outbox_has_a_gap(archive: Archive) -> None:
+async def test_drain_applies_what_is_before_a_gap_and_fences_when_it_meets_it(archive: Archive) -> None:
     story = busy_story(2)
-    outbox = MemoryOutbox([story.events[0], *story.events[2:]])
+    outbox = MemoryOutbox([*story.events[:2], *story.events[3:]])
 
-    with pytest.raises(ContractError, match="gap"):
+    with pytest.raises(StoreRecovering, match="gap"):
         await drain(archive, outbox)
 
-    assert (await archive.cursor())[0] == Position(0, 0)
+    assert (await archive.cursor())[0] == Position(1, 2)
+    assert len(outbox.fenced) == 1
+    assert "1-4 cannot follow 1-2" in outbox.fenced[0]
+
+
+async def test_drain_leaves_the_gate_to_recovery_when_it_drains_for_it(archive: Archive) -> None:
+    outbox = MemoryOutbox(busy_story(2).events[1:])
+
+    with pytest.raises(OutboxBroken, match="gap"):
+        await drain(archive, outbox, trims=False)
+
+    assert outbox.fenced == []
 
 
 @pytest.mark.parametrize("place", [0, 7, 20])
