@@ -155,10 +155,10 @@ def _migrate(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _recover(options: argparse.Namespace, settings: Settings) -> int:
-    return asyncio.run(_recover_store(options.data_dir, settings))
+    return asyncio.run(_recover_store(options.data_dir, settings, rebuilds=options.rebuild))
 
 
-async def _recover_store(data_dir: Path, settings: Settings) -> int:
+async def _recover_store(data_dir: Path, settings: Settings, *, rebuilds: bool) -> int:
     from cartstore.recovery.rebuild import progress_text
     from cartstore.terminal import complaints, output
     from cartstore.wiring import open_store
@@ -170,6 +170,9 @@ async def _recover_store(data_dir: Path, settings: Settings) -> int:
     is_worth_telling = _throttle(PROGRESS_SECONDS)
     # Opening a store recovers it: this command is for watching it, and for doing it without an API.
     async with open_store(settings, data_dir=data_dir, on_recovery=show) as store:
+        if rebuilds:
+            with suppress(StoreRecovering):
+                await store.recover(show, rebuilds=True)
         while True:
             found = await store.readiness()
             gate = found["checks"]["gate"]
@@ -333,7 +336,12 @@ def _parser() -> argparse.ArgumentParser:
     add("list", _catalog_list, "List every variant with price and availability.", actions)
 
     add("migrate", _migrate, "Bring the database's tables to this version.")
-    add("recover", _recover, "Open the gate after a loss of the engine, showing progress.")
+    recover = add("recover", _recover, "Open the gate after a loss of the engine, showing progress.")
+    recover.add_argument(
+        "--rebuild",
+        action="store_true",
+        help="rebuild the engine from PostgreSQL even if nothing is wrong with it; waiting events are kept",
+    )
     reconcile = add("reconcile", _reconcile, "Compare engine and record once, whole, and print what differs.")
     reconcile.add_argument("--dry-run", action="store_true", help="repair nothing")
     unfreeze = add("unfreeze", _unfreeze, "Let a SKU be sold again that a rejected event froze.")

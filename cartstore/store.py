@@ -132,9 +132,11 @@ def _has_control(text: str) -> bool:
 
 
 def _state_of(gate: Gate) -> str:
-    """A shut gate's state, with how far a rebuild is."""
+    """A shut gate's state, with how far a rebuild is, or why it was fenced."""
     if gate.state == "rebuilding" and gate.progress:
         return f"rebuilding, {gate.progress}"
+    if gate.state == "fenced" and gate.fenced_because:
+        return f"fenced: {gate.fenced_because}"
     return gate.state or "never opened"
 
 
@@ -739,10 +741,11 @@ class CartStore:
         """What waits for a person: events that the record could not take, SKUs not sold because of them."""
         return await self.archive.quarantine.counts()
 
-    async def recover(self, on_progress: Progress = no_progress) -> bool:
+    async def recover(self, on_progress: Progress = no_progress, *, rebuilds: bool = False) -> bool:
         """Open the gate if the engine was restarted or replaced; whether this call did. May run beside
-        itself. Raises StoreRecovering while another process is at it."""
-        return await self._recovery.recover(on_progress)
+        itself. `rebuilds`: rebuild the engine from the record even if nothing is wrong with it; every event
+        in its outbox is applied or put aside first. Raises StoreRecovering while another process is at it."""
+        return await self._recovery.recover(on_progress, rebuilds=rebuilds)
 
     async def readiness(self) -> dict[str, Any]:
         """{"ready": bool, "checks": {name: {"ok": bool, "detail": str}}}. Raises nothing."""

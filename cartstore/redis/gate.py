@@ -28,6 +28,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     change: int = 0
     lifetime_ms: int = 0
     fenced_at_ms: int = 0
+    fenced_because: str = ""
+    """What the outbox was found to lack, for people to read; empty after a restart of the engine."""
     beat: int = 0
     """Grows while somebody rebuilds the partition."""
     used: str = ""
@@ -66,6 +68,7 @@ async def read_gate(client: Redis, keys: Keys) -> Gate:
         change=int(fields.get("change", 0)),
         lifetime_ms=int(fields.get("lifetime_ms", 0)),
         fenced_at_ms=int(fields.get("fenced_at", 0)),
+        fenced_because=fields.get("fenced_because", ""),
         beat=int(fields.get("beat", 0)),
         used=fields.get("used", ""),
         progress=fields.get("progress", ""),

@@ -91,7 +91,7 @@ class RedisOutbox:
         Raises StoreUnavailable; StoreRecovering when it is fenced already.
         """
         proved_in = self._found_in_epoch if epoch is None else epoch
-        reply = await self._engine.call(script("gate_fence"), (self._keys.gate,), proved_in)
+        reply = await self._engine.call(script("gate_fence"), (self._keys.gate,), proved_in, reason)
         if reply[1] == "1":
             _log.error("partition %s fenced: %s", self._engine.partition.tag, reason)
 

@@ -7,6 +7,7 @@
   ARGV[2]  now override           ms, '' in production
   ARGV[3]  nonce                  of this call
   ARGV[4]  epoch                  in which the proof was made
+  ARGV[5]  reason                 for people to read
   Returns  {'OK', fenced} | {'FENCED'}
   Faults   none
   Cost     O(1)
@@ -21,5 +22,5 @@ end
 if call.epoch ~= ARGV[4] then
   return { 'OK', '0' }
 end
-redis.call('HSET', KEYS[1], 'state', 'fenced', 'fenced_at', int(call.now))
+redis.call('HSET', KEYS[1], 'state', 'fenced', 'fenced_at', int(call.now), 'fenced_because', ARGV[5])
 return { 'OK', '1' }

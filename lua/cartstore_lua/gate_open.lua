@@ -35,7 +35,7 @@ redis.call(
   'lifetime_ms', int(math.max(tonumber(gate[6] or 0), tonumber(ARGV[8]))),
   'partitions', ARGV[9], 'layout', ARGV[10]
 )
-redis.call('HDEL', KEYS[1], 'fenced_at', 'progress')
+redis.call('HDEL', KEYS[1], 'fenced_at', 'fenced_because', 'progress')
 if not gate[1] then
   -- Only a shop in which nobody has ever checked out opens an engine that has no gate.
   redis.call('HSET', KEYS[1], 'used', 'whole')

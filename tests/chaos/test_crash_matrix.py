@@ -60,11 +60,20 @@ async def break_what_the_story_needs_broken(story: str, store: CartStore, client
         await client.zadd("{main:0}:activity", {"u.gone": 1})
 
 
+async def break_the_outbox(client: redis.Redis) -> None:
+    """An entry that no history of this shop has: what is acknowledged behind it cannot be applied."""
+    [(last, _)] = await client.xrevrange("{main:0}:outbox", count=1)
+    epoch, _, seq = last.partition("-")
+    foreign = {"nonce": "foreign", "type": "payment_failed", "at": 1, "previous": "1-1 nobody", "body": "{}"}
+    await client.xadd("{main:0}:outbox", foreign, f"{epoch}-{int(seq) + 1}")
+
+
 def story_of(failpoint: str) -> str:
     return failpoint.split(".")[0]
 
 
 QUARANTINE = {failpoint for failpoint in FAILPOINTS if story_of(failpoint) == "quarantine"}
+BREAK = {"drain.fenced"}
 
 
 async def die(failpoint: str, redis_url: str, database_url: str) -> None:
@@ -75,13 +84,15 @@ async def die(failpoint: str, redis_url: str, database_url: str) -> None:
         await store.drain_outbox()
         async with redis.Redis.from_url(redis_url, decode_responses=True) as client:
             await break_what_the_story_needs_broken(story, store, client)
+            if failpoint in BREAK:
+                await break_the_outbox(client)
 
     exit_code = await act_until_death(redis_url, database_url, failpoint)
 
     assert exit_code == -9, f"the story of {story} does not reach {failpoint}"
 
 
-@pytest.mark.parametrize("failpoint", sorted(FAILPOINTS - QUARANTINE))
+@pytest.mark.parametrize("failpoint", sorted(FAILPOINTS - QUARANTINE - BREAK))
 async def test_nothing_is_lost_or_doubled_when_a_process_dies(
     failpoint: str, redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +113,22 @@ async def test_nothing_is_lost_or_doubled_when_a_process_dies(
         assert not proof.repaired, table(proof)
         assert result.payment.status == "paid"
         await assert_that_the_books_balance(store)
+
+
+async def test_events_behind_a_break_are_put_aside_when_the_process_that_met_it_dies(
+    redis_url: str, database_url: str
+) -> None:
+    await die("drain.fenced", redis_url, database_url)
+
+    async with opened(redis_url, database_url) as store:
+        await until_open(store)
+        aside = await store.archive.quarantine.counts()
+        report = await Reconciler(store, confirm_seconds=0.05).run()
+
+        # The foreign entry, the checkout and its payment.
+        assert (aside.rejected_events, aside.frozen_skus) == (3, 2)
+        assert not report.drift, table(report)
+        assert not report.repaired, table(report)
 
 
 @pytest.mark.parametrize("failpoint", sorted(QUARANTINE))

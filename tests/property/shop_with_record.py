@@ -93,7 +93,7 @@ async def open_shop_with_record(redis_url: str, database_url: str) -> AsyncItera
     )
     clock = Clock()
     pool = open_pool(redis_url)
-    client: Redis = Redis.from_url(redis_url, decode_responses=True)
+    client: Redis = Redis.from_url(redis_url, decode_responses=True, encoding_errors="backslashreplace")
     copier: Redis = Redis.from_url(redis_url)
     archive = await Archive.open(database_url)
     try:
