@@ -43,6 +43,8 @@ for _, order in ipairs(payment.list) do
 end
 
 payment_revive(call, payment)
+-- Written once before the event, so that the end of order and payment cannot be refused after it.
+redis.call('HSET', KEYS[2], 'intent', payment_status)
 local position = outbox_append(
   call, 'order_refunded', { order_id = order_id, payment_status = payment_status }, payment_id, 0
 )

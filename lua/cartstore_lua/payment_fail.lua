@@ -38,6 +38,8 @@ if known[1] ~= 'pending' then
 end
 
 local attempts = int(tonumber(known[3]) + 1)
+-- Written once before the event, so that the count cannot be refused after it.
+redis.call('HSET', KEYS[2], 'intent', 'failed')
 local position = outbox_append(
   call, 'payment_failed', { payment_id = payment_id, attempts = attempts }, payment_id, 0
 )

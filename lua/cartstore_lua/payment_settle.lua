@@ -21,8 +21,10 @@
 --- @include cart_load
 --- @include cart_save
 --- @include cart_uncount
---- @include sku_count
+--- @include change_next
 --- @include sku_load
+--- @include sku_save
+--- @include sku_sell
 --- @include sku_has_due
 --- @include hold_set
 --- @include line_drop
@@ -108,13 +110,9 @@ if not was_pending then
   end
 end
 
--- The first write is a ZREM, so a settlement works at maxmemory.
-redis.call('ZREM', call.prefix .. 'due', payment_id)
-local told, cart_version = {}, 0
+-- What the sale does to counters and cart, in memory.
+local told, cart_version, waiting = {}, 0, 0
 if outcome == 'paid' then
-  for _, sale in ipairs(sales) do
-    redis.call('ZREM', call.prefix .. 'holds:' .. sale.sku, 'o\31' .. sale.order_id)
-  end
   if cart then
     local left_any = false
     for _, order in ipairs(payment.list) do
@@ -139,48 +137,62 @@ if outcome == 'paid' then
       end
     end
     if left_any then
-      cart_save(call, cart, call.now)
-      cart_version = cart.version
+      cart_version = change_next(call)
     end
   end
-  local waiting = 0
   for _, sale in ipairs(sales) do
-    local sku_key = call.prefix .. 'sku:' .. sale.sku
-    local counters = redis.call('HMGET', sku_key, 'on_hand', 'held')
-    local taken = sale.held
-    if sale.quantity > sale.held then
-      -- A backorder takes what is free now; the rest is sold beyond stock.
-      local held_by_others = tonumber(counters[2]) - (was_pending and sale.held or 0)
-      local free = math.max(0, tonumber(counters[1]) - held_by_others - sale.held)
-      taken = sale.held + math.min(sale.quantity - sale.held, free)
-    end
-    redis.call('HINCRBY', sku_key, 'on_hand', int(-taken))
-    redis.call('HINCRBY', sku_key, 'sold', int(sale.quantity))
-    if sale.quantity > taken then
-      redis.call('HINCRBY', sku_key, 'backordered', int(sale.quantity - taken))
-    end
+    local stock = sku_load(call, sale.sku)
     local returned = was_pending and sale.held or 0
-    sku_count(sku_key, -returned, is_guest and -returned or 0)
+    local taken = sale.held
+    -- A SKU that the engine lost has no counters; the event alone tells of the sale.
+    if stock then
+      if sale.quantity > sale.held then
+        -- A backorder takes what is free now; the rest is sold beyond stock.
+        local free = math.max(0, stock.on_hand - stock.held + returned - sale.held)
+        taken = sale.held + math.min(sale.quantity - sale.held, free)
+      end
+      sku_sell(stock, sale.quantity, taken, returned, is_guest)
+    end
     waiting = waiting + returned
-    holding_refresh(call, sale.sku)
     told[#told + 1] = {
       order_id = sale.order_id, sku = sale.sku, quantity = int(sale.quantity), taken = int(taken),
       backordered = int(sale.quantity - taken),
     }
   end
-  if waiting > 0 then
-    cart_uncount(call, payment.cart, 0, waiting)
-  end
 end
+
+-- The first write is a ZREM, so a settlement works at maxmemory. The event and the payment's end come before anything
+-- that frees a unit: if the engine refuses a command in between, units are held by nobody and are never sold twice.
+-- The payment is written once before the event, so that its end cannot be refused after it.
+redis.call('ZREM', call.prefix .. 'due', payment_id)
+redis.call('HSET', KEYS[2], 'intent', outcome)
 if not was_pending then
   -- The tombstone comes back to life: nothing of it may go before its new state is archived.
   payment_revive(call, payment)
 end
+local body = { payment_id = payment_id, outcome = outcome, sales = #told > 0 and told or nil }
+local position = outbox_append(call, 'payment_settled', body, payment_id, cart_version)
+redis.call('HSET', KEYS[2], 'status', outcome, 'event', position)
 for _, order in ipairs(payment.list) do
   local reason = outcome == 'paid' and '' or order.reason
   redis.call('HSET', call.prefix .. 'order:' .. order.id, 'status', outcome, 'reason', reason)
 end
-local body = { payment_id = payment_id, outcome = outcome, sales = #told > 0 and told or nil }
-local position = outbox_append(call, 'payment_settled', body, payment_id, cart_version)
-redis.call('HSET', KEYS[2], 'status', outcome, 'event', position)
+if outcome == 'paid' then
+  for _, sale in ipairs(sales) do
+    redis.call('ZREM', call.prefix .. 'holds:' .. sale.sku, 'o\31' .. sale.order_id)
+  end
+  if cart_version > 0 then
+    cart_save(call, cart, call.now)
+  end
+  for _, sale in ipairs(sales) do
+    local stock = sku_load(call, sale.sku)
+    if stock then
+      sku_save(stock)
+      holding_refresh(call, sale.sku)
+    end
+  end
+  if waiting > 0 then
+    cart_uncount(call, payment.cart, 0, waiting)
+  end
+end
 return payment_reply(call, 'OK', payment_id)

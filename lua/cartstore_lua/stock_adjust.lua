@@ -40,7 +40,8 @@ end
 local sku = string.sub(KEYS[2], #call.prefix + 5)
 
 local known = redis.call('HMGET', KEYS[3], 'fingerprint', 'reply')
-if known[1] then
+-- A reference without a reply is one whose adjustment was cut off before its event: nothing was adjusted.
+if known[2] then
   if known[1] ~= ARGV[9] then
     return { 'STOCK_CONFLICT', 'reference', '', '' }
   end
@@ -72,11 +73,12 @@ if target > 1099511627776 then
   return { 'LIMIT_EXCEEDED', 'on_hand', '1099511627776' }
 end
 
-redis.call('HINCRBY', KEYS[2], 'on_hand', int(delta))
-sku_count(KEYS[2], 0, 0)
+-- Written once before the event, so that the reply cannot be refused after it.
+redis.call('HSET', KEYS[3], 'fingerprint', ARGV[9])
 local position = outbox_append(call, 'stock_adjusted', {
   sku = sku, delta = int(delta), on_hand = int(target), reason = ARGV[7], reference = ARGV[8], fingerprint = ARGV[9],
 }, KEYS[3], 0)
+sku_count(KEYS[2], 0, 0, delta)
 local reply = { 'OK', int(delta), position }
 stock_append(reply, KEYS[2], sku)
 -- Kept without a TTL until the event is archived: until then only this key can tell a repeated call.

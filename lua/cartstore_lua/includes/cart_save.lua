@@ -5,7 +5,9 @@
 --- @include sku_save
 
 -- Write a changed cart, the SKUs' counters and the hold index. Entries are taken out first: at maxmemory a
--- script is refused at its first write unless that frees memory, so removals always work.
+-- script is refused at its first write unless that frees memory, so removals always work. A SKU's `held` is raised
+-- before the lines that claim more of it are written, and lowered after those that claim less: if the engine refuses a
+-- command in between, units are held by nobody, and never free while somebody claims them.
 -- updated: the change counts as a mutation of that moment and gets the partition's next change number as
 -- version; nil for what is none.
 local function cart_save(call, cart, updated)
@@ -26,8 +28,13 @@ local function cart_save(call, cart, updated)
   for member, hold in pairs(cart.zadd) do
     hold_index(call.prefix, hold[1], member, hold[2].indexed)
   end
+  local lowered = {}
   for _, stock in pairs(call.skus) do
-    sku_save(stock)
+    if stock.held < stock.saved_held or stock.sold then
+      lowered[#lowered + 1] = stock
+    else
+      sku_save(stock)
+    end
   end
   if call.has_new_lifetime then
     redis.call('HSET', call.gate_key, 'lifetime_ms', call.lifetime)
@@ -52,6 +59,9 @@ local function cart_save(call, cart, updated)
     end
   end
   hash_set(cart.key, fields)
+  for _, stock in ipairs(lowered) do
+    sku_save(stock)
+  end
   -- A cart that a counter depends on has no TTL; the last release sets one.
   if cart.held + cart.waiting > 0 then
     if not cart.was_counted then

@@ -1,8 +1,9 @@
 --- @include line_decode
+--- @include order_is_pending
 
 -- The units that the holder of an index entry says it holds of a SKU: a cart's line, or an order's lines
--- while it is pending; 0 when nobody claims the entry. And whether the holder is a guest. nil when the holder is
--- there and cannot be read: what it claims nobody knows.
+-- while its payment is pending; 0 when nobody claims the entry. And whether the holder is a guest. nil when the holder
+-- is there and cannot be read: what it claims nobody knows.
 local function hold_claim(call, sku, member)
   local kind, holder, line_id = string.match(member, '^(%a)\31([^\31]+)\31?([^\31]*)$')
   if kind == 'c' then
@@ -13,8 +14,14 @@ local function hold_claim(call, sku, member)
     local line = line_decode(text, 0, 0, 0)
     return line and line.held, string.sub(holder, 1, 2) == 'g.'
   end
-  local order = redis.call('HMGET', call.prefix .. 'order:' .. (holder or ''), 'status', 'count', 'cart')
+  local order = redis.call('HMGET', call.prefix .. 'order:' .. (holder or ''), 'status', 'count', 'cart', 'payment')
   if order[1] and order[1] ~= 'pending' or not (order[1] or order[2] or order[3]) then
+    return 0, false
+  end
+  local is_pending = order_is_pending(call.prefix, order[4])
+  if is_pending == nil then
+    return nil, false
+  elseif not is_pending then
     return 0, false
   end
   local count = order[1] and order[3] and tonumber(order[2] or '')

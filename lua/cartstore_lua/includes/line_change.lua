@@ -165,7 +165,8 @@ local function line_change(
   if is_indexed then
     hold_index(prefix, stock, 'c\31' .. cart_id .. '\31' .. line_id, expires)
   end
-  if stock then
+  -- `held` is raised before the line that claims more is written, and lowered after one that claims less (cart_save).
+  if stock and change >= 0 then
     sku_save(stock)
   end
   if call.has_new_lifetime then
@@ -199,6 +200,9 @@ local function line_change(
     redis_call('HSET', cart_key, 'a', packed_cart, line_field, cmsgpack.pack(
       wanted, line_held, indexed, latest, first, line_ttl, price, revision, place, added, updated
     ))
+  end
+  if stock and change < 0 then
+    sku_save(stock)
   end
   if lapsed then
     for index = 1, #lapsed, 2 do

@@ -1,8 +1,8 @@
 --- @include cart_load
---- @include cart_save
 
--- Give the lines of released orders back to their cart, unheld. A line that is in the cart again grows; a
--- cart that has another currency by now takes nothing back. Returns the cart's new version, 0 when it took nothing.
+-- Give the lines of released orders back to their cart, unheld, in memory. A line that is in the cart again grows; a
+-- cart that has another currency by now takes nothing back. Returns the cart, and whether it takes them: then saving it
+-- is a change.
 local function order_lines_return(call, payment, waiting)
   local cart = cart_load(call, payment.cart)
   cart.waiting = math.max(0, cart.waiting - waiting)
@@ -36,6 +36,5 @@ local function order_lines_return(call, payment, waiting)
       end
     end
   end
-  cart_save(call, cart, takes and call.now or nil)
-  return takes and cart.version or 0
+  return cart, takes
 end

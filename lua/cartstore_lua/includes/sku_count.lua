@@ -3,15 +3,21 @@
 --- @include int
 
 -- Count units of a SKU that went from one holder to another or were given back, and tell by `rev` that something moved:
--- for scripts that take the SKU as it is. change, guest_change: of `held` and `guest_held`, in units.
-local function sku_count(sku_key, change, guest_change)
-  if change ~= 0 then
-    redis.call('HINCRBY', sku_key, 'held', int(change))
+-- for scripts that take the SKU as it is. All counters change in one command, so that none of them is ever written
+-- without the others. change, guest_change: of `held` and `guest_held`, in units. on_hand_change: of `on_hand`, or nil.
+-- A SKU that the engine lost stays lost: counters alone would look like a SKU without stock.
+local function sku_count(sku_key, change, guest_change, on_hand_change)
+  local read = redis.call('HMGET', sku_key, 'held', 'hold_state', 'on_hand')
+  if not read[1] or not read[2] then
+    return
   end
-  local packed = redis.call('HGET', sku_key, 'hold_state')
-  if packed then
-    local guest_held, rev, earliest, latest = hold_state_decode(packed)
-    packed = hold_state_encode(guest_held + guest_change, rev + 1, earliest, latest)
-    redis.call('HSET', sku_key, 'hold_state', packed)
+  local guest_held, rev, earliest, latest = hold_state_decode(read[2])
+  local fields = {
+    'held', int(tonumber(read[1]) + change),
+    'hold_state', hold_state_encode(guest_held + guest_change, rev + 1, earliest, latest),
+  }
+  if on_hand_change then
+    fields[5], fields[6] = 'on_hand', int(tonumber(read[3]) + on_hand_change)
   end
+  redis.call('HSET', sku_key, unpack(fields))
 end

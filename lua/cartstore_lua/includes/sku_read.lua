@@ -14,6 +14,7 @@ local function sku_read(key, sku)
     sku = sku,
     on_hand = tonumber(read[2]),
     held = tonumber(read[3]),
+    saved_held = tonumber(read[3]),
     guest_held = guest_held,
     rev = rev,
     earliest = earliest,

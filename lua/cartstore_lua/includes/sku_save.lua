@@ -1,7 +1,8 @@
 --- @include hold_state_encode
+--- @include int
 
 -- Write what a call changed of a SKU's counters: whole values in one command, since sku_read read them in this
--- very call. `rev` grows also when units only went from one holder to another: whoever adds up all claims by
+-- very call. `sold` and `backordered` are there only if the call sells units (payment_settle). `rev` grows also when units only went from one holder to another: whoever adds up all claims by
 -- visiting their holders has missed or doubled them then, and sees it by that.
 local function sku_save(stock)
   if stock.has_moved then
@@ -10,6 +11,14 @@ local function sku_save(stock)
     return
   end
   local state = hold_state_encode(stock.guest_held, stock.rev, stock.earliest, stock.latest)
-  redis.call('HSET', stock.key, 'held', stock.held, 'hold_state', state)
-  stock.has_moved, stock.has_new_bounds = false, false
+  if stock.sold then
+    redis.call(
+      'HSET', stock.key, 'on_hand', int(stock.on_hand), 'held', int(stock.held), 'hold_state', state,
+      'sold', int(stock.sold), 'backordered', int(stock.backordered)
+    )
+    stock.sold = nil
+  else
+    redis.call('HSET', stock.key, 'held', stock.held, 'hold_state', state)
+  end
+  stock.has_moved, stock.has_new_bounds, stock.saved_held = false, false, stock.held
 end
