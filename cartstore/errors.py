@@ -16,6 +16,7 @@ CartStoreError
 │   │   ├── StoreRecovering        the gate is fenced; recovery is under way
 │   │   └── StoreFull              memory or outbox bound reached
 │   └── OutcomeUnknown             sent, no answer: retry with the same idempotency key
+│       └── PartlyApplied          the engine refused a command in the middle of a script
 ├── ConfigurationError             settings or environment that the store refuses to start with
 └── ContractError                  our bug: a reply or a state that no code path allows
     ├── EventRefused               the record refuses an event of the outbox
@@ -292,6 +293,13 @@ class OutcomeUnknown(StoreError):
     """
 
     code = "OUTCOME_UNKNOWN"
+
+
+class PartlyApplied(OutcomeUnknown):
+    """The engine refused a command in the middle of a script; part of the change may have been applied.
+
+    Retry with the same idempotency key. `__cause__` is what the engine said.
+    """
 
 
 class ConfigurationError(CartStoreError):

@@ -20,7 +20,7 @@ from cartstore.archive.acknowledgement import AckMode, Acknowledgement
 from cartstore.archive.drain import drain
 from cartstore.catalog.repository import CatalogRepository
 from cartstore.embedded import embedded_parts
-from cartstore.errors import ConfigurationError, StoreError
+from cartstore.errors import ConfigurationError, StoreError, WritesRefused
 from cartstore.failpoints import arm
 from cartstore.model import Partition, owner_kind_of
 from cartstore.payments import Gateway, SimulatedGateway
@@ -29,9 +29,11 @@ from cartstore.recovery.rebuild import Progress, no_progress
 from cartstore.redis.announcements import RedisAnnouncements
 from cartstore.redis.audit import AuditedRedisEngine
 from cartstore.redis.caller import CALL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, translate
-from cartstore.redis.keys import LAYOUT
+from cartstore.redis.default_user import check_default_user
+from cartstore.redis.keys import LAYOUT, Keys
 from cartstore.redis.outbox import RedisOutbox
 from cartstore.redis.replication import read_replication
+from cartstore.redis.rights import check_rights, question
 from cartstore.redis.wire import WireCaller
 from cartstore.settings import Settings, load_settings
 from cartstore.store import CartStore, terms_of
@@ -88,8 +90,12 @@ async def open_store(
             socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         )
         stack.push_async_callback(client.aclose)
+        keys = Keys(partition)
+        with suppress(WritesRefused):
+            # An engine that loads its data, or is busy, cannot tell yet; each connection asks again.
+            await check_rights(client, keys)
         await _check_engine(client, settings)
-        caller = await stack.enter_async_context(WireCaller.open(settings.redis_url))
+        caller = await stack.enter_async_context(WireCaller.open(settings.redis_url, rights=question(keys)))
         engine = AuditedRedisEngine(caller, partition, client)
         outbox = RedisOutbox(engine, client)
         recovery = Recovery(
@@ -160,6 +166,7 @@ async def _check_engine(client: Redis, settings: Settings) -> None:
     version = str(server.get("redis_version", ""))
     if is_too_old(version):
         raise ConfigurationError(f"The engine is Redis {version}; 7.0 is the oldest.")
+    await check_default_user(client, server, _numbers_of(version))
     policy = memory.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         raise ConfigurationError(
@@ -181,8 +188,14 @@ async def _check_engine(client: Redis, settings: Settings) -> None:
 
 def is_too_old(version: str) -> bool:
     """Whether an engine of this version cannot keep what we call; one that tells nothing readable is not."""
+    numbers = _numbers_of(version)
+    return bool(numbers) and numbers < ENGINE_VERSION_MIN
+
+
+def _numbers_of(version: str) -> tuple[int, ...]:
+    """Major and minor; empty when the text is no version."""
     numbers = _VERSION.match(version)
-    return numbers is not None and (int(numbers[1]), int(numbers[2] or 0)) < ENGINE_VERSION_MIN
+    return (int(numbers[1]), int(numbers[2] or 0)) if numbers else ()
 
 
 async def _ack_mode(settings: Settings, client: Redis) -> AckMode:

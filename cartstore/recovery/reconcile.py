@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
-from cartstore.errors import ContractError
+from cartstore.errors import ContractError, PartlyApplied
 from cartstore.failpoints import reach
 from cartstore.recovery.audits import AuditedEngine, SkuAbsence, SkuAudit
 from cartstore.recovery.counters import KEYS_PER_PIECE, ClaimVisit, CounterAudit
@@ -263,8 +263,8 @@ class _Run:
     async def _try(self, subject: Subject, drifts: Iterable[Drift]) -> bool:
         try:
             return await self._repair(subject, drifts)
-        except ContractError:
-            # Unreadable since the look: the script has changed nothing, and the next look tells.
+        except (ContractError, PartlyApplied):
+            # Unreadable since the look, or cut off: the next look tells what there is.
             return True
 
     async def _repair(self, subject: Subject, drifts: Iterable[Drift]) -> bool:

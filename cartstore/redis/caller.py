@@ -9,6 +9,7 @@ was packed for an engine that is gone can so never pass the gate of the one that
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Protocol
@@ -19,7 +20,14 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from cartstore.errors import ContractError, OutcomeUnknown, StoreFull, StoreUnavailable, WritesRefused
+from cartstore.errors import (
+    ContractError,
+    OutcomeUnknown,
+    PartlyApplied,
+    StoreFull,
+    StoreUnavailable,
+    WritesRefused,
+)
 from cartstore.redis.scripts import Script
 
 CONNECT_TIMEOUT_SECONDS = 2.0
@@ -107,14 +115,29 @@ def open_pool(url: str) -> BlockingConnectionPool:
     return pool
 
 
-def translate(error: Exception, *, sent: bool) -> Exception:
-    """The taxonomy's word for what redis-py raised; `sent`: whether the command had left."""
+_INSIDE_A_SCRIPT = re.compile(r"@user_(?:script|function):\d+\.?$")
+"""How an engine ends an error that a script did not catch."""
+
+
+def translate(
+    error: Exception, *, sent: bool, script: Script | None = None, is_inside: bool = False
+) -> Exception:
+    """The taxonomy's word for what redis-py raised. `sent`: whether the command had left; `script`: which it
+    called; `is_inside`: the error is of a command inside of it, though its text does not show that.
+
+    An engine refuses a script for what `_TAKES_NO_WRITES` and a full memory mean only before its first write.
+    Any other error inside a script may come after some writes, which the engine does not undo.
+    """
     text = _answer_of(error)
     word = text.split(" ")[0]
     if isinstance(error, OutOfMemoryError) or "OOM" in text[:64]:
         return StoreFull("The engine is at its memory limit; the change was not applied.")
     if word in _TAKES_NO_WRITES:
         return WritesRefused(f"The engine takes no writes now ({word}).")
+    if script is not None and script.writes and (is_inside or _INSIDE_A_SCRIPT.search(text)):
+        cut_off = PartlyApplied()
+        cut_off.__cause__ = error
+        return cut_off
     if word in _REFUSES_CREDENTIALS:
         return StoreUnavailable(f"The engine refuses our credentials ({word}).")
     if isinstance(error, ResponseError):
@@ -162,7 +185,7 @@ class PooledCaller:
                 await connection.send_packed_command(packed)
                 return await connection.read_response()
         except ResponseError as error:
-            raise translate(error, sent=True) from error
+            raise translate(error, sent=True, script=script) from error
         except (RedisConnectionError, RedisTimeoutError, RedisError, OSError, TimeoutError) as error:
             await connection.disconnect(nowait=True)
             raise translate(error, sent=sent) from error
@@ -213,9 +236,9 @@ class ClientCaller:
             try:
                 return await self._client.eval(script.source, len(keys), *keys, self._identity, *args)
             except RedisError as error:
-                raise translate(error, sent=True) from error
+                raise translate(error, sent=True, script=script) from error
         except RedisError as error:
-            raise translate(error, sent=True) from error
+            raise translate(error, sent=True, script=script) from error
 
     async def identity(self) -> str:
         return self._identity

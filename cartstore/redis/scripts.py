@@ -18,6 +18,10 @@ from cartstore.errors import ContractError
 _INCLUDE = re.compile(r"^--- @include (\w+)\n", re.MULTILINE)
 _FUNCTION = re.compile(r"^  Function (.*)$", re.MULTILINE)
 _SEVERAL = re.compile(r"^  Several  (\w+)$", re.MULTILINE)
+_WRITE = re.compile(
+    r"redis(?:\.|_)call\(\s*'(?:H(?:SET|SETNX|DEL|INCRBY)|P?EXPIRE|PERSIST|S(?:ADD|REM)|UNLINK|DEL|SET"
+    r"|X(?:ADD|TRIM|DEL)|Z(?:ADD|REM))'"
+)
 _NO_FLAGS = "no flags"
 
 
@@ -31,9 +35,10 @@ class Script:
     several: what runs several calls of this one, if anything does. Its keys are the first of theirs, which
         they share, and the others of each; its arguments after the identity are what comes after it in
         each, as MessagePack values one after the other; its reply is an array of theirs.
+    writes: whether it changes anything but the gate's state, which is its only change then.
     """
 
-    __slots__ = ("command", "library", "name", "plain", "several", "sha", "source", "text")
+    __slots__ = ("command", "library", "name", "plain", "several", "sha", "source", "text", "writes")
 
     def __init__(
         self,
@@ -44,6 +49,7 @@ class Script:
         function: str = "",
         flags: tuple[str, ...] = (),
         several: Script | None = None,
+        writes: bool = True,
     ) -> None:
         self.name = name
         self.source = source
@@ -51,8 +57,9 @@ class Script:
         self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
         self.library = library
         self.command = ("FCALL", function) if function else ("EVALSHA", self.sha)
-        self.plain: Script = Script(name, source) if function else self
+        self.plain: Script = Script(name, source, writes=writes) if function else self
         self.several = several
+        self.writes = writes
 
     def __repr__(self) -> str:
         return f"Script({self.name})"
@@ -121,8 +128,10 @@ def script(name: str) -> Script:
     header, _ = _split(name)
     flags, named = _FUNCTION.search(header), _SEVERAL.search(header)
     several = script(named[1]) if named else None
+    # call_begin fences the gate, and then nothing else is called.
+    writes = any(_WRITE.search(part) for part in parts if "function call_begin(" not in part)
     if flags is None:
-        return Script(name, source, several=several)
+        return Script(name, source, several=several, writes=writes)
     *includes, code = parts
     words = () if flags[1] == _NO_FLAGS else tuple(flags[1].split())
     listed = ", ".join(f"'{word}'" for word in words)
@@ -132,4 +141,6 @@ def script(name: str) -> Script:
     function = f"{name}_{digest}"
     registered = f"{{ function_name = '{function}', callback = {name}, flags = {{ {listed} }} }}"
     library = f"#!lua name={function}\n{text}\n\nredis.register_function{registered}\n"
-    return Script(name, source, library=library, function=function, flags=words, several=several)
+    return Script(
+        name, source, library=library, function=function, flags=words, several=several, writes=writes
+    )

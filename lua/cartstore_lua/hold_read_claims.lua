@@ -1,6 +1,6 @@
 --[[
   hold_read_claims: what some carts and orders say they hold, whatever index and counters say. Writes nothing.
-  An order claims while its payment is pending. Each cart or order is read whole in one instant, and one that cannot be
+  An order claims until its payment is at an end. Each cart or order is read whole in one instant, and one that cannot be
   read is a fault: without its claim no sum proves anything.
 
   KEYS[1]  gate hash              {ns:p}:gate
@@ -17,7 +17,7 @@
 --- @include int
 --- @include line_decode
 --- @include line_sku
---- @include order_is_pending
+--- @include order_is_ended
 
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
 if not call then
@@ -37,13 +37,8 @@ for index = 2, #KEYS do
   for place = 1, #flat, 2 do
     fields[flat[place]] = flat[place + 1]
   end
-  local lines, claims = 0, false
-  if not cart_id and fields.status == 'pending' then
-    claims = order_is_pending(call.prefix, fields.payment)
-    if claims == nil then
-      return redis.error_reply('CARTUNREADABLE ' .. KEYS[index])
-    end
-  end
+  local lines = 0
+  local claims = fields.status == 'pending' and not order_is_ended(call.prefix, fields.payment)
   for name, text in pairs(fields) do
     if cart_id and string.sub(name, 1, 2) == 'l:' then
       local line = line_decode(text, 0, 0, 0)

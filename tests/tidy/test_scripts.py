@@ -100,7 +100,8 @@ def test_script_takes_the_gate_and_the_identity_first_when_it_is_called(name: st
 
     assert "KEYS[1]  gate hash" in header
     assert re.search(r"ARGV\[1\]\s+identity", header)
-    assert name in ("gate_open", "gate_rebuild", "gate_extend_windows") or "call_begin(" in code
+    is_free = name in ("gate_open", "gate_rebuild", "gate_extend_windows", "rights_check")
+    assert is_free or "call_begin(" in code
     assert "  Cost     " in header
 
 

@@ -22,7 +22,14 @@ from wire_server import (
     values_of,
 )
 
-from cartstore.errors import ContractError, OutcomeUnknown, StoreFull, StoreUnavailable, WritesRefused
+from cartstore.errors import (
+    ContractError,
+    OutcomeUnknown,
+    PartlyApplied,
+    StoreFull,
+    StoreUnavailable,
+    WritesRefused,
+)
 from cartstore.redis.wire import WireCaller
 from cartstore.redis.wire.several import SEVERAL_MAX
 
@@ -201,7 +208,7 @@ async def test_call_is_never_sent_again_when_an_error_is_in_the_place_of_its_par
     async with connected(path, [wrong]) as (engine, caller):
         replies = await answers_to(caller, *"abcde")
 
-        assert type(replies[2]) is ContractError
+        assert type(replies[2]) is PartlyApplied
         assert sizes_of(engine.calls) == [5]
 
 

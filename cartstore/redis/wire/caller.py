@@ -14,14 +14,15 @@ import contextvars
 import logging
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final, cast
 
 from redis.exceptions import ResponseError
 
-from cartstore.errors import ContractError, StoreUnavailable
+from cartstore.errors import ContractError, PartlyApplied, StoreUnavailable
 from cartstore.redis.caller import Reply, translate
+from cartstore.redis.rights import MissingRights
 from cartstore.redis.scripts import Script
 from cartstore.redis.wire.calls import Call
 from cartstore.redis.wire.connection import Connection
@@ -50,8 +51,14 @@ _TICK_SECONDS_MAX: Final = 0.1
 
 _OTHER_LOOP: Final = "A caller belongs to one event loop; another one needs its own."
 
+OnPartlyApplied = Callable[[Sequence[str]], None]
+
 _log = logging.getLogger("cartstore.redis")
 _running_loop = asyncio.get_running_loop
+
+
+def _ignore(_keys: Sequence[str]) -> None:
+    """Nobody looks at what a script that was cut off has changed."""
 
 
 class WireCaller:
@@ -71,6 +78,8 @@ class WireCaller:
         identity_seconds: float = IDENTITY_SECONDS,
         in_flight_max: int = IN_FLIGHT_MAX,
         waiting_max: int = WAITING_MAX,
+        rights: tuple[str, ...] = (),
+        on_partly_applied: OnPartlyApplied = _ignore,
     ) -> None:
         wait_seconds = min(wait_seconds, call_timeout_seconds)
         self._locate = locate
@@ -81,6 +90,8 @@ class WireCaller:
         self._identity_ticks = max(1, round(identity_seconds / self._tick_seconds))
         self._in_flight_max = in_flight_max
         self._waiting_max = waiting_max
+        self._rights = rights
+        self._on_partly_applied = on_partly_applied
 
         self._loop: asyncio.AbstractEventLoop = cast(asyncio.AbstractEventLoop, None)
         # Not the first caller's: whatever it carries would live as long as the connection.
@@ -113,8 +124,14 @@ class WireCaller:
         identity_seconds: float = IDENTITY_SECONDS,
         in_flight_max: int = IN_FLIGHT_MAX,
         waiting_max: int = WAITING_MAX,
+        rights: tuple[str, ...] = (),
+        on_partly_applied: OnPartlyApplied = _ignore,
     ) -> WireCaller:
-        """A caller for the engine at a URL as redis-py takes it. Raises ConfigurationError."""
+        """A caller for the engine at a URL as redis-py takes it. Raises ConfigurationError.
+
+        `rights`: the command that asks each new connection for missing rights (redis/rights.py).
+        `on_partly_applied`: is told the keys of every call whose script the engine cut off.
+        """
         endpoint = Endpoint.from_url(url)
         return cls(
             fixed(endpoint),
@@ -124,6 +141,8 @@ class WireCaller:
             identity_seconds=identity_seconds,
             in_flight_max=in_flight_max,
             waiting_max=waiting_max,
+            rights=rights,
+            on_partly_applied=on_partly_applied,
         )
 
     async def __aenter__(self) -> WireCaller:
@@ -209,7 +228,9 @@ class WireCaller:
             return StoreUnavailable("The store is closed; the change was not applied.")
         if self._connection is not None:
             return StoreUnavailable("Too many calls wait for the engine; the change was not applied.")
-        if isinstance(self._away_error, ResponseError):
+        if isinstance(self._away_error, MissingRights):
+            refusal = StoreUnavailable(f"{self._away_error.message} The change was not applied.")
+        elif isinstance(self._away_error, ResponseError):
             text = str(self._away_error)
             # The rest of a refusal of credentials may name a user, and messages travel far.
             reason = text if text.startswith("ERR ") else text.split(" ")[0]
@@ -288,7 +309,7 @@ class WireCaller:
                 await endpoint.open(lambda: connection)
                 self._connections.add(connection)
                 connection.closed.add_done_callback(lambda _: self._connections.discard(connection))
-                await connection.greet(endpoint.greeting(), endpoint.client_name)
+                await connection.greet(endpoint.greeting(), endpoint.client_name, self._rights)
         except BaseException as error:
             connection.abort(error if isinstance(error, Exception) else None)
             raise
@@ -305,7 +326,7 @@ class WireCaller:
         if self._away_error is None:
             _log.warning("the engine cannot be reached: %s", str(error) or type(error).__name__)
         self._away_error = error
-        if isinstance(error, ResponseError):
+        if isinstance(error, ResponseError | MissingRights):
             # It is there and does not want us: waiting a little longer would not help.
             self._room = 0
             self._refuse_waiting()
@@ -323,6 +344,10 @@ class WireCaller:
         if self._is_closed:
             # It was in flight when all that waited were refused, and nothing is sent any more.
             self._refuse_waiting()
+
+    def on_partly_applied(self, call: Call, error: PartlyApplied) -> None:
+        _log.error("%s was cut off: %s", call.script, error.__cause__)
+        self._on_partly_applied(call.keys)
 
     def on_elsewhere(self, connection: Connection) -> None:
         if connection is self._connection:

@@ -18,6 +18,10 @@ pack: Final[Callable[[tuple[Any, ...]], bytes]] = cast(Any, hiredis.pack_command
 """The bytes of a command. Raises TypeError or ValueError for what cannot be packed."""
 
 
+_OUR_FAULTS: Final = "CART"
+"""How an error begins that a script returns on purpose, before its first write."""
+
+
 class Call(msgspec.Struct):
     """One command and who waits for its reply. `script` None: no script call, a question of the connection's
     own, or one for the engine's identity."""
@@ -52,8 +56,10 @@ def unanswered(call: Call, cause: Exception | None) -> Exception:
     return error
 
 
-def meaning_of(text: str) -> Exception:
-    """What an error that the engine answered means to who waits for it."""
+def meaning_of(text: str, script: Script, *, is_inside: bool = False) -> Exception:
+    """What an error that the engine answered to a call of `script` means to who waits for it. `is_inside`: it
+    is of one of several calls that another script carried, which ran."""
     if text.startswith("MOVED"):
         return StoreUnavailable("The partition is on another engine now; the change was not applied.")
-    return translate(ResponseError(text), sent=True)
+    is_inside = is_inside and not text.startswith(_OUR_FAULTS)
+    return translate(ResponseError(text), sent=True, script=script, is_inside=is_inside)

@@ -19,8 +19,9 @@ from typing import Any, Final, Protocol, cast
 import hiredis
 from redis.exceptions import ResponseError
 
-from cartstore.errors import ContractError, StoreUnavailable
+from cartstore.errors import ContractError, PartlyApplied, StoreUnavailable
 from cartstore.redis.caller import MISSED, Reply
+from cartstore.redis.rights import MissingRights, refusal_of
 from cartstore.redis.scripts import Script
 from cartstore.redis.wire.calls import Call, meaning_of, pack, refuse, unanswered
 from cartstore.redis.wire.several import SEVERAL_MIN, alike, packed_several
@@ -48,6 +49,18 @@ _EVALUATE_FROM: Final = 2
 """A call that twice met an engine without its script brings the text itself, which cannot be missed."""
 
 
+def _check_rights(reply: Any) -> None:
+    """Raises MissingRights. An engine that loads its data, or is busy, does not tell now; it refuses calls
+    for the same reason."""
+    if isinstance(reply, ResponseError):
+        if str(reply).startswith("NOPERM"):
+            raise MissingRights("The engine's user lacks rights: eval, and perhaps others.")
+    elif isinstance(reply, BaseException):
+        raise reply
+    elif (refusal := refusal_of(reply)) is not None:
+        raise refusal
+
+
 class Owner(Protocol):
     """What a connection tells the caller that it belongs to."""
 
@@ -56,6 +69,9 @@ class Owner(Protocol):
 
     def on_missed(self, call: Call) -> None:
         """The engine did not know the script, nothing ran: send the call again."""
+
+    def on_partly_applied(self, call: Call, error: PartlyApplied) -> None:
+        """The engine cut a script off: what the call was about has to be looked at."""
 
     def on_elsewhere(self, connection: Connection) -> None:
         """This node takes no calls of ours any more; another may."""
@@ -195,28 +211,39 @@ class Connection(asyncio.Protocol):
 
     # --- greeting and identity -----------------------------------------------------------------
 
-    async def greet(self, commands: Sequence[tuple[str, ...]], client_name: str) -> None:
+    async def greet(
+        self, commands: Sequence[tuple[str, ...]], client_name: str, rights: tuple[str, ...] = ()
+    ) -> None:
         """Say who we are and learn which engine this is, in one round trip; calls are taken afterwards.
 
-        Raises ResponseError when the engine refuses us, StoreUnavailable when the connection is lost.
+        `rights`: the command that asks for missing rights (redis/rights.py); none: they are not asked for.
+        Raises ResponseError when the engine refuses us, MissingRights, StoreUnavailable when the connection
+        is lost.
         """
         if self._transport.is_closing():
             raise StoreUnavailable(_CLOSED)
         loop = asyncio.get_running_loop()
         asked: list[asyncio.Future[Reply]] = [loop.create_future() for _ in commands]
         identity: asyncio.Future[Reply] = loop.create_future()
+        allowed: asyncio.Future[Reply] = loop.create_future()
         named: asyncio.Future[Reply] = loop.create_future()
         self._in_flight.extend(self._question(future) for future in asked)
         self._await_identity(self._question(identity))
+        if rights:
+            self._in_flight.append(self._question(allowed))
+        else:
+            allowed.set_result(())
         # Last, because its refusal is passed over: an engine that has no room for one more client says so in
         # place of the first reply.
         self._in_flight.append(self._question(named))
         name = ("CLIENT", "SETNAME", client_name)
-        self._transport.write(b"".join([*map(pack, commands), _ASK_IDENTITY, pack(name)]))
-        *replies, _ = await asyncio.gather(*asked, identity, named, return_exceptions=True)
+        questions = [_ASK_IDENTITY, *([pack(rights)] if rights else []), pack(name)]
+        self._transport.write(b"".join([*map(pack, commands), *questions]))
+        *replies, lacking, _ = await asyncio.gather(*asked, identity, allowed, named, return_exceptions=True)
         for reply in replies:
             if isinstance(reply, BaseException):
                 raise reply
+        _check_rights(lacking)
         if self._has_ended:
             # The engine answered and closed before this turn of the loop came.
             raise StoreUnavailable(_CLOSED)
@@ -326,7 +353,7 @@ class Connection(asyncio.Protocol):
         for call, part in zip(calls, reply, strict=True):
             if has_errors and isinstance(part, ResponseError):
                 # Whatever it says, it was said by a script that ran: it is never sent again.
-                refuse(call, meaning_of(str(part)))
+                self._refuse(call, meaning_of(str(part), cast(Script, call.script), is_inside=True))
             elif (
                 has_errors and isinstance(part, list) and any(isinstance(one, ResponseError) for one in part)
             ):
@@ -348,12 +375,17 @@ class Connection(asyncio.Protocol):
             call.misses += 1
             self._on_missed(call)
             return
-        refuse(call, meaning_of(text))
+        self._refuse(call, meaning_of(text, script))
         if text.startswith(_ELSEWHERE):
             self._owner.on_elsewhere(self)
         elif text.startswith("LOADING"):
             # It was restarted, and while it loads its replication id may still change.
             self.ask_identity()
+
+    def _refuse(self, call: Call, error: Exception) -> None:
+        refuse(call, error)
+        if isinstance(error, PartlyApplied):
+            self._owner.on_partly_applied(call, error)
 
     def _on_missed(self, call: Call) -> None:
         call.goes_alone = True
