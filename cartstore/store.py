@@ -73,6 +73,7 @@ from cartstore.model import (
     Variant,
     checkout_ids,
     is_sku,
+    owner_kind_of,
     payment_id_of_order,
 )
 from cartstore.payments import Gateway, Verdict
@@ -209,6 +210,12 @@ class CartStore:
         self._by_sku = SkuCache(catalog)
         self._activity_offset = 0
         self._terms = {kind: terms_of(settings, kind) for kind in get_args(OwnerKind)}
+
+    def cart_ttl_ms(self, cart_id: str) -> int:
+        """How long a cart is kept after its last change, in ms. Without an id: the longest time."""
+        if cart_id:
+            return self._terms[owner_kind_of(cart_id)].cart_ttl_ms
+        return max(terms.cart_ttl_ms for terms in self._terms.values())
 
     # --- cart ----------------------------------------------------------------------------------
 
@@ -740,6 +747,12 @@ class CartStore:
     async def count_quarantined(self) -> QuarantineCounts:
         """What waits for a person: events that the record could not take, SKUs not sold because of them."""
         return await self.archive.quarantine.counts()
+
+    async def freeze_skus(self, skus: Sequence[str], reason: str) -> None:
+        """Stop the sale of SKUs until somebody unfreezes them, in the record first: reconcile freezes them in
+        the engine too if this process cannot."""
+        await self.archive.quarantine.freeze(skus, reason)
+        await cast(FreezingEngine, self.engine).freeze_skus(skus, frozen=True)
 
     async def recover(self, on_progress: Progress = no_progress, *, rebuilds: bool = False) -> bool:
         """Open the gate if the engine was restarted or replaced; whether this call did. May run beside

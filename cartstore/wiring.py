@@ -24,6 +24,7 @@ from cartstore.errors import ConfigurationError, StoreError, WritesRefused
 from cartstore.failpoints import arm
 from cartstore.model import Partition, owner_kind_of
 from cartstore.payments import Gateway, SimulatedGateway
+from cartstore.recovery.cut_off import CutOffScripts
 from cartstore.recovery.gate import Recovery
 from cartstore.recovery.rebuild import Progress, no_progress
 from cartstore.redis.announcements import RedisAnnouncements
@@ -95,7 +96,10 @@ async def open_store(
             # An engine that loads its data, or is busy, cannot tell yet; each connection asks again.
             await check_rights(client, keys)
         await _check_engine(client, settings)
-        caller = await stack.enter_async_context(WireCaller.open(settings.redis_url, rights=question(keys)))
+        cut_off = CutOffScripts(client, keys)
+        caller = await stack.enter_async_context(
+            WireCaller.open(settings.redis_url, rights=question(keys), on_partly_applied=cut_off.note)
+        )
         engine = AuditedRedisEngine(caller, partition, client)
         outbox = RedisOutbox(engine, client)
         recovery = Recovery(
@@ -121,7 +125,7 @@ async def open_store(
             announcements=RedisAnnouncements(client, engine.keys),
         )
         await stack.enter_async_context(acknowledgement.listening())
-        yield CartStore(
+        store = CartStore(
             settings=settings,
             partition=partition,
             engine=engine,
@@ -132,6 +136,9 @@ async def open_store(
             gateways=_gateways(settings),
             recovery=recovery,
         )
+        watching = asyncio.create_task(cut_off.watch(store))
+        stack.push_async_callback(end, watching)
+        yield store
 
 
 async def _opened(recovery: Recovery, on_progress: Progress) -> None:

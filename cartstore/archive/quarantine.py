@@ -64,6 +64,12 @@ class Quarantine:
             ).one()
         return QuarantineCounts(rejected_events=row[0], frozen_skus=row[1])
 
+    async def freeze(self, skus: Sequence[str], reason: str) -> None:
+        """Stop the sale of SKUs whose counters are in doubt. One that is frozen keeps its first reason."""
+        rows = [{"sku": sku, "epoch": 0, "seq": 0, "reason": reason} for sku in skus]
+        async with self._database.transaction() as connection:
+            await connection.execute(pg_insert(frozen_skus).on_conflict_do_nothing(), rows)
+
     async def thaw(self, sku: str) -> bool:
         """A person has decided: the SKU may be sold again. Whether it was frozen."""
         async with self._database.transaction() as connection:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from cartstore.model import PaymentStatus, Position, StockPolicy
+from cartstore.model import Payment, PaymentStatus, Position, StockPolicy
 from cartstore.recovery.counters import ClaimingEngine, Counted
 
 AUDITED_HOLDS_MAX = 5_000
@@ -85,6 +85,10 @@ class CartTotals(msgspec.Struct, frozen=True, kw_only=True):
     items: int
     """Units over all lines."""
     subtotal_minor: int
+    held: int
+    """Units that the lines hold."""
+    waiting: int
+    """Units that pending orders of the cart's owner hold."""
 
 
 class CartAudit(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,6 +165,27 @@ class AuditedEngine(ClaimingEngine, Protocol):
     async def repair_due(self, payment_id: str) -> bool:
         """In one script: put a pending payment into `due` with the end of its window; take one that is
         terminal or not there out of `due`. Whether that changed anything."""
+        ...
+
+    async def repair_totals(self, cart_id: str, *, cart_ttl_ms: int) -> bool:
+        """In one script: set a cart's running totals to what its lines and its owner's pending orders add up
+        to. `cart_ttl_ms`: lifetime of a cart that lost its own. Whether any was wrong."""
+        ...
+
+    async def scan_orders(self, cursor: int, count: int) -> tuple[int, list[str]]:
+        """Orders that the engine keeps."""
+        ...
+
+    async def stray_orders(self, order_ids: Sequence[str]) -> list[str]:
+        """Those of these orders that say they are pending, and whose payment the engine does not have."""
+        ...
+
+    async def void_orders(self, payment_id: str, *, cart_ttl_ms: int) -> bool:
+        """In one script: undo a checkout without payment, whose lines return to the cart. Whether it did."""
+        ...
+
+    async def reattach_payment(self, payment: Payment, *, cart_ttl_ms: int) -> bool:
+        """In one script: give pending orders their pending payment back. Whether it did."""
         ...
 
     async def repair_claim(self, claim: HoldClaim) -> bool:

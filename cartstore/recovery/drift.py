@@ -25,6 +25,7 @@ DriftKind = Literal[
     "due_without_payment",
     "payment_missing",
     "payment_differs",
+    "order_without_payment",
     "catalog_behind",
     "catalog_ahead",
     "sku_missing",
@@ -39,6 +40,7 @@ DriftKind = Literal[
 DRIFT_KINDS: Final[tuple[DriftKind, ...]] = get_args(DriftKind)
 
 COUNTERS: Final = frozenset({"counter_above_holds", "counter_below_holds"})
+LEDGER: Final = frozenset({"ledger_ahead", "engine_ahead"})
 REASON_LENGTH_MAX: Final = 200
 HIDING: Final = frozenset({"payment_differs", "sku_lost", "unreadable"})
 """A subject with one of these is looked at no further: what else is wrong with it, nobody knows."""
@@ -266,6 +268,17 @@ def drift_of_lost_payment(payment_id: str) -> Drift:
     )
 
 
+def drift_of_stray_order(order_id: str) -> Drift:
+    """An order that is pending, and whose payment the engine does not have: a checkout was cut off."""
+    return Drift(
+        kind="order_without_payment",
+        subject=order_id,
+        detail="The engine has this pending order, and not its payment.",
+        expected="a payment",
+        found="nothing",
+    )
+
+
 def drift_of_stray_due(payment_id: str) -> Drift:
     """An entry in `due` of a payment that neither engine nor record have."""
     return Drift(
@@ -303,4 +316,7 @@ def _ledger_text(count: LedgerCount) -> str:
 
 
 def _totals_text(totals: CartTotals) -> str:
-    return f"{totals.lines} lines, {totals.items} items, {totals.subtotal_minor} minor"
+    return (
+        f"{totals.lines} lines, {totals.items} items, {totals.subtotal_minor} minor, {totals.held} held, "
+        f"{totals.waiting} in orders"
+    )

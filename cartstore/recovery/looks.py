@@ -26,6 +26,7 @@ from cartstore.recovery.drift import (
     drift_of_lost_events,
     drift_of_lost_payment,
     drift_of_stray_due,
+    drift_of_stray_order,
     drift_of_unreadable,
     drifts_of_absence,
     drifts_of_cart,
@@ -57,7 +58,7 @@ EVENTS_UNDONE_MAX: Final = 2_000
 class Subject(msgspec.Struct, frozen=True):
     """What one look is about."""
 
-    what: Literal["sku", "cart", "payment"]
+    what: Literal["sku", "cart", "payment", "order"]
     name: str
     fields: SkuFields | None = None
     """What the catalog wanted published of this SKU when the walk came by; None: it did not name it."""
@@ -71,6 +72,8 @@ class Looks:
         self._store = store
         self.skipped = 0
         """SKUs that were not compared whole, once for each look."""
+        self.not_compared: set[str] = set()
+        """SKUs whose counters were not compared with the ledger in their last look: it was behind."""
         self.not_whole: set[str] = set()
         """SKUs with too many holds for one look."""
         self.put_right: set[str] = set()
@@ -86,6 +89,9 @@ class Looks:
         for page in slices([subject for subject in subjects if subject.what == "cart"], LOOKS_AT_ONCE):
             looks = await asyncio.gather(*map(self._drifts_of_cart, page))
             found.update({subject: drifts for subject, drifts in zip(page, looks, strict=True) if drifts})
+        for page in slices([subject for subject in subjects if subject.what == "order"]):
+            stray = set(await self._engine.stray_orders([subject.name for subject in page]))
+            found.update({its: [drift_of_stray_order(its.name)] for its in page if its.name in stray})
         return found
 
     async def fields_of(self, sku: str) -> SkuFields | None:
@@ -159,6 +165,7 @@ class Looks:
             fields = await self._fields_beside(subject, audit)
             count = ledger.get(audit.sku)
             drifts = drifts_of_freezing(audit, audit.sku in frozen)
+            (self.not_compared.add if count is None else self.not_compared.discard)(audit.sku)
             if isinstance(audit, SkuAudit):
                 drifts += drifts_with_catalog(fields, audit)
                 drifts += drifts_of_sku(audit)

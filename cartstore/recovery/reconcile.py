@@ -21,9 +21,18 @@ from typing import TYPE_CHECKING, Final, cast
 
 from cartstore.errors import ContractError, PartlyApplied
 from cartstore.failpoints import reach
+from cartstore.model import payment_id_of_order
 from cartstore.recovery.audits import AuditedEngine, SkuAbsence, SkuAudit
 from cartstore.recovery.counters import KEYS_PER_PIECE, ClaimVisit, CounterAudit
-from cartstore.recovery.drift import COUNTERS, DRIFT_KINDS, HIDING, Drift, DriftKind, drift_of_counter
+from cartstore.recovery.drift import (
+    COUNTERS,
+    DRIFT_KINDS,
+    HIDING,
+    LEDGER,
+    Drift,
+    DriftKind,
+    drift_of_counter,
+)
 from cartstore.recovery.looks import LOOKS_AT_ONCE, PAGE_SUBJECTS, Looks, Subject, slices
 from cartstore.recovery.report import ReconcileReport
 from cartstore.recovery.used import RUN_PAYMENTS_MAX, NotingEngine, note_used
@@ -103,6 +112,20 @@ class Reconciler:
             checked=run.checked, repaired=run.repaired, drift=run.left(), skipped=run.skipped
         )
 
+    async def look_at(self, subjects: Sequence[Subject]) -> list[Drift]:
+        """Look at these subjects now, outside of the walk, repair what is safe and give what is left. Visits
+        all claims if a counter is in doubt. Raises StoreUnavailable, StoreRecovering."""
+        run = _Run(self._engine, self._store)
+        await run.look(subjects)
+        if run.suspects:
+            await asyncio.sleep(self._confirm_seconds)
+            await run.confirm()
+            await run.repair()
+            # What a repair gave back or undid is seen in the counters only now.
+            await run.look([subject for subject in subjects if subject.what == "sku"])
+        await self._count_claims(run, is_whole=True)
+        return run.left()
+
     def open_by_kind(self) -> dict[DriftKind, int]:
         """How much unrepaired drift of each kind the latest look at every subject found."""
         counts = Counter(drift.kind for _, drifts in self._open.values() for drift in drifts)
@@ -124,9 +147,10 @@ class Reconciler:
         if not is_over:
             return
         visit, self._visit = self._visit, None
-        for sku, audit in visit.audits.items():
-            counted = visit.counted(sku)
-            if counted != audit.counter and await visit.repair(sku):
+        wrong = [sku for sku, audit in visit.audits.items() if visit.counted(sku) != audit.counter]
+        for sku in await run.agreeing_with_the_ledger(wrong):
+            audit, counted = visit.audits[sku], visit.counted(sku)
+            if await visit.repair(sku):
                 reach("reconcile.counter_set")
                 run.repaired.append(drift_of_counter(sku, found=audit.counter, expected=counted))
                 run.forget_counter(sku)
@@ -169,6 +193,9 @@ class Reconciler:
         for scan in (self._engine.scan_due, self._engine.scan_pending):
             async for names in _scanned(scan):
                 yield [Subject("payment", payment_id) for payment_id in names if payment_id not in seen]
+        async for names in _scanned(self._engine.scan_orders):
+            # Most belong to a payment that was looked at.
+            yield [Subject("order", order_id) for order_id in await self._engine.stray_orders(names)]
         async for names in _scanned(self._engine.scan_carts):
             yield [Subject("cart", cart_id) for cart_id in names]
 
@@ -220,6 +247,13 @@ class _Run:
             for audit in found
             if isinstance(audit, SkuAudit)
         ]
+
+    async def agreeing_with_the_ledger(self, skus: Sequence[str]) -> list[str]:
+        """Those of these SKUs that engine and ledger count alike. Where a sale was cut off, units may still be
+        on hand and held by nobody: lowering `held` would sell them twice."""
+        found = await self._looks.drifts_of([Subject("sku", sku) for sku in skus])
+        differing = {its.subject for drifts in found.values() for its in drifts if its.kind in LEDGER}
+        return [sku for sku in skus if sku not in differing and sku not in self._looks.not_compared]
 
     def forget_counter(self, sku: str) -> None:
         """A SKU's counters were put right."""
@@ -294,7 +328,28 @@ class _Run:
             tried = True
         if "unindexed_hold" in kinds:
             tried = await self._index_claims(subject) or tried
+        if "cart_totals" in kinds:
+            ttl_ms = self._store.cart_ttl_ms(subject.name)
+            await self._engine.repair_totals(subject.name, cart_ttl_ms=ttl_ms)
+            tried = True
+        if "order_without_payment" in kinds:
+            tried = await self._finish_checkout(subject.name) or tried
         return tried
+
+    async def _finish_checkout(self, order_id: str) -> bool:
+        """A checkout was cut off: what follows its event is done, or what came before it undone. Which of
+        them, the record says once it has every event that the engine has issued."""
+        await self._store.drain_outbox()
+        payment_id = payment_id_of_order(order_id)
+        recorded = await self._store.archive.find_payment(payment_id)
+        if recorded is None:
+            ttl_ms = self._store.cart_ttl_ms("")
+            return await self._engine.void_orders(payment_id, cart_ttl_ms=ttl_ms)
+        payment, _ = recorded
+        if payment.status != "pending":
+            return False
+        ttl_ms = self._store.cart_ttl_ms(payment.cart_id)
+        return await self._engine.reattach_payment(payment, cart_ttl_ms=ttl_ms)
 
     async def _index_claims(self, subject: Subject) -> bool:
         look = self._engine.audit_cart if subject.what == "cart" else self._engine.audit_payment

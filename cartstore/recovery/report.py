@@ -18,6 +18,8 @@ REMEDIES: Final[Mapping[DriftKind, str]] = {
     "not_in_holding": "put the SKU there",
     "payment_not_due": "put it there",
     "due_without_payment": "take the entry out",
+    "cart_totals": "add them up anew",
+    "order_without_payment": "put its payment back if the record has it, else undo the checkout",
     "catalog_behind": "publish the SKU",
     "sku_missing": "publish the SKU",
     "not_frozen": "freeze the SKU",

@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast, get_args
 
+import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from cartstore.model import Partition, PaymentStatus, Position
+from cartstore.model import Partition, Payment, PaymentStatus, Position, payment_id_of_order
 from cartstore.recovery.audits import (
     AUDITED_HOLDS_MAX,
     CartAudit,
@@ -23,7 +24,7 @@ from cartstore.recovery.counters import Claim, Counted, CounterAudit
 from cartstore.recovery.snapshots import CartDump, GoneCarts
 from cartstore.redis.caller import ScriptCaller, translate
 from cartstore.redis.gate import read_gate
-from cartstore.redis.replies import STOCK_FIELDS, read_level, read_snapshot
+from cartstore.redis.replies import STOCK_FIELDS, payment_fields, read_level, read_snapshot
 from cartstore.redis.scripts import script
 from cartstore.redis.store import RedisEngine
 
@@ -127,14 +128,20 @@ class AuditedRedisEngine(RedisEngine):
         if reply[0] == "NOTHING":
             return None
         running, counted = (
-            CartTotals(lines=int(lines), items=int(items), subtotal_minor=int(subtotal))
-            for lines, items, subtotal in (reply[1:4], reply[4:7])
+            CartTotals(
+                lines=int(lines),
+                items=int(items),
+                subtotal_minor=int(subtotal),
+                held=int(held),
+                waiting=int(waiting),
+            )
+            for lines, items, subtotal, held, waiting in (reply[1:6], reply[6:11])
         )
         return CartAudit(
             cart_id=cart_id,
             running=running,
             counted=counted,
-            unindexed=tuple(_claim(cart_id, *row) for row in _rows(reply, 7, 4)),
+            unindexed=tuple(_claim(cart_id, *row) for row in _rows(reply, 11, 4)),
         )
 
     async def audit_payment(self, payment_id: str) -> PaymentAudit | None:
@@ -200,6 +207,32 @@ class AuditedRedisEngine(RedisEngine):
     async def repair_due(self, payment_id: str) -> bool:
         keys = (self.keys.gate, self.keys.payment(payment_id), self.keys.due)
         return bool((await self.call(script("payment_repair_due"), keys))[1] != "0")
+
+    async def repair_totals(self, cart_id: str, *, cart_ttl_ms: int) -> bool:
+        keys = (self.keys.gate, self.keys.cart(cart_id))
+        return bool((await self.call(script("cart_repair_totals"), keys, cart_ttl_ms))[1] == "1")
+
+    async def stray_orders(self, order_ids: Sequence[str]) -> list[str]:
+        pipeline = self._client.pipeline(transaction=False)
+        for order_id in order_ids:
+            pipeline.hget(self.keys.order(order_id), "status")
+            pipeline.exists(self.keys.payment(payment_id_of_order(order_id)))
+        try:
+            # What is no hash at all answers with an error, and is for the visit to all claims to tell.
+            found = await pipeline.execute(raise_on_error=False)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise translate(error, sent=False) from error
+        states = zip(order_ids, found[::2], found[1::2], strict=True)
+        return [order_id for order_id, status, exists in states if status == "pending" and exists == 0]
+
+    async def void_orders(self, payment_id: str, *, cart_ttl_ms: int) -> bool:
+        keys = (self.keys.gate, self.keys.payment(payment_id))
+        return bool((await self.call(script("order_void"), keys, cart_ttl_ms))[1] != "0")
+
+    async def reattach_payment(self, payment: Payment, *, cart_ttl_ms: int) -> bool:
+        keys = (self.keys.gate, self.keys.payment(payment.payment_id))
+        fields = msgspec.json.encode(payment_fields(payment, cart_ttl_ms)).decode()
+        return bool((await self.call(script("payment_reattach"), keys, fields))[1] == "1")
 
     async def cart_claims(self, cart_ids: Sequence[str]) -> list[Claim]:
         return await self._claims_of(cart_ids, [self.keys.cart(cart_id) for cart_id in cart_ids])

@@ -6,14 +6,16 @@
   ARGV[1]  identity               of the engine, as the connection learned it
   ARGV[2]  now override           ms, '' in production
   ARGV[3]  nonce                  of this call
-  Returns  {'OK', lines, units, subtotal, counted lines, counted units, counted subtotal,
-           <line_id, sku, held, expires>...} | {'NOTHING'} | {'FENCED'}
+  Returns  {'OK', lines, units, subtotal, held, waiting, counted lines, counted units, counted subtotal, counted held,
+           counted waiting, <line_id, sku, held, expires>...} | {'NOTHING'} | {'FENCED'}
+           waiting: units that pending orders of the cart's owner hold
   Faults   CARTUNREADABLE
   Cost     O(lines of the cart)
 ]]
 --- @include call_begin
 --- @include int
 --- @include cart_load
+--- @include cart_recount
 --- @include line_sku
 
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
@@ -28,23 +30,22 @@ if not cart.exists or cart.is_damaged then
   return redis.error_reply('CARTUNREADABLE ' .. KEYS[2])
 end
 
-local lines, units, subtotal, unindexed = 0, 0, 0, {}
+local reply = { 'OK' }
+local function append_totals()
+  for _, total in ipairs({ cart.count, cart.units, cart.subtotal, cart.held, cart.waiting }) do
+    reply[#reply + 1] = int(total)
+  end
+end
+append_totals()
+cart_recount(call, cart)
+append_totals()
 for line_id, line in pairs(cart.lines) do
-  lines = lines + 1
-  units = units + line.quantity
-  subtotal = subtotal + line.quantity * line.price
   local sku = line_sku(line_id)
   local member = 'c\31' .. cart.id .. '\31' .. line_id
   if line.held > 0 and not redis.call('ZSCORE', call.prefix .. 'holds:' .. sku, member) then
     for _, value in ipairs({ line_id, sku, int(line.held), int(line.expires) }) do
-      unindexed[#unindexed + 1] = value
+      reply[#reply + 1] = value
     end
   end
-end
-local reply = {
-  'OK', int(cart.count), int(cart.units), int(cart.subtotal), int(lines), int(units), int(subtotal),
-}
-for _, value in ipairs(unindexed) do
-  reply[#reply + 1] = value
 end
 return reply

@@ -1,0 +1,29 @@
+--- @include payment_state
+
+-- Units that the pending orders of a cart's owner hold, added up from the orders themselves; nil when one of them cannot
+-- be read.
+local function cart_waiting(call, cart_id)
+  local units = 0
+  for _, payment_id in ipairs(redis.call('ZRANGE', call.prefix .. 'orders:' .. cart_id, 0, -1)) do
+    local payment_key = call.prefix .. 'payment:' .. payment_id
+    local status = payment_state(payment_key)
+    local order_ids = status == 'pending' and redis.call('HGET', payment_key, 'orders') or ''
+    if not status or not order_ids then
+      return nil
+    end
+    for order_id in string.gmatch(order_ids, '%S+') do
+      local order_key = call.prefix .. 'order:' .. order_id
+      local count = redis.call('TYPE', order_key).ok == 'hash' and tonumber(redis.call('HGET', order_key, 'count') or '')
+      for index = 1, count or 0 do
+        local text = redis.call('HGET', order_key, 'l' .. index) or ''
+        local held = tonumber(string.match(text, '^[^\31]+\31[^\31]+\31%d+\31(%d+)\31') or '')
+        count = held and count
+        units = units + (held or 0)
+      end
+      if not count then
+        return nil
+      end
+    end
+  end
+  return units
+end
