@@ -249,8 +249,8 @@ class _Run:
         ]
 
     async def agreeing_with_the_ledger(self, skus: Sequence[str]) -> list[str]:
-        """Those of these SKUs that engine and ledger count alike. Where a sale was cut off, units may still be
-        on hand and held by nobody: lowering `held` would sell them twice."""
+        """Those of these SKUs that engine and ledger count alike. Where a sale was cut off, units may be on
+        hand still and held by nobody: lowering `held` would sell them twice."""
         found = await self._looks.drifts_of([Subject("sku", sku) for sku in skus])
         differing = {its.subject for drifts in found.values() for its in drifts if its.kind in LEDGER}
         return [sku for sku in skus if sku not in differing and sku not in self._looks.not_compared]

@@ -125,8 +125,8 @@ async def check_rights(client: Redis, keys: Keys) -> None:
         reply: Any = await client.execute_command(command, *arguments)  # type: ignore[no-untyped-call]
     except NoPermissionError as error:
         raise ConfigurationError(
-            f"The engine's user lacks rights: eval on {keys.gate}, and perhaps others that cannot be asked for"
-            " without it."
+            f"The engine's user lacks rights: eval on {keys.gate}, and perhaps others, which cannot be asked"
+            " for without it."
         ) from error
     except (RedisError, OSError, TimeoutError) as error:
         raise translate(error, sent=False) from error
