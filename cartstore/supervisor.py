@@ -43,6 +43,7 @@ from cartstore.errors import CartError, ConfigurationError, StoreUnavailable
 from cartstore.listening import listen
 from cartstore.settings import Settings
 from cartstore.store import CartStore
+from cartstore.urls import without_secret
 from cartstore.wiring import is_too_old, open_store
 
 BACKOFF_FIRST_SECONDS = 0.1
@@ -57,6 +58,10 @@ STOP_SECONDS = 5.0
 
 EXIT_REFUSED = 2
 """Of a child of ours, like the command line's own: the settings do not allow a start."""
+
+
+_REFUSAL_PREFIX = "cartstore: "
+"""Begins what a child of ours prints when it refuses its settings."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -261,6 +266,9 @@ class _Up:
                 self._errors.print(f"Still not ready, see {folder.path / 'log'}: {answer}")
                 complain_at = now() + READY_COMPLAINT_SECONDS
             await asyncio.sleep(WATCH_SECONDS)
+        # The answer may have been waited for while a child refused the settings.
+        if self._failed.done():
+            self._failed.result()
 
     def _tell(self, folder: DataDir, settings: Settings, address: str, sku: str | None) -> None:
         out = terminal.output()
@@ -311,14 +319,6 @@ def check_engine(url: str) -> None:
         raise ConfigurationError(
             f"The engine at {without_secret(url)} is Redis {version}; 7.0 is the oldest."
         )
-
-
-def without_secret(url: str) -> str:
-    """Where a URL leads, for people: no user, no password, no options."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    socket_folder = dict(part.partition("=")[::2] for part in parts.query.split("&")).get("host", "")
-    return f"{parts.scheme}://{host}{parts.path}" + (f" in {socket_folder}" if socket_folder else "")
 
 
 def _claim(stack: AsyncExitStack, options: Options) -> tuple[DataDir, socket.socket]:
@@ -380,9 +380,9 @@ def _obituary(process: Process) -> str:
 
 
 def _last_words(process: Process) -> str:
-    """What a child said when it refused to start."""
-    lines = process.log_tail().splitlines() or [process.complaint("refused to start")]
-    return lines[-1].removeprefix("cartstore: ")
+    """What a child said when it refused to start: several lines when several settings are wrong."""
+    _, prefix, said = process.log_tail().rpartition(_REFUSAL_PREFIX)
+    return said.rstrip() if prefix else process.complaint("refused to start")
 
 
 async def _first_sku(store: CartStore) -> str | None:

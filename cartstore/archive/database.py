@@ -26,7 +26,7 @@ from cartstore.errors import (
     OutcomeUnknown,
     StoreUnavailable,
 )
-from cartstore.settings import DATABASE_SCHEMES
+from cartstore.urls import DATABASE_SCHEMES
 
 CONNECT_TIMEOUT_SECONDS: Final = 2.0
 COMMAND_TIMEOUT_SECONDS: Final = 10.0

@@ -13,10 +13,12 @@ import msgspec
 
 from cartstore.datadir import DataDir, Services
 from cartstore.embedded.database import Database
-from cartstore.embedded.engine import QUEUE_DATABASE, Engine
+from cartstore.embedded.engine import Engine
 from cartstore.embedded.process import POLL_SECONDS, Process
 from cartstore.errors import ConfigurationError, StoreUnavailable
-from cartstore.settings import ENVIRONMENT_PREFIX, Settings
+from cartstore.problems import variable_of
+from cartstore.settings import Settings
+from cartstore.urls import QUEUE_DATABASE
 
 START_SECONDS = 60.0
 """Patience with a server that starts: it may have a long log to read after a crash."""
@@ -117,7 +119,7 @@ def child_environment(settings: Settings, metrics_folder: Path | None = None) ->
     """Ours, with the URLs and secrets of complete settings; command lines are public, this is not."""
     environment = dict(os.environ)
     for name in ("redis_url", "database_url", "queue_url", "jwt_secret"):
-        environment[ENVIRONMENT_PREFIX + name.upper()] = getattr(settings, name)
+        environment[variable_of(name)] = getattr(settings, name)
     if metrics_folder is not None:
         environment["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_folder)
     return environment

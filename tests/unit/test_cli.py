@@ -97,7 +97,7 @@ def test_token_says_so_when_it_makes_the_data_dir(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("CARTSTORE_PARTITIONS", "2", "only 1 is supported"),
+        ("CARTSTORE_PARTITIONS", "2", "it takes only 1"),
         ("CARTSTORE_NO_SUCH", "1", "CARTSTORE_NO_SUCH is not a setting"),
         ("CARTSTORE_RATE_LIMIT", "maybe", "CARTSTORE_RATE_LIMIT"),
     ],
