@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command(options, load_settings())
     except CartStoreError as error:
-        print(f"cartstore: {error.message}", file=sys.stderr)
+        print(f"cartstore: {error.for_operators}", file=sys.stderr)
         return EXIT_REFUSED if isinstance(error, ConfigurationError) else EXIT_FAILED
     except OSError as error:
         # Of the machine and not of us: a full disk, a file that is another user's.

@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 
+from cartstore.errors import CartStoreError
+
 
 class JsonFormatter(logging.Formatter):
     """A record as one line of JSON: `at`, `level`, `logger`, `message`, its fields, `error`, `traceback`.
@@ -49,8 +51,8 @@ def set_up_logs(formatter: logging.Formatter, level: int = logging.INFO) -> None
 
 
 def describe(error: BaseException) -> str:
-    """Class and message in one line."""
-    text = " ".join(str(error).split())
+    """Class and message in one line; of an error of ours, what is meant for those who run the store."""
+    text = " ".join((error.for_operators if isinstance(error, CartStoreError) else str(error)).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -249,7 +249,7 @@ class _Up:
                 note()
                 await until_ready(process)
             except StoreUnavailable as error:
-                self._errors.print(error.message)
+                self._errors.print(error.for_operators)
             # A server may have needed several attempts.
             note()
 

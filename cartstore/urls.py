@@ -23,6 +23,7 @@ QUEUE_DATABASE: Final = 1
 
 _LOCAL_HOSTS: Final = ("", "localhost", "127.0.0.1", "[::1]")
 _DEFAULT_PORT: Final = "6379"
+_DATABASE_PORT: Final = "5432"
 
 _OTHER_ENGINES: Final = {
     "valkey": "has the scheme valkey://; write it as redis://",
@@ -86,6 +87,23 @@ def without_secret(url: str) -> str:
     host = parts.netloc.rpartition("@")[2]
     socket_folder = dict(part.partition("=")[::2] for part in parts.query.split("&")).get("host", "")
     return f"{parts.scheme}://{host}{parts.path}" + (f" in {socket_folder}" if socket_folder else "")
+
+
+def database_place(url: str) -> str:
+    """Host and port of a database's URL, for people; several where it names several."""
+    parts = urlsplit(url)
+    hosts = parts.netloc.rpartition("@")[2]
+    options = dict(parse_qsl(parts.query))
+    if not hosts:
+        host, port = options.get("host", "the default host"), options.get("port", _DATABASE_PORT)
+        return f"the socket in {host}" if host.startswith("/") else f"{host} port {port}"
+    return ", ".join(_host_and_port(host) for host in hosts.split(","))
+
+
+def _host_and_port(text: str) -> str:
+    bracket, _, rest = text.rpartition("]")
+    name, _, port = rest.partition(":")
+    return f"{bracket + ']' if bracket else ''}{name} port {port or _DATABASE_PORT}"
 
 
 def _scheme_fault(schemes: Sequence[str]) -> str:

@@ -388,7 +388,10 @@ def test_api_says_one_line_when_the_database_is_away(up: Up) -> None:
         CARTSTORE_DATABASE_URL="postgresql://u:p4ss@127.0.0.1:1/shop",
     )
 
-    assert (status, text) == (3, "cartstore: The database cannot be reached.\n")
+    assert (status, text) == (
+        3,
+        "cartstore: The database at 127.0.0.1 port 1 cannot be reached: connection refused.\n",
+    )
 
 
 def test_check_engine_refuses_a_url_without_quoting_it() -> None:
