@@ -32,7 +32,10 @@ def untrusted() -> ssl.SSLCertVerificationError:
     ("url", "says"),
     [
         ("postgresql://u:p4ss@127.0.0.1:1/shop", "127.0.0.1 port 1 cannot be reached: connection refused."),
-        ("postgresql:///shop?host=/nowhere", "socket in /nowhere cannot be reached: No such file or directory."),
+        (
+            "postgresql:///shop?host=/nowhere",
+            "socket in /nowhere cannot be reached: No such file or directory.",
+        ),
     ],
 )
 async def test_open_tells_operators_server_and_cause_when_nobody_answers(url: str, says: str) -> None:
