@@ -251,19 +251,13 @@ def _doctor(options: argparse.Namespace, settings: Settings) -> int:
 
 
 async def _examine(data_dir: Path, settings: Settings) -> int:
+    from cartstore.doctor import examine
     from cartstore.terminal import output
-    from cartstore.wiring import open_store
 
-    async with open_store(settings, data_dir=data_dir) as store:
-        found = await store.readiness()
-        meaning = {
-            "engine": "as durable as the engine's own persistence",
-            "archived": "after the PostgreSQL commit",
-        }[store.ack_mode]
-        output().print(f"checkouts are acknowledged in mode {store.ack_mode}: {meaning}")
-    for name, check in found["checks"].items():
-        output().print(f"{name}: {'ok' if check['ok'] else 'NOT OK'}, {check['detail']}")
-    return 0 if found["ready"] else EXIT_FAILED
+    found = await examine(settings, data_dir)
+    for name, finding in found.items():
+        output().print(f"{name}: {'ok' if finding.is_ok else 'NOT OK'}, {finding.detail}")
+    return 0 if all(finding.is_ok for finding in found.values()) else EXIT_FAILED
 
 
 def _api(options: argparse.Namespace, settings: Settings) -> int:

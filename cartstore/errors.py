@@ -50,7 +50,7 @@ class CartStoreError(Exception):
 
     @property
     def for_operators(self) -> str:
-        """The message for a terminal or a log: it may name a server and what it said. Callers get `message`."""
+        """The message for a terminal or a log; may name a server and its words. Callers get `message`."""
         return self.message
 
 

@@ -41,6 +41,7 @@ from cartstore.embedded.parts import (
 from cartstore.embedded.process import Process
 from cartstore.errors import CartError, ConfigurationError, StoreUnavailable
 from cartstore.listening import listen
+from cartstore.redis.diagnosis import engine_away, replica_warning
 from cartstore.settings import Settings
 from cartstore.store import CartStore
 from cartstore.urls import without_secret
@@ -73,7 +74,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """0: any free one."""
     processes: int
     catalogs: Sequence[Path] = ()
-    """Imported at every start; none: the demo catalog, into an empty store only."""
+    """Imported at every start; none: the demo catalog, into an empty store on embedded servers only."""
 
 
 def run_up(settings: Settings, options: Options) -> None:
@@ -156,7 +157,10 @@ class _Up:
                     await terminal.import_with_report(store, catalog)
                 except CartError as error:
                     raise ConfigurationError(f"{catalog}: {error.message}") from error
-            if not self._options.catalogs and await _first_sku(store) is None:
+            # Into what `up` made itself. A shop of somebody's own that is empty is to be filled by them.
+            is_ours = not (self._settings.redis_url or self._settings.database_url)
+            is_demo = is_ours and not self._settings.is_production and not self._options.catalogs
+            if is_demo and await _first_sku(store) is None:
                 with resources.as_file(resources.files("cartstore.demo") / "catalog.csv") as demo:
                     await terminal.import_with_report(store, demo, "The demo catalog")
             return await _first_sku(store)
@@ -297,14 +301,15 @@ class _Up:
 def check_engine(url: str) -> None:
     """Refuse an engine that could lose what counters depend on.
 
-    Raises ConfigurationError when it may evict keys or is too old, StoreUnavailable when it is away.
+    Raises ConfigurationError when it may evict keys or is too old, StoreUnavailable when it is away or a
+    replica.
     """
     try:
         with redis.Redis.from_url(url, socket_timeout=5, retry=Retry(NoBackoff(), 0)) as client:
             # INFO and not CONFIG GET, which hosted servers often refuse.
-            facts = client.info("server") | client.info("memory")
+            facts = client.info("server") | client.info("memory") | client.info("replication")
     except redis.RedisError as error:
-        raise StoreUnavailable(f"The engine at {without_secret(url)} gives no answer: {error}") from error
+        raise engine_away(url, error) from error
     except ValueError as error:
         # Its text quotes parts of the URL, which may be the password's.
         raise ConfigurationError("CARTSTORE_REDIS_URL is not a URL of an engine.") from error
@@ -319,6 +324,9 @@ def check_engine(url: str) -> None:
         raise ConfigurationError(
             f"The engine at {without_secret(url)} is Redis {version}; 7.0 is the oldest."
         )
+    warning = replica_warning(url, facts)
+    if warning is not None:
+        raise StoreUnavailable(warning)
 
 
 def _claim(stack: AsyncExitStack, options: Options) -> tuple[DataDir, socket.socket]:

@@ -1,5 +1,5 @@
-"""How a connection to PostgreSQL is opened: the form of the URL, time-outs, what a failure is called, and what
-differs behind a pooler.
+"""How a connection to PostgreSQL is opened: the form of the URL, time-outs, what a failure is called, and
+what differs behind a pooler.
 
 A failure names server and cause for those who run the store; what callers are told is only that it failed.
 """
@@ -25,8 +25,8 @@ HANG_SECONDS: Final = 1.0
 UNREACHABLE: Final = "The database cannot be reached."
 
 NO_STATEMENT_CACHE: Final = {"prepared_statement_cache_size": 0}
-"""For `connect_args`: a statement that SQLAlchemy keeps would be without a name, and the next one of that server
-connection takes its place. The driver's own cache is the connector's business."""
+"""For `connect_args`: a statement that SQLAlchemy keeps would be without a name, and the next one of that
+server connection takes its place. The driver's own cache is the connector's business."""
 
 
 def libpq_url(database_url: str) -> str:

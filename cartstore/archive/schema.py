@@ -114,7 +114,8 @@ def _move_to(connection: Connection, revision: str) -> None:
         return
     if found is None and (foreign := _strangers(connection)):
         raise ConfigurationError(
-            f"The database has a table {foreign!r} that cartstore did not make: give it a database of its own."
+            f"The database has a table {foreign!r} that cartstore did not make: give cartstore a database of "
+            "its own."
         )
     from alembic import command
     from alembic.util import CommandError

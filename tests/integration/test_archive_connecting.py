@@ -1,5 +1,5 @@
-"""How connections to PostgreSQL are opened: failures by their cause, and a pooler that lends server connections
-for one transaction at a time."""
+"""How connections to PostgreSQL are opened: failures by their cause, and a pooler that lends server
+connections for one transaction at a time."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ async def test_open_tells_operators_what_to_look_at_when_a_connection_fails(
 
 
 class Pooler:
-    """Stands before a server as PgBouncer does, as far as a client can tell: it greets with a process number of
-    its own, and notes what a client may not do where server connections are lent for one transaction."""
+    """Stands before a server as PgBouncer does, as far as a client can tell: it greets with a process number
+    of its own, and notes what a client may not do where server connections are lent for one transaction."""
 
     def __init__(self, server: Path) -> None:
         self._server = server

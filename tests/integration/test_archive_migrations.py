@@ -173,7 +173,7 @@ async def test_open_and_migrate_refuse_when_the_migrations_are_another_program_s
     await execute("UPDATE alembic_version SET version_num = 'ab12cd34ef56'")
 
     for use in (Archive.open, migrate):
-        with pytest.raises(ConfigurationError, match="another program .*'ab12cd34ef56'"):
+        with pytest.raises(ConfigurationError, match=r"another program .*'ab12cd34ef56'"):
             await use(url)
 
 
@@ -189,7 +189,7 @@ async def test_migrate_names_the_right_when_the_user_lacks_it(url: str, execute:
     await migrate(url, revision=BASE)
     await execute("DROP TABLE alembic_version", "CREATE ROLE reader LOGIN")
 
-    with pytest.raises(ConfigurationError, match="lacks a right: .*permission denied for schema public"):
+    with pytest.raises(ConfigurationError, match=r"lacks a right: .*permission denied for schema public"):
         await migrate(url.replace("postgres@", "reader@"))
 
     await execute("DROP ROLE reader")
