@@ -34,7 +34,8 @@ def resolve(data_dir: Path, settings: Settings) -> Settings:
     if settings.redis_url and settings.database_url and settings.queue_url and settings.jwt_secret:
         return settings
     if settings.redis_url and settings.database_url:
-        return _completed(settings, DataDir(data_dir), None)
+        # The folder is there for the secret only: with everything set, nothing is written anywhere.
+        return _completed(settings, None if settings.jwt_secret else DataDir(data_dir), None)
     folder = DataDir(data_dir, create=False)
     services = folder.services()
     if services is None:
@@ -196,7 +197,8 @@ async def _lock_or_services(folder: DataDir, stack: ExitStack) -> Services | Non
         await asyncio.sleep(POLL_SECONDS)
 
 
-def _completed(settings: Settings, folder: DataDir, services: Services | None) -> Settings:
+def _completed(settings: Settings, folder: DataDir | None, services: Services | None) -> Settings:
+    """`folder`: whose secret is taken where the settings have none."""
     if services is not None:
         settings = msgspec.structs.replace(
             settings,
@@ -204,8 +206,9 @@ def _completed(settings: Settings, folder: DataDir, services: Services | None) -
             database_url=settings.database_url or services.database_url,
             queue_url=settings.queue_url or ("" if settings.redis_url else services.queue_url),
         )
+    secret = settings.jwt_secret
+    if not secret and folder is not None:
+        secret = folder.secrets().jwt_secret
     return msgspec.structs.replace(
-        settings,
-        queue_url=settings.queue_url or queue_url_beside(settings.redis_url),
-        jwt_secret=settings.jwt_secret or folder.secrets().jwt_secret,
+        settings, queue_url=settings.queue_url or queue_url_beside(settings.redis_url), jwt_secret=secret
     )

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-
 from cartstore.causes import cause_of
 from cartstore.errors import ConfigurationError, StoreUnavailable
 from cartstore.redis.caller import CONNECT_TIMEOUT_SECONDS, translate
