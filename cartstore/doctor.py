@@ -73,7 +73,7 @@ async def _parts(settings: Settings) -> dict[str, Finding]:
     if settings.redis_url:
         found["engine"] = await _engine(settings.redis_url)
         queue_url = settings.queue_url or queue_url_beside(settings.redis_url)
-        found["queue"] = await _server(queue_url, "the queue's Redis")
+        found["queue"] = await _queue(queue_url)
     if settings.database_url:
         found["database"] = await _database(settings.database_url)
     return found
@@ -88,11 +88,11 @@ async def _engine(url: str) -> Finding:
     return Finding(warning is None, warning or "answers")
 
 
-async def _server(url: str, name: str) -> Finding:
+async def _queue(url: str) -> Finding:
     try:
         await _info(url)
     except CartStoreError as error:
-        return Finding(False, error.for_operators.replace("The engine", name.capitalize(), 1))
+        return Finding(False, error.for_operators.replace("The engine", "The queue's Redis", 1))
     return Finding(True, "answers")
 
 
