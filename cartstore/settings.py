@@ -262,9 +262,9 @@ def settings_page() -> str:
         [
             "# Settings",
             "",
-            "Read once, at start, from the environment. An unknown `CARTSTORE_` name is refused, with the nearest",
-            "that there is; all problems are told at once. This page is made from `cartstore/settings.py` by",
-            "`make docs`.",
+            "Read once, at start, from the environment. An unknown `CARTSTORE_` name is refused, and the",
+            "nearest setting is named; all problems are told at once. This page is made from",
+            "`cartstore/settings.py` by `make docs`.",
             "",
             "| name | default | meaning |",
             "|---|---|---|",
