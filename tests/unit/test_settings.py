@@ -258,6 +258,19 @@ def test_load_says_nothing_of_the_default_when_the_value_that_was_given_is_wrong
 
     assert str(refusal.value) == "CARTSTORE_REDIS_URL must be a redis:// URL."
 
+    with pytest.raises(ConfigurationError) as refusal:
+        load_settings(
+            {
+                "CARTSTORE_ENV": "production",
+                "CARTSTORE_DATABASE_URL": "postgresql://db/shop",
+                "CARTSTORE_JWT_SECRET": SECRET,
+            },
+            redis_url=6379,
+        )
+
+    assert str(refusal.value).startswith("CARTSTORE_REDIS_URL: Expected `str`")
+    assert "\n" not in str(refusal.value)
+
 
 @pytest.mark.parametrize(
     ("name", "meant"),
