@@ -10,6 +10,8 @@ UV ?= uv
 BIN := .venv/bin
 PORT ?= 8000
 DATA_DIR ?= .cartstore
+# A recipe takes it from the environment: its path may have any character that a shell gives a meaning.
+export DATA_DIR
 WORKERS ?= 2
 MINUTES ?= 30
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -58,7 +60,7 @@ $(DEV): requirements-dev.lock $(RUNTIME)
 
 .PHONY: run
 run: $(RUNTIME)
-	@exec $(BIN)/cartstore up --port $(PORT) --data-dir $(DATA_DIR)
+	@exec $(BIN)/cartstore up --port $(PORT) --data-dir "$$DATA_DIR"
 
 .PHONY: test
 test: check

@@ -24,6 +24,9 @@ from cartstore.embedded import embedded_parts, resolve
 from cartstore.errors import CartStoreError, ConfigurationError, ProductNotFound, StoreRecovering
 from cartstore.settings import Settings, load_settings
 
+SCOPES = ("admin", "catalog:write", "stock:write", "ops:read")
+"""Of access tokens: what the API knows, `admin` being all of it."""
+
 TOKEN_TTL_SECONDS = 24 * 3600
 
 PROGRESS_SECONDS = 1.0
@@ -40,9 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command: Command = options.command
     try:
-        return command(options, load_settings())
+        settings = load_settings()
+        if options.needs_store:
+            _check_data_dir(options.data_dir, settings)
+        return command(options, settings)
     except CartStoreError as error:
-        print(f"cartstore: {error.message}", file=sys.stderr)
+        print(f"cartstore: {error.for_operators}", file=sys.stderr)
         return EXIT_REFUSED if isinstance(error, ConfigurationError) else EXIT_FAILED
     except OSError as error:
         # Of the machine and not of us: a full disk, a file that is another user's.
@@ -50,6 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     except KeyboardInterrupt:
         return 130
+
+
+def _check_data_dir(data_dir: Path, settings: Settings) -> None:
+    """Refuse a data dir that is none: a mistyped one would otherwise become a new store, which is empty and
+    well. Where the settings name engine and database none is needed."""
+    if not (settings.redis_url and settings.database_url):
+        DataDir(data_dir, create=False)
 
 
 def _up(options: argparse.Namespace, settings: Settings) -> int:
@@ -69,6 +82,9 @@ def _up(options: argparse.Namespace, settings: Settings) -> int:
 def _token(options: argparse.Namespace, settings: Settings) -> int:
     if not 0 < len(options.user) <= limits.ID_LENGTH_MAX or not options.user.isprintable():
         raise ConfigurationError(f"--user takes 1 to {limits.ID_LENGTH_MAX} characters that can be printed.")
+    unknown = [scope for scope in options.scope.split() if scope not in SCOPES]
+    if unknown:
+        raise ConfigurationError(f"--scope has no {unknown[0]!r}; there are {', '.join(SCOPES)}.")
     is_new = not settings.jwt_secret and not options.data_dir.exists()
     secret = settings.jwt_secret or DataDir(options.data_dir).secrets().jwt_secret
     if is_new:
@@ -100,7 +116,8 @@ async def _import_files(files: Sequence[Path], data_dir: Path, settings: Setting
     async with open_store(settings, data_dir=data_dir) as store:
         for file in files:
             try:
-                await import_with_report(store, file)
+                report = await import_with_report(store, file)
+                failed = failed or bool(report.rejected)
             # One file that is no catalog keeps none of the others out.
             except (CartStoreError, OSError) as error:
                 text = str(error)
@@ -234,7 +251,9 @@ async def _unfreeze_skus(skus: Sequence[str], data_dir: Path, settings: Settings
             try:
                 why = await store.archive.quarantine.reason(sku)
                 was_frozen = await store.unfreeze_sku(sku)
-            # One that no store can have keeps none of the others frozen.
+                if not was_frozen:
+                    await store.read_stock(sku)
+            # One that this store does not have keeps none of the others frozen.
             except ProductNotFound as error:
                 complaints().print(f"cartstore: {sku}: {error.message}")
                 failed = True
@@ -251,19 +270,13 @@ def _doctor(options: argparse.Namespace, settings: Settings) -> int:
 
 
 async def _examine(data_dir: Path, settings: Settings) -> int:
+    from cartstore.doctor import examine
     from cartstore.terminal import output
-    from cartstore.wiring import open_store
 
-    async with open_store(settings, data_dir=data_dir) as store:
-        found = await store.readiness()
-        meaning = {
-            "engine": "as durable as the engine's own persistence",
-            "archived": "after the PostgreSQL commit",
-        }[store.ack_mode]
-        output().print(f"checkouts are acknowledged in mode {store.ack_mode}: {meaning}")
-    for name, check in found["checks"].items():
-        output().print(f"{name}: {'ok' if check['ok'] else 'NOT OK'}, {check['detail']}")
-    return 0 if found["ready"] else EXIT_FAILED
+    found = await examine(settings, data_dir)
+    for name, finding in found.items():
+        output().print(f"{name}: {'ok' if finding.is_ok else 'NOT OK'}, {finding.detail}")
+    return 0 if all(finding.is_ok for finding in found.values()) else EXIT_FAILED
 
 
 def _api(options: argparse.Namespace, settings: Settings) -> int:
@@ -292,9 +305,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cartstore", description="A cart store that never oversells.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, command: Command, text: str, group: Any = commands) -> argparse.ArgumentParser:
+    def add(
+        name: str, command: Command, text: str, group: Any = commands, *, needs_store: bool = True
+    ) -> argparse.ArgumentParser:
+        """`needs_store`: there must be a data dir, or settings that name engine and database."""
         added: argparse.ArgumentParser = group.add_parser(name, help=text, description=text)
-        added.set_defaults(command=command)
+        added.set_defaults(command=command, needs_store=needs_store)
         added.add_argument(
             "--data-dir",
             type=Path,
@@ -304,7 +320,9 @@ def _parser() -> argparse.ArgumentParser:
         )
         return added
 
-    up = add("up", _up, "Run everything in the foreground: engine, database, API and worker.")
+    up = add(
+        "up", _up, "Run everything in the foreground: engine, database, API and worker.", needs_store=False
+    )
     _add_address(up)
     up.add_argument(
         "--processes", type=_number(1, limits.PROCESSES_MAX), default=1, metavar="N", help="API processes"
@@ -318,9 +336,9 @@ def _parser() -> argparse.ArgumentParser:
         help="a CSV to import at every start, instead of the demo catalog; may be repeated",
     )
 
-    token = add("token", _token, "Print an access token (JWT) for this store.")
+    token = add("token", _token, "Print an access token (JWT) for this store.", needs_store=False)
     token.add_argument("--user", required=True, metavar="ID", help="the token's subject")
-    token.add_argument("--scope", default="", help='space-separated, for instance "admin"')
+    token.add_argument("--scope", default="", help=f"space-separated, of {', '.join(SCOPES)}")
     token.add_argument(
         "--ttl",
         type=_number(1, limits.SETTING_MAX),
@@ -331,7 +349,13 @@ def _parser() -> argparse.ArgumentParser:
 
     catalog = commands.add_parser("catalog", help="Import and list products.")
     actions = catalog.add_subparsers(required=True, metavar="ACTION")
-    imported = add("import", _catalog_import, "Import Shopify or WooCommerce exports (CSV).", actions)
+    imported = add(
+        "import",
+        _catalog_import,
+        "Import Shopify or WooCommerce exports (CSV).",
+        actions,
+        needs_store=False,
+    )
     imported.add_argument("files", type=Path, nargs="+", metavar="FILE")
     add("list", _catalog_list, "List every variant with price and availability.", actions)
 

@@ -62,8 +62,11 @@ class DataDir:
     def __init__(self, path: Path, *, create: bool = True) -> None:
         """Make the folder when it is absent or empty, if `create`. ConfigurationError when it is not ours."""
         self.path = path.absolute()
-        if not create and not self.path.exists():
-            raise ConfigurationError(f"There is no data dir {path}.")
+        if not create and not (self.path / "format").exists():
+            if not self.path.exists():
+                raise ConfigurationError(f"There is no data dir {path}.")
+            if self.path.is_dir() and not any(self.path.iterdir()):
+                raise ConfigurationError(f"There is no store in {path}: the folder is empty.")
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._check_format()

@@ -48,6 +48,11 @@ class CartStoreError(Exception):
     def message(self) -> str:
         return str(self.args[0])
 
+    @property
+    def for_operators(self) -> str:
+        """The message for a terminal or a log; may name a server and its words. Callers get `message`."""
+        return self.message
+
 
 class CartError(CartStoreError):
     """The request cannot be carried out as it stands.
@@ -267,7 +272,15 @@ class StoreError(CartStoreError):
 
 
 class StoreUnavailable(StoreError):
-    """The store cannot be reached; the change was not applied."""
+    """The store cannot be reached; the change was not applied. Sets `for_operators`."""
+
+    def __init__(self, message: str | None = None, *, for_operators: str = "") -> None:
+        super().__init__(message)
+        self._for_operators = for_operators
+
+    @property
+    def for_operators(self) -> str:
+        return self._for_operators or self.message
 
 
 class WritesRefused(StoreUnavailable):

@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any
 
 import msgspec
+
+from cartstore.errors import CartStoreError
+
+_logger = logging.getLogger(__name__)
 
 
 class JsonFormatter(logging.Formatter):
@@ -42,15 +48,34 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logs(formatter: logging.Formatter, level: int = logging.INFO) -> None:
-    """Send everything that this process logs to stderr, and nothing anywhere else."""
+    """Send everything that this process logs to stderr, and nothing anywhere else: what libraries warn of by
+    `warnings` (RQ and asyncio among them), and what ends a thread or the process, too."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = _log_ended_thread
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not issubclass(kind, KeyboardInterrupt):
+        _logger.critical("the process ends by an exception", exc_info=(kind, error, trace))
+
+
+def _log_ended_thread(given: threading.ExceptHookArgs) -> None:
+    if given.exc_value is not None:
+        name = given.thread.name if given.thread is not None else "?"
+        _logger.critical(
+            "the thread %s ended by an exception",
+            name,
+            exc_info=(given.exc_type, given.exc_value, given.exc_traceback),
+        )
 
 
 def describe(error: BaseException) -> str:
-    """Class and message in one line."""
-    text = " ".join(str(error).split())
+    """Class and message in one line; of an error of ours, what is meant for those who run the store."""
+    text = " ".join((error.for_operators if isinstance(error, CartStoreError) else str(error)).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

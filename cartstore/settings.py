@@ -1,31 +1,49 @@
 """Owns the settings: one frozen Struct, read once. The only reader of the environment.
 
-Every field is read from `CARTSTORE_<NAME>`; the names are a contract. Values that do not parse, are
-out of range or contradict each other raise ConfigurationError naming the variable and what it takes.
+Every field is read from `CARTSTORE_<NAME>`; the names are a contract. Names that are none and values that do
+not parse, are out of range or contradict each other raise SettingsRefused, a ConfigurationError that tells
+all of them at once (problems.py). To add a setting: a field with its type and bounds, and a docstring; a
+rule that its type cannot express goes into `_contradictions`.
 """
 
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import itertools
 import os
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from cartstore import limits
-from cartstore.errors import ConfigurationError
-
-ENVIRONMENT_PREFIX = "CARTSTORE_"
-
-DATABASE_SCHEMES = ("postgresql", "postgres", "postgresql+asyncpg")
-_REDIS_SCHEMES = ("redis", "rediss", "unix")
-PORT_MAX = 65_535
+from cartstore.problems import (
+    ENVIRONMENT_PREFIX,
+    Problem,
+    SettingsRefused,
+    types_of,
+    unknown_variable,
+    variable_of,
+    wrong_values,
+)
+from cartstore.urls import (
+    QUEUE_DATABASE,
+    database_number,
+    database_url_fault,
+    engine_url_fault,
+    is_same_database,
+)
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=limits.SETTING_MAX)]
 Switch = Literal["on", "off"]
+
+JWT_SECRET_LENGTH_MIN: Final = 32
+
+_NOT_BUILT: Final = "it is not built yet and does nothing"
+SwitchNotBuilt = Annotated[Literal["off"], msgspec.Meta(description=f"only off, because {_NOT_BUILT}")]
+TextNotBuilt = Annotated[str, msgspec.Meta(max_length=0, description=f"no value, because {_NOT_BUILT}")]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,17 +54,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     database_url: str = ""
     """PostgreSQL: postgresql:// URL. Empty: the embedded one."""
     queue_url: str = ""
-    """RQ's Redis. Empty: the engine's server, database 1."""
-    namespace: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")] = "main"
+    """RQ's Redis, on another database than the engine's. Empty: the engine's server, database 1."""
+    namespace: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^[a-z0-9][a-z0-9-]{0,31}$",
+            description="1 to 32 small letters, digits and hyphens, no hyphen first",
+        ),
+    ] = "main"
     """First part of every key's hash tag."""
-    partitions: Count = 1
+    partitions: Annotated[
+        int, msgspec.Meta(ge=1, le=1, description="only 1: shares cannot move between partitions yet")
+    ] = 1
     """Number of partitions. Anything but 1 is refused until shares can move between partitions."""
     checkout_ack: Literal["", "engine", "archived"] = ""
     """When a checkout is acknowledged: on the engine's persistence, or after the PostgreSQL commit.
     Empty: `engine` when the engine fsyncs always and has no replica, else `archived`."""
     ack_timeout_ms: Count = 5_000
     """How long `archived` waits for the commit before it answers OUTCOME_UNKNOWN."""
-    currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}$")] = "USD"
+    currency: Annotated[
+        str, msgspec.Meta(pattern=r"^[A-Z]{3}$", description="three capital letters, as in EUR")
+    ] = "USD"
     """Of catalogs that name none (ISO 4217)."""
 
     hold_ttl_guest_seconds: Count = 600
@@ -76,31 +104,37 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Share of a SKU's on_hand that all guests together may hold."""
     max_body_bytes: Count = 65_536
     """Largest request body; import has its own bound."""
-    rate_limit: Switch = "on"
-    """Of rate limiting per caller. Not built yet: changes nothing."""
+    rate_limit: SwitchNotBuilt = "off"
+    """Of rate limiting per caller. Not built yet: takes only `off`."""
     trusted_proxies: str = ""
     """Comma-separated networks whose forwarded addresses will be believed. Not built yet: none is, whatever
     it says."""
 
     jwt_secret: str = ""
     """HS256 secret of access tokens, 32 characters or more. Empty: generated per data-dir."""
-    jwt_jwks: str = ""
-    """File or URL of a JWKS for RS256 and ES256. Not built yet: the API refuses to start with one."""
+    jwt_jwks: TextNotBuilt = ""
+    """File or URL of a JWKS for RS256 and ES256. Not built yet: takes no value."""
     jwt_issuer: str = ""
     """Required `iss`. Empty: not checked."""
     jwt_audience: str = ""
     """Required `aud`. Empty: not checked."""
-    guest_cookie: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "cart"
+    guest_cookie: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^[A-Za-z0-9_-]{1,64}$",
+            description="1 to 64 letters, digits, hyphens and underscores",
+        ),
+    ] = "cart"
     """Name of the guest cookie; `__Host-` is put before it in production."""
     cors_origins: str = ""
     """Comma-separated origins that browsers may call from. Empty: none."""
 
     guest_carts: Switch = "on"
     """Whether callers without an account have carts."""
-    merge: Switch = "on"
-    """Of merging a guest cart at sign-in. Not built yet: changes nothing."""
-    sharing: Switch = "on"
-    """Of sharing carts by link. Not built yet: changes nothing."""
+    merge: SwitchNotBuilt = "off"
+    """Of merging a guest cart at sign-in. Not built yet: takes only `off`."""
+    sharing: SwitchNotBuilt = "off"
+    """Of sharing carts by link. Not built yet: takes only `off`."""
     reservations: Switch = "on"
     """Off: adding holds no stock; stock is held at checkout only."""
     stock_counts_public: Switch = "on"
@@ -119,72 +153,92 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """For tests: the name of a point at which the process kills itself. Refused in production."""
 
     def __post_init__(self) -> None:
-        _check_url("redis_url", self.redis_url, _REDIS_SCHEMES)
-        _check_url("queue_url", self.queue_url, _REDIS_SCHEMES)
-        _check_url("database_url", self.database_url, DATABASE_SCHEMES)
-        if self.is_production and self.failpoint:
-            raise ConfigurationError("CARTSTORE_FAILPOINT is for tests; production refuses it.")
-        if self.partitions != 1:
-            raise ConfigurationError(
-                f"CARTSTORE_PARTITIONS is {self.partitions}, but only 1 is supported: shares cannot move "
-                "between partitions yet."
-            )
-        if self.jwt_secret and len(self.jwt_secret) < 32:
-            raise ConfigurationError("CARTSTORE_JWT_SECRET must have at least 32 characters.")
-        if self.env == "production":
-            missing = [
-                ENVIRONMENT_PREFIX + name.upper()
-                for name in ("redis_url", "database_url", "jwt_secret")
-                if not getattr(self, name)
-            ]
-            if missing:
-                raise ConfigurationError(f"CARTSTORE_ENV is production; set {', '.join(missing)} as well.")
+        given = {name: getattr(self, name) for name in self.__struct_fields__}
+        _, problems = wrong_values(given, _types(), from_text=False)
+        # What does not have its type cannot be compared with anything.
+        problems = problems or list(_contradictions(self))
+        if problems:
+            raise SettingsRefused(problems)
 
     @property
     def is_production(self) -> bool:
         return self.env == "production"
 
 
-def _check_url(name: str, url: str, schemes: Sequence[str]) -> None:
-    """Raise ConfigurationError for what is no URL of that kind. Its text never quotes the URL: a password
-    with a special character is what a wrong one most often consists of."""
-    if not url:
+def _contradictions(settings: Settings) -> Iterator[Problem]:
+    """What the types of the fields cannot express. Each setting by itself has its type."""
+    yield from _url_problems(settings)
+    if settings.is_production and settings.failpoint:
+        yield Problem("CARTSTORE_FAILPOINT is for tests; production refuses it.", ("env", "failpoint"))
+    if settings.jwt_secret and len(settings.jwt_secret) < JWT_SECRET_LENGTH_MIN:
+        yield Problem(
+            f"CARTSTORE_JWT_SECRET must have at least {JWT_SECRET_LENGTH_MIN} characters.", ("jwt_secret",)
+        )
+    if settings.is_production:
+        for name in ("redis_url", "database_url", "jwt_secret"):
+            if not getattr(settings, name):
+                yield Problem(f"{variable_of(name)} is not set, and production needs it.", ("env", name))
+
+
+def _url_problems(settings: Settings) -> Iterator[Problem]:
+    faults = {
+        "redis_url": settings.redis_url and engine_url_fault(settings.redis_url),
+        "queue_url": settings.queue_url and engine_url_fault(settings.queue_url),
+        "database_url": settings.database_url and database_url_fault(settings.database_url),
+    }
+    for name, fault in faults.items():
+        if fault:
+            yield Problem(f"{variable_of(name)} {fault}.", (name,))
+    if not settings.redis_url or faults["redis_url"] or faults["queue_url"]:
         return
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme not in schemes:
-        raise ConfigurationError(f"{ENVIRONMENT_PREFIX}{name.upper()} must be a {schemes[0]}:// URL.")
-    # The host part may name several, as libpq takes them.
-    hosts = rest.partition("/")[0].partition("?")[0].rpartition("@")[2]
-    for host in hosts.split(","):
-        port = host.rpartition("]")[2].partition(":")[2]
-        if port and not (port.isdecimal() and int(port) <= PORT_MAX):
-            raise ConfigurationError(
-                f"{ENVIRONMENT_PREFIX}{name.upper()} has a port that is not a number from 0 to {PORT_MAX}. "
-                "Special characters in a password must be percent-encoded."
-            )
+    if settings.queue_url and is_same_database(settings.queue_url, settings.redis_url):
+        yield Problem(
+            "CARTSTORE_QUEUE_URL names the engine's own database, where RQ's keys would be among the "
+            "carts. Name another one, for instance by another number at its end.",
+            ("redis_url", "queue_url"),
+        )
+    elif not settings.queue_url and database_number(settings.redis_url) == QUEUE_DATABASE:
+        yield Problem(
+            f"CARTSTORE_REDIS_URL names database {QUEUE_DATABASE}, which RQ's queue has on the engine's "
+            "server. Name another database, or set CARTSTORE_QUEUE_URL as well.",
+            ("redis_url", "queue_url"),
+        )
+
+
+@functools.cache
+def _types() -> dict[str, Any]:
+    return types_of(Settings)
 
 
 def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
     """Read the environment (or `environ`), then apply `overrides` that are not None.
 
-    Raises ConfigurationError for an unknown `CARTSTORE_` name or a value that a field does not take.
+    Raises SettingsRefused, which tells every unknown `CARTSTORE_` name, every value that a field does not
+    take and every contradiction.
     """
     source = os.environ if environ is None else environ
+    problems: list[Problem] = []
     values: dict[str, Any] = {}
-    for name, text in source.items():
-        if not name.startswith(ENVIRONMENT_PREFIX):
+    for variable, text in source.items():
+        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if not variable.startswith(ENVIRONMENT_PREFIX):
             continue
-        field = name.removeprefix(ENVIRONMENT_PREFIX).lower()
-        if field not in Settings.__struct_fields__:
-            raise ConfigurationError(f"{name} is not a setting of cartstore.")
-        values[field] = text
+        if name in _types() and variable == variable_of(name):
+            values[name] = text
+        else:
+            problems.append(unknown_variable(variable, _types()))
     values.update({name: value for name, value in overrides.items() if value is not None})
+    values, wrong = wrong_values(values, _types(), from_text=True)
+    problems += wrong
     try:
-        return msgspec.convert(values, Settings, strict=False)
-    except msgspec.ValidationError as error:
-        reason, _, path = str(error).partition(" - at `$.")
-        name = ENVIRONMENT_PREFIX + path.rstrip("`").upper() if path else "The settings"
-        raise ConfigurationError(f"{name}: {reason}.") from error
+        settings = Settings(**values)
+    except SettingsRefused as refused:
+        # A wrong value is not there to be compared; what is said of the default in its place is nobody's.
+        named = {name for problem in wrong for name in problem.fields}
+        problems += [problem for problem in refused.problems if named.isdisjoint(problem.fields)]
+    if problems:
+        raise SettingsRefused(problems)
+    return settings
 
 
 def settings_page() -> str:
@@ -208,8 +262,9 @@ def settings_page() -> str:
         [
             "# Settings",
             "",
-            "Read once, at start, from the environment; an unknown `CARTSTORE_` name is refused. This page",
-            "is made from `cartstore/settings.py` by `make docs`.",
+            "Read once, at start, from the environment. An unknown `CARTSTORE_` name is refused, and the",
+            "nearest setting is named; all problems are told at once. This page is made from",
+            "`cartstore/settings.py` by `make docs`.",
             "",
             "| name | default | meaning |",
             "|---|---|---|",

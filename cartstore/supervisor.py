@@ -41,8 +41,10 @@ from cartstore.embedded.parts import (
 from cartstore.embedded.process import Process
 from cartstore.errors import CartError, ConfigurationError, StoreUnavailable
 from cartstore.listening import listen
+from cartstore.redis.diagnosis import engine_away, replica_warning
 from cartstore.settings import Settings
 from cartstore.store import CartStore
+from cartstore.urls import without_secret
 from cartstore.wiring import is_too_old, open_store
 
 BACKOFF_FIRST_SECONDS = 0.1
@@ -59,6 +61,10 @@ EXIT_REFUSED = 2
 """Of a child of ours, like the command line's own: the settings do not allow a start."""
 
 
+_REFUSAL_PREFIX = "cartstore: "
+"""Begins what a child of ours prints when it refuses its settings."""
+
+
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What the command line of `up` says."""
 
@@ -68,7 +74,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """0: any free one."""
     processes: int
     catalogs: Sequence[Path] = ()
-    """Imported at every start; none: the demo catalog, into an empty store only."""
+    """Imported at every start; none: the demo catalog, into an empty store on embedded servers only."""
 
 
 def run_up(settings: Settings, options: Options) -> None:
@@ -151,7 +157,10 @@ class _Up:
                     await terminal.import_with_report(store, catalog)
                 except CartError as error:
                     raise ConfigurationError(f"{catalog}: {error.message}") from error
-            if not self._options.catalogs and await _first_sku(store) is None:
+            # Into what `up` made itself. A shop of somebody's own that is empty is to be filled by them.
+            is_ours = not (self._settings.redis_url or self._settings.database_url)
+            is_demo = is_ours and not self._settings.is_production and not self._options.catalogs
+            if is_demo and await _first_sku(store) is None:
                 with resources.as_file(resources.files("cartstore.demo") / "catalog.csv") as demo:
                     await terminal.import_with_report(store, demo, "The demo catalog")
             return await _first_sku(store)
@@ -244,7 +253,7 @@ class _Up:
                 note()
                 await until_ready(process)
             except StoreUnavailable as error:
-                self._errors.print(error.message)
+                self._errors.print(error.for_operators)
             # A server may have needed several attempts.
             note()
 
@@ -261,6 +270,9 @@ class _Up:
                 self._errors.print(f"Still not ready, see {folder.path / 'log'}: {answer}")
                 complain_at = now() + READY_COMPLAINT_SECONDS
             await asyncio.sleep(WATCH_SECONDS)
+        # The answer may have been waited for while a child refused the settings.
+        if self._failed.done():
+            self._failed.result()
 
     def _tell(self, folder: DataDir, settings: Settings, address: str, sku: str | None) -> None:
         out = terminal.output()
@@ -289,14 +301,15 @@ class _Up:
 def check_engine(url: str) -> None:
     """Refuse an engine that could lose what counters depend on.
 
-    Raises ConfigurationError when it may evict keys or is too old, StoreUnavailable when it is away.
+    Raises ConfigurationError when it may evict keys or is too old, StoreUnavailable when it is away or a
+    replica.
     """
     try:
         with redis.Redis.from_url(url, socket_timeout=5, retry=Retry(NoBackoff(), 0)) as client:
             # INFO and not CONFIG GET, which hosted servers often refuse.
-            facts = client.info("server") | client.info("memory")
+            facts = client.info("server") | client.info("memory") | client.info("replication")
     except redis.RedisError as error:
-        raise StoreUnavailable(f"The engine at {without_secret(url)} gives no answer: {error}") from error
+        raise engine_away(url, error) from error
     except ValueError as error:
         # Its text quotes parts of the URL, which may be the password's.
         raise ConfigurationError("CARTSTORE_REDIS_URL is not a URL of an engine.") from error
@@ -311,14 +324,9 @@ def check_engine(url: str) -> None:
         raise ConfigurationError(
             f"The engine at {without_secret(url)} is Redis {version}; 7.0 is the oldest."
         )
-
-
-def without_secret(url: str) -> str:
-    """Where a URL leads, for people: no user, no password, no options."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    socket_folder = dict(part.partition("=")[::2] for part in parts.query.split("&")).get("host", "")
-    return f"{parts.scheme}://{host}{parts.path}" + (f" in {socket_folder}" if socket_folder else "")
+    warning = replica_warning(url, facts)
+    if warning is not None:
+        raise StoreUnavailable(warning)
 
 
 def _claim(stack: AsyncExitStack, options: Options) -> tuple[DataDir, socket.socket]:
@@ -380,9 +388,9 @@ def _obituary(process: Process) -> str:
 
 
 def _last_words(process: Process) -> str:
-    """What a child said when it refused to start."""
-    lines = process.log_tail().splitlines() or [process.complaint("refused to start")]
-    return lines[-1].removeprefix("cartstore: ")
+    """What a child said when it refused to start: several lines when several settings are wrong."""
+    _, prefix, said = process.log_tail().rpartition(_REFUSAL_PREFIX)
+    return said.rstrip() if prefix else process.complaint("refused to start")
 
 
 async def _first_sku(store: CartStore) -> str | None:

@@ -29,8 +29,9 @@ from cartstore.recovery.gate import Recovery
 from cartstore.recovery.rebuild import Progress, no_progress
 from cartstore.redis.announcements import RedisAnnouncements
 from cartstore.redis.audit import AuditedRedisEngine
-from cartstore.redis.caller import CALL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, translate
+from cartstore.redis.caller import CALL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS
 from cartstore.redis.default_user import check_default_user
+from cartstore.redis.diagnosis import durability_warning, engine_away, replica_warning
 from cartstore.redis.keys import LAYOUT, Keys
 from cartstore.redis.outbox import RedisOutbox
 from cartstore.redis.replication import read_replication
@@ -168,8 +169,10 @@ async def _check_engine(client: Redis, settings: Settings) -> None:
     try:
         server: dict[str, Any] = await client.info("server")
         memory: dict[str, Any] = await client.info("memory")
+        persistence: dict[str, Any] = await client.info("persistence")
+        role: dict[str, Any] = await client.info("replication")
     except (RedisError, OSError, TimeoutError) as error:
-        raise translate(error, sent=False) from error
+        raise engine_away(settings.redis_url, error) from error
     version = str(server.get("redis_version", ""))
     if is_too_old(version):
         raise ConfigurationError(f"The engine is Redis {version}; 7.0 is the oldest.")
@@ -180,6 +183,13 @@ async def _check_engine(client: Redis, settings: Settings) -> None:
             f"The engine's maxmemory-policy is {policy}: it would throw carts and stock away when memory is "
             "full. Set it to noeviction."
         )
+    # Reads of the record go on, and so does this process, when the primary is back behind the same name.
+    if (warning := replica_warning(settings.redis_url, role)) is not None:
+        _log.warning(warning)
+    if settings.checkout_ack == "engine":
+        warning = durability_warning(persistence, await _appendfsync(client))
+        if warning is not None:
+            _log.warning(warning)
     replication = await read_replication(client)
     if replication.replicas and not replication.stops_alone:
         text = (
@@ -212,13 +222,20 @@ async def _ack_mode(settings: Settings, client: Redis) -> AckMode:
     try:
         persistence: dict[str, Any] = await client.info("persistence")
         replication: dict[str, Any] = await client.info("replication")
-        fsync: dict[Any, Any] = await client.config_get("appendfsync")
     except (RedisError, OSError, TimeoutError):
-        # Managed engines forbid CONFIG; what cannot be known is not relied on.
         return "archived"
-    is_durable = persistence.get("aof_enabled") == 1 and fsync.get("appendfsync") == "always"
+    is_durable = persistence.get("aof_enabled") == 1 and await _appendfsync(client) == "always"
     has_replica = replication.get("connected_slaves", 0) > 0 or replication.get("role") != "master"
     return "engine" if is_durable and not has_replica else "archived"
+
+
+async def _appendfsync(client: Redis) -> str | None:
+    """None where it cannot be known: managed engines forbid CONFIG. What cannot be known is not relied on."""
+    try:
+        found: dict[Any, Any] = await client.config_get("appendfsync")
+    except (RedisError, OSError, TimeoutError):
+        return None
+    return found.get("appendfsync")
 
 
 @asynccontextmanager

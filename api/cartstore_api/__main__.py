@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     # The application's life is a task group's, which wraps what prevents its start.
     except* CartStoreError as group:
         error = _first_of(group)
-        print(f"cartstore: {error.message}", file=sys.stderr)
+        print(f"cartstore: {error.for_operators}", file=sys.stderr)
         status = 2 if isinstance(error, ConfigurationError) else 3
     return status
 

@@ -105,8 +105,6 @@ class Callers:
         """Raises ConfigurationError without a secret."""
         if not settings.jwt_secret:
             raise ConfigurationError("CARTSTORE_JWT_SECRET is needed to serve the API.")
-        if settings.jwt_jwks:
-            raise ConfigurationError("CARTSTORE_JWT_JWKS is not supported yet: only HS256 tokens are read.")
         self._settings = settings
         self._guest_key = _derived(settings.jwt_secret, "guest token")
         self._order_key = _derived(settings.jwt_secret, "order token")

@@ -1,14 +1,14 @@
 """One pool of PostgreSQL connections, shared by the record and the catalog.
 
-Owns the URL's form, the time-outs and the translation of every driver exception, so that none of them
-leaves `archive/` and `catalog/`. Refuses to know any table.
+Owns the time-outs and the translation of every driver exception, so that none of them leaves `archive/` and
+`catalog/`. Refuses to know any table, and how a connection is opened (connecting.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
@@ -18,6 +18,13 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, PendingRollbackError,
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from cartstore.archive.connecting import (
+    NO_STATEMENT_CACHE,
+    UNREACHABLE,
+    Hang,
+    connector,
+    is_behind_pooler,
+)
 from cartstore.errors import (
     CartStoreError,
     ConfigurationError,
@@ -26,9 +33,7 @@ from cartstore.errors import (
     OutcomeUnknown,
     StoreUnavailable,
 )
-from cartstore.settings import DATABASE_SCHEMES
 
-CONNECT_TIMEOUT_SECONDS: Final = 2.0
 COMMAND_TIMEOUT_SECONDS: Final = 10.0
 """Of one statement in a transaction, and of a read that says it is long."""
 
@@ -49,12 +54,7 @@ BEGIN_SECONDS_MAX: Final = 5.0
 LATE_SECONDS: Final = 0.05
 """What an answer that is in the socket already gets, when this process itself came late to read it."""
 
-HANG_SECONDS: Final = 1.0
-"""After a database gave no sign of life, it is taken to hang for so long: calls fail at once meanwhile."""
-
 SERVER_VERSION_MIN: Final = 140_000
-
-UNREACHABLE = "The database cannot be reached."
 
 _REFUSED_CLASSES = ("22", "23")
 """SQLSTATE classes that a value causes: data exceptions and violated constraints."""
@@ -64,96 +64,37 @@ _UNAVAILABLE_CLASSES = ("08", "25", "28", "3D", "40", "53", "55", "57", "58")
 All of them pass without a change of ours, and none of them leaves a transaction applied."""
 
 
-def libpq_url(database_url: str) -> str:
-    """The URL in the form that asyncpg parses itself: sockets, sslmode and several hosts work as in libpq.
-
-    Raises ConfigurationError for any other kind of URL.
-    """
-    scheme, separator, rest = database_url.partition("://")
-    if not separator or scheme not in DATABASE_SCHEMES:
-        raise ConfigurationError("CARTSTORE_DATABASE_URL must be a postgresql:// URL.")
-    return f"postgresql://{rest}"
-
-
-class Hang:
-    """Remembers that the database hangs: connections are taken, and nobody answers.
-
-    A database that is away refuses at once. One that hangs costs each caller a whole time-out, and callers
-    that wait pile up; so the first one that ran out of patience spares it to all others for HANG_SECONDS.
-    Then one of them tries again, and the others go on failing at once until it knows.
-    """
-
-    def __init__(self) -> None:
-        self._until: float | None = None
-
-    @property
-    def is_suspected(self) -> bool:
-        return self._until is not None
-
-    def raise_if_known(self) -> None:
-        """Raise StoreUnavailable, or let this caller try."""
-        if self._until is None:
-            return
-        if time.monotonic() < self._until:
-            raise StoreUnavailable(UNREACHABLE)
-        self.note()
-
-    def note(self) -> None:
-        self._until = time.monotonic() + HANG_SECONDS
-
-    def forget(self) -> None:
-        """The database has answered."""
-        self._until = None
-
-
-def connector(
-    database_url: str, *, command_timeout_seconds: float, hang: Hang | None = None
-) -> Callable[[], Awaitable[Any]]:
-    """What opens one driver connection. Raises ConfigurationError for a URL that cannot be parsed."""
-    url = libpq_url(database_url)
-
-    async def connect() -> Any:
-        try:
-            return await asyncpg.connect(
-                url,
-                timeout=CONNECT_TIMEOUT_SECONDS,
-                command_timeout=command_timeout_seconds,
-                server_settings={"application_name": "cartstore"},
-            )
-        except (ValueError, asyncpg.exceptions.InterfaceError) as error:
-            # Before any packet: an unknown sslmode, a missing host.
-            raise ConfigurationError(f"CARTSTORE_DATABASE_URL cannot be used: {error}") from error
-        except TimeoutError:
-            if hang is not None:
-                hang.note()
-            raise
-
-    return connect
-
-
 class Database:
     """The pool. `transaction()` and `reading()` are the only two ways to a connection."""
 
-    def __init__(self, engine: AsyncEngine, hang: Hang) -> None:
+    def __init__(self, engine: AsyncEngine, hang: Hang, *, is_pooled: bool = False) -> None:
         self._engine = engine
         self._hang = hang
-        # Shares the pool; statements outside a transaction save a round trip before and after each.
-        self._reader = engine.execution_options(isolation_level="AUTOCOMMIT")
+        # Shares the pool; statements outside a transaction save a round trip before and after each. Behind a
+        # pooler preparing and executing would be two transactions, on two server connections at worst.
+        self._reader = engine if is_pooled else engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @classmethod
-    def of_url(cls, database_url: str) -> Database:
-        """A pool that has not connected yet. Raises ConfigurationError for a URL of another kind."""
+    async def open(cls, database_url: str) -> Database:
+        """A pool on a server that answers. Raises ConfigurationError and StoreUnavailable."""
+        is_pooled = await is_behind_pooler(database_url)
         hang = Hang()
         engine = create_async_engine(
             "postgresql+asyncpg://",
-            async_creator=connector(database_url, command_timeout_seconds=COMMAND_TIMEOUT_SECONDS, hang=hang),
+            async_creator=connector(
+                database_url,
+                command_timeout_seconds=COMMAND_TIMEOUT_SECONDS,
+                hang=hang,
+                is_pooled=is_pooled,
+            ),
+            connect_args=NO_STATEMENT_CACHE if is_pooled else {},
             pool_size=POOL_CONNECTIONS_MAX,
             max_overflow=0,
             pool_timeout=POOL_WAIT_SECONDS,
             pool_use_lifo=True,
         )
         _check_idle_connections(engine, hang)
-        return cls(engine, hang)
+        return cls(engine, hang, is_pooled=is_pooled)
 
     async def close(self) -> None:
         await self._engine.dispose()
@@ -365,9 +306,11 @@ def translate(error: BaseException) -> CartStoreError:
     if state[:2] in _REFUSED_CLASSES:
         return EventRefused(reason)
     if state[:2] in _UNAVAILABLE_CLASSES:
-        return StoreUnavailable(UNREACHABLE)
+        return StoreUnavailable(UNREACHABLE, for_operators=f"The database gives no service: {reason}.")
     if state in ("42P01", "42703"):
         return ConfigurationError("The database has not the tables of this version; run `cartstore migrate`.")
+    if state == "42501":
+        return ConfigurationError(f"The user of CARTSTORE_DATABASE_URL lacks a right: {reason}.")
     return ContractError(f"PostgreSQL refused a statement ({state}): {reason}")
 
 

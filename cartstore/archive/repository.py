@@ -20,7 +20,7 @@ from cartstore.archive.arrays import array_of
 from cartstore.archive.database import Database
 from cartstore.archive.quarantine import Quarantine, put_aside
 from cartstore.archive.raised_epoch import RaisedEpoch
-from cartstore.archive.schema import is_current
+from cartstore.archive.schema import check_tables
 from cartstore.archive.snapshots import CartSnapshots
 from cartstore.archive.tables import (
     events,
@@ -100,14 +100,11 @@ class Archive:
         Raises ConfigurationError (another kind of URL, PostgreSQL older than 14, synchronous_commit=off,
         tables of another version) and StoreUnavailable.
         """
-        database = Database.of_url(database_url)
+        database = await Database.open(database_url)
         try:
             await database.check_server()
             async with database.reading() as connection:
-                if not await connection.run_sync(is_current):
-                    raise ConfigurationError(
-                        "The database has not the tables of this version; run `cartstore migrate`."
-                    )
+                await connection.run_sync(check_tables)
         except BaseException:
             await database.close()
             raise

@@ -27,9 +27,6 @@ from cartstore.errors import StoreUnavailable
 SPAWNS_MAX = 5
 """Attempts of one start: the free port that we found may be taken before the server binds it."""
 
-QUEUE_DATABASE = 1
-"""RQ's database number; carts are in 0."""
-
 
 class Engine(Process):
     """A Valkey server on `folder`. `config` lines come last and override ours; tests use that."""

@@ -13,10 +13,12 @@ import msgspec
 
 from cartstore.datadir import DataDir, Services
 from cartstore.embedded.database import Database
-from cartstore.embedded.engine import QUEUE_DATABASE, Engine
+from cartstore.embedded.engine import Engine
 from cartstore.embedded.process import POLL_SECONDS, Process
 from cartstore.errors import ConfigurationError, StoreUnavailable
-from cartstore.settings import ENVIRONMENT_PREFIX, Settings
+from cartstore.problems import variable_of
+from cartstore.settings import Settings
+from cartstore.urls import QUEUE_DATABASE
 
 START_SECONDS = 60.0
 """Patience with a server that starts: it may have a long log to read after a crash."""
@@ -32,7 +34,8 @@ def resolve(data_dir: Path, settings: Settings) -> Settings:
     if settings.redis_url and settings.database_url and settings.queue_url and settings.jwt_secret:
         return settings
     if settings.redis_url and settings.database_url:
-        return _completed(settings, DataDir(data_dir), None)
+        # The folder is there for the secret only: with everything set, nothing is written anywhere.
+        return _completed(settings, None if settings.jwt_secret else DataDir(data_dir), None)
     folder = DataDir(data_dir, create=False)
     services = folder.services()
     if services is None:
@@ -117,7 +120,7 @@ def child_environment(settings: Settings, metrics_folder: Path | None = None) ->
     """Ours, with the URLs and secrets of complete settings; command lines are public, this is not."""
     environment = dict(os.environ)
     for name in ("redis_url", "database_url", "queue_url", "jwt_secret"):
-        environment[ENVIRONMENT_PREFIX + name.upper()] = getattr(settings, name)
+        environment[variable_of(name)] = getattr(settings, name)
     if metrics_folder is not None:
         environment["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_folder)
     return environment
@@ -194,7 +197,8 @@ async def _lock_or_services(folder: DataDir, stack: ExitStack) -> Services | Non
         await asyncio.sleep(POLL_SECONDS)
 
 
-def _completed(settings: Settings, folder: DataDir, services: Services | None) -> Settings:
+def _completed(settings: Settings, folder: DataDir | None, services: Services | None) -> Settings:
+    """`folder`: whose secret is taken where the settings have none."""
     if services is not None:
         settings = msgspec.structs.replace(
             settings,
@@ -202,8 +206,9 @@ def _completed(settings: Settings, folder: DataDir, services: Services | None) -
             database_url=settings.database_url or services.database_url,
             queue_url=settings.queue_url or ("" if settings.redis_url else services.queue_url),
         )
+    secret = settings.jwt_secret
+    if not secret and folder is not None:
+        secret = folder.secrets().jwt_secret
     return msgspec.structs.replace(
-        settings,
-        queue_url=settings.queue_url or queue_url_beside(settings.redis_url),
-        jwt_secret=settings.jwt_secret or folder.secrets().jwt_secret,
+        settings, queue_url=settings.queue_url or queue_url_beside(settings.redis_url), jwt_secret=secret
     )

@@ -403,7 +403,6 @@ async def test_cookie_is_secure_when_it_is_production() -> None:
     assert "Path=/;" in cookie
 
 
-@pytest.mark.parametrize("change", [{"jwt_secret": ""}, {"jwt_jwks": "keys.json"}])
-def test_create_app_refuses_when_tokens_could_not_be_checked(change: dict[str, str]) -> None:
+def test_create_app_refuses_when_tokens_could_not_be_checked() -> None:
     with pytest.raises(ConfigurationError):
-        create_app(Settings(**{"jwt_secret": SECRET, **change}))
+        create_app(Settings(jwt_secret=""))

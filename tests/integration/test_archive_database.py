@@ -17,9 +17,9 @@ import pytest
 from archive_shop import Story
 from sqlalchemy import text
 
-from cartstore.archive import Archive, migrate
+from cartstore.archive import Archive, connecting, migrate
 from cartstore.archive import database as module
-from cartstore.archive.database import libpq_url
+from cartstore.archive.connecting import libpq_url
 from cartstore.embedded import Database
 from cartstore.errors import (
     ConfigurationError,
@@ -232,8 +232,9 @@ async def test_every_way_in_says_unavailable_when_the_database_hangs(
 ) -> None:
     """Whatever the call meets: an idle connection, one that counts as alive, or none yet."""
     monkeypatch.setattr(module, "COMMAND_TIMEOUT_SECONDS", 3_600.0)
-    monkeypatch.setattr(module, "HANG_SECONDS", 0.0)
-    for name in ("CONNECT_TIMEOUT_SECONDS", "READ_SECONDS_MAX", "LIFE_SECONDS_MAX", "BEGIN_SECONDS_MAX"):
+    monkeypatch.setattr(connecting, "HANG_SECONDS", 0.0)
+    monkeypatch.setattr(connecting, "CONNECT_TIMEOUT_SECONDS", 0.2)
+    for name in ("READ_SECONDS_MAX", "LIFE_SECONDS_MAX", "BEGIN_SECONDS_MAX"):
         monkeypatch.setattr(module, name, 0.2)
     for idle_seconds_max in (0.0, 3_600.0):
         monkeypatch.setattr(module, "IDLE_SECONDS_MAX", idle_seconds_max)
@@ -268,7 +269,7 @@ async def test_calls_fail_without_asking_when_the_database_was_just_found_to_han
 ) -> None:
     monkeypatch.setattr(module, "LIFE_SECONDS_MAX", 0.2)
     monkeypatch.setattr(module, "IDLE_SECONDS_MAX", 0.0)
-    monkeypatch.setattr(module, "HANG_SECONDS", 3_600.0)
+    monkeypatch.setattr(connecting, "HANG_SECONDS", 3_600.0)
     await hanging.read()
     with hanging.frozen(), pytest.raises(StoreUnavailable):
         await hanging.read()
@@ -282,15 +283,15 @@ async def test_calls_fail_without_asking_when_the_database_was_just_found_to_han
 async def test_one_call_tries_for_all_when_the_hang_was_a_while_ago(
     hanging: Hanging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CONNECT_TIMEOUT_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(connecting, "CONNECT_TIMEOUT_SECONDS", PATIENCE_SECONDS)
     monkeypatch.setattr(module, "LIFE_SECONDS_MAX", 0.2)
     monkeypatch.setattr(module, "IDLE_SECONDS_MAX", 0.0)
-    monkeypatch.setattr(module, "HANG_SECONDS", 0.0)
+    monkeypatch.setattr(connecting, "HANG_SECONDS", 0.0)
     await hanging.read()
     with hanging.frozen():
         with pytest.raises(StoreUnavailable):
             await hanging.read()
-        monkeypatch.setattr(module, "HANG_SECONDS", 3_600.0)
+        monkeypatch.setattr(connecting, "HANG_SECONDS", 3_600.0)
         trying = asyncio.create_task(hanging.read())
         await asyncio.sleep(0)
         others = await asyncio.gather(*(hanging.read() for _ in range(50)), return_exceptions=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -12,7 +14,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from cartstore.archive import Archive, migrate
-from cartstore.archive.database import connector
+from cartstore.archive.connecting import connector
 from cartstore.archive.schema import BASE
 from cartstore.archive.tables import metadata
 from cartstore.errors import ConfigurationError
@@ -126,3 +128,68 @@ async def test_open_refuses_a_database_without_tables(url: str) -> None:
 
     with pytest.raises(ConfigurationError, match="cartstore migrate"):
         await Archive.open(url)
+
+
+@pytest.fixture
+async def execute(url: str) -> AsyncIterator[Callable[[str], Awaitable[None]]]:
+    async def execute(*statements: str) -> None:
+        async with engine.begin() as connection:
+            for statement in statements:
+                await connection.execute(text(statement))
+
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=connector(url, command_timeout_seconds=10)
+    )
+    yield execute
+    await engine.dispose()
+
+
+LATER = "UPDATE alembic_version SET version_num = '9999'"
+
+
+async def test_open_and_migrate_go_on_when_a_later_version_has_migrated(url: str, execute: Any) -> None:
+    await execute(LATER)
+
+    await migrate(url)
+    archive = await Archive.open(url)
+    await archive.close()
+
+    assert await ask(url, "SELECT version_num FROM alembic_version") == ["9999"]
+
+
+async def test_open_and_migrate_refuse_when_a_later_version_lets_only_later_ones_in(
+    url: str, execute: Any
+) -> None:
+    await execute(LATER, "COMMENT ON TABLE alembic_version IS 'cartstore from 9998'")
+
+    for use in (Archive.open, migrate):
+        with pytest.raises(ConfigurationError, match="tables of a later cartstore"):
+            await use(url)
+
+
+async def test_open_and_migrate_refuse_when_the_migrations_are_another_program_s(
+    url: str, execute: Any
+) -> None:
+    await execute("UPDATE alembic_version SET version_num = 'ab12cd34ef56'")
+
+    for use in (Archive.open, migrate):
+        with pytest.raises(ConfigurationError, match=r"another program .*'ab12cd34ef56'"):
+            await use(url)
+
+
+async def test_migrate_refuses_when_the_tables_are_another_program_s(url: str, execute: Any) -> None:
+    await migrate(url, revision=BASE)
+    await execute("CREATE TABLE orders (number int)")
+
+    with pytest.raises(ConfigurationError, match="table 'orders' that cartstore did not make"):
+        await migrate(url)
+
+
+async def test_migrate_names_the_right_when_the_user_lacks_it(url: str, execute: Any) -> None:
+    await migrate(url, revision=BASE)
+    await execute("DROP TABLE alembic_version", "CREATE ROLE reader LOGIN")
+
+    with pytest.raises(ConfigurationError, match=r"lacks a right: .*permission denied for schema public"):
+        await migrate(url.replace("postgres@", "reader@"))
+
+    await execute("DROP ROLE reader")

@@ -97,7 +97,7 @@ async def test_command_unfreezes_and_says_why_it_was_frozen(
     await adjust_twice(shop)
     await shop.store.drain_outbox()
 
-    status = await _unfreeze_skus(["A", "not a sku", "B"], tmp_path, shop.store.settings)
+    status = await _unfreeze_skus(["A", "not a sku", "B", "unknown"], tmp_path, shop.store.settings)
 
     told = capsys.readouterr()
     first, second, last = told.out.splitlines()
@@ -106,6 +106,12 @@ async def test_command_unfreezes_and_says_why_it_was_frozen(
     assert second == "B: not frozen"
     assert last == "1 events rejected, 0 SKUs frozen"
     assert "not a sku" in told.err
+    assert "unknown: " in told.err
+
+
+async def test_command_fails_when_a_sku_is_unknown(shop: Shop, tmp_path: Path) -> None:
+    assert await _unfreeze_skus(["A"], tmp_path, shop.store.settings) == 0
+    assert await _unfreeze_skus(["unknown"], tmp_path, shop.store.settings) == EXIT_FAILED
 
 
 async def test_sku_that_no_store_can_have_is_refused(shop: Shop) -> None:

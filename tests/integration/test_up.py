@@ -28,7 +28,8 @@ from cartstore.embedded import Engine
 from cartstore.embedded.process import PR_SET_PDEATHSIG, prctl
 from cartstore.errors import StoreUnavailable
 from cartstore.settings import Settings
-from cartstore.supervisor import Options, check_engine, run_up, without_secret
+from cartstore.supervisor import Options, check_engine, run_up
+from cartstore.urls import without_secret
 
 PATIENCE_SECONDS = 60.0
 NAMES = ("api", "engine", "postgres", "worker")
@@ -94,7 +95,11 @@ def cartstore(*arguments: str, stdout: object = subprocess.PIPE, **environment: 
 def run(*arguments: str, **environment: str) -> tuple[int, str]:
     """One command to its end: exit status and everything that it printed."""
     with cartstore(*arguments, **environment) as process:
-        text, _ = process.communicate(timeout=PATIENCE_SECONDS)
+        try:
+            text, _ = process.communicate(timeout=PATIENCE_SECONDS)
+        finally:
+            # Otherwise a command that goes on, where it should have refused, would be waited for without end.
+            process.terminate()
         return process.returncode, text
 
 
@@ -336,14 +341,23 @@ def test_up_is_refused_when_the_engine_is_away(folder: Path) -> None:
     assert "p4ss" not in text
 
 
-def test_up_stops_in_one_line_when_only_a_child_refuses_the_settings(folder: Path) -> None:
+def test_up_stops_with_the_words_of_the_child_when_only_a_child_refuses_the_settings(folder: Path) -> None:
+    program = folder / "cartstore_workers" / "__main__.py"
+    program.parent.mkdir()
+    program.with_name("__init__.py").touch()
+    program.write_text("raise SystemExit(print('{}\\ncartstore: 2 problems:\\n- one\\n- two') or 2)")
+
     status, text = run(
-        "up", "--port", "0", "--data-dir", str(folder / "shop"), CARTSTORE_JWT_JWKS="https://keys.example/"
+        *("up", "--port", "0", "--data-dir", str(folder / "shop")),
+        PYTHONPATH=str(folder),
+        PYTHONUNBUFFERED="1",
     )
 
     assert status == 2
     assert [line for line in text.splitlines() if "catalog" not in line] == [
-        "cartstore: CARTSTORE_JWT_JWKS is not supported yet: only HS256 tokens are read."
+        "cartstore: 2 problems:",
+        "- one",
+        "- two",
     ]
     assert not list((folder / "shop" / "run").glob("*.pid"))
 
@@ -374,7 +388,10 @@ def test_api_says_one_line_when_the_database_is_away(up: Up) -> None:
         CARTSTORE_DATABASE_URL="postgresql://u:p4ss@127.0.0.1:1/shop",
     )
 
-    assert (status, text) == (3, "cartstore: The database cannot be reached.\n")
+    assert (status, text) == (
+        3,
+        "cartstore: The database at 127.0.0.1 port 1 cannot be reached: connection refused.\n",
+    )
 
 
 def test_check_engine_refuses_a_url_without_quoting_it() -> None:

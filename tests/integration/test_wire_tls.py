@@ -16,6 +16,7 @@ from wire_server import ECHO, on_both_loops
 from cartstore.embedded import Engine
 from cartstore.errors import StoreUnavailable
 from cartstore.redis.wire import Endpoint, WireCaller
+from cartstore.supervisor import check_engine
 
 # Of no use but here: a certificate for "localhost" that signs itself and is valid for a hundred years, so
 # that the test needs no program and no package to make one. Made with `openssl req -x509 -newkey ec -nodes`,
@@ -106,6 +107,18 @@ async def test_call_is_answered_over_tls(
             replies = await asyncio.gather(*calls)
 
             assert [reply[2] for reply in replies] == [f"{n} {large}" for n in range(20)]
+
+
+async def test_check_says_what_to_name_when_nobody_vouches_for_the_certificate(
+    engine: Engine, redis_url: str, certificate: Path, key: Path
+) -> None:
+    async with proxy(redis_url, certificate, key) as port:
+        with pytest.raises(StoreUnavailable) as caught:
+            await asyncio.to_thread(check_engine, url_of(engine, port, "localhost", ""))
+
+    assert caught.value.message == "The engine cannot be reached; the change was not applied."
+    assert f"rediss://localhost:{port}/0 cannot be reached: its TLS cert" in caught.value.for_operators
+    assert "named by ?ssl_ca_certs=" in caught.value.for_operators
 
 
 @on_both_loops

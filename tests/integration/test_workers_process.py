@@ -13,6 +13,8 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -22,9 +24,9 @@ from typing import Any
 import cartstore_workers.duties
 import pytest
 import redis
-from cartstore_workers.queues import Doorbell, connect_queue
-from cartstore_workers.worker import serve
-from rq import Queue
+from cartstore_workers.queues import Doorbell, connect_queue, open_queue
+from cartstore_workers.worker import DoorbellWorker, serve
+from rq import Queue, SimpleWorker
 from rq.job import Job
 
 from cartstore import errors
@@ -443,3 +445,26 @@ def test_worker_recovers_when_the_store_is_fenced(stage: Stage) -> None:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+def test_worker_starts_when_the_path_of_the_queue_s_socket_has_a_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask_like_rq_3(worker: SimpleWorker, connection: redis.Redis) -> None:
+        worker.ip_address = str(connection.client_info()["addr"])
+
+    monkeypatch.setattr(SimpleWorker, "_set_ip_address", ask_like_rq_3)
+    with tempfile.TemporaryDirectory(prefix="a b-") as folder:
+        engine = Engine(Path(folder), password="own")
+        engine.start()
+        try:
+            queue = open_queue(connect_queue(Settings(queue_url=engine.url(QUEUE_DATABASE))), "main")
+            with pytest.raises(ValueError, match="unpack"):
+                queue.connection.client_info()
+
+            worker = DoorbellWorker(queue, stopping=threading.Event(), hurry=lambda: None)
+
+            assert worker.ip_address == "unknown"
+            queue.connection.close()
+        finally:
+            engine.kill()

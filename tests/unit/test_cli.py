@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import socket
 import sys
 import time
@@ -97,7 +98,7 @@ def test_token_says_so_when_it_makes_the_data_dir(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("CARTSTORE_PARTITIONS", "2", "only 1 is supported"),
+        ("CARTSTORE_PARTITIONS", "2", "it takes only 1"),
         ("CARTSTORE_NO_SUCH", "1", "CARTSTORE_NO_SUCH is not a setting"),
         ("CARTSTORE_RATE_LIMIT", "maybe", "CARTSTORE_RATE_LIMIT"),
     ],
@@ -215,6 +216,86 @@ def test_api_and_worker_become_the_program_with_complete_settings(
     assert environment["CARTSTORE_QUEUE_URL"] == "redis://:secret@engine:1/1"
     assert environment["CARTSTORE_JWT_SECRET"] == DataDir(tmp_path / "d").secrets().jwt_secret
     assert environment["PATH"] == os.environ["PATH"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["doctor"],
+        ["reconcile"],
+        ["reconcile", "--dry-run"],
+        ["recover"],
+        ["unfreeze", "A"],
+        ["migrate"],
+        ["catalog", "list"],
+        ["worker"],
+        ["api"],
+    ],
+)
+@pytest.mark.parametrize(("makes", "says"), [(False, "There is no data dir"), (True, "the folder is empty")])
+def test_commands_that_need_a_store_make_none(
+    arguments: list[str], makes: bool, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "d"
+    if makes:
+        folder.mkdir()
+
+    assert cli.main([*arguments, "--data-dir", str(folder)]) == 2
+
+    assert says in capsys.readouterr().err
+    assert list(tmp_path.rglob("*")) == ([folder] if makes else [])
+
+
+def test_commands_need_no_data_dir_when_the_settings_name_engine_and_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Settings] = []
+    monkeypatch.setattr(cli, "_doctor", lambda _, settings: asked.append(settings) or 0)
+    monkeypatch.setenv("CARTSTORE_REDIS_URL", "redis://engine")
+    monkeypatch.setenv("CARTSTORE_DATABASE_URL", "postgresql://database/c")
+
+    assert cli.main(["doctor", "--data-dir", str(tmp_path / "d")]) == 0
+
+    assert asked[0].redis_url == "redis://engine"
+    assert not (tmp_path / "d").exists()
+
+
+def test_worker_writes_nothing_when_engine_database_and_secret_are_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    became: list[Any] = []
+    monkeypatch.setattr(os, "execve", lambda *call: became.extend(call))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CARTSTORE_REDIS_URL", "redis://engine:1/0")
+    monkeypatch.setenv("CARTSTORE_DATABASE_URL", "postgresql://database/c")
+    monkeypatch.setenv("CARTSTORE_JWT_SECRET", "s" * 32)
+
+    cli.main(["worker"])
+
+    assert became[2]["CARTSTORE_QUEUE_URL"] == "redis://engine:1/1"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_token_refuses_a_scope_that_the_api_does_not_know(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--user", "ann", "--scope", "stock:write stock:read", "--data-dir", str(tmp_path / "d")]
+
+    assert cli.main(["token", *arguments]) == 2
+
+    assert "no 'stock:read'; there are admin, catalog:write, stock:write" in capsys.readouterr().err
+    assert not (tmp_path / "d").exists()
+
+
+def test_package_runs_as_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["cartstore", "--help"])
+
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module("cartstore", run_name="__main__")
+
+    assert "usage: cartstore " in capsys.readouterr().out
 
 
 def test_worker_refuses_when_nothing_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,9 +14,10 @@ SECRET = "s" * 32
 NUMBERS = [
     name
     for name, default in zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True)
-    if isinstance(default, int) and not isinstance(default, bool)
+    if isinstance(default, int) and not isinstance(default, bool) and name != "partitions"
 ]
-SWITCHES = ("rate_limit", "guest_carts", "merge", "sharing", "reservations", "stock_counts_public")
+SWITCHES = ("guest_carts", "reservations", "stock_counts_public")
+SWITCHES_NOT_BUILT = ("rate_limit", "merge", "sharing")
 
 
 def test_load_gives_the_documented_defaults_when_nothing_is_set() -> None:
@@ -33,6 +34,7 @@ def test_load_gives_the_documented_defaults_when_nothing_is_set() -> None:
     assert (settings.guest_share_of_stock, settings.max_body_bytes) == (1.0, 65_536)
     assert (settings.snapshot_seconds, settings.sweep_seconds, settings.reconcile_seconds) == (5, 1, 10)
     assert {getattr(settings, name) for name in SWITCHES} == {"on"}
+    assert {getattr(settings, name) for name in SWITCHES_NOT_BUILT} == {"off"}
     assert settings.guest_cookie == "cart"
     assert not settings.is_production
 
@@ -76,7 +78,7 @@ def test_load_refuses_when_a_name_is_unknown() -> None:
         load_settings({"CARTSTORE_HOLD_TTL": "5"})
 
 
-@pytest.mark.parametrize("name", [name for name in NUMBERS if name != "partitions"])
+@pytest.mark.parametrize("name", NUMBERS)
 def test_load_takes_the_largest_value_when_it_is_a_limit(name: str) -> None:
     settings = load_settings({ENVIRONMENT_PREFIX + name.upper(): str(limits.SETTING_MAX)})
 
@@ -125,6 +127,7 @@ def test_load_names_the_variable_when_a_text_is_not_taken(variable: str, text: s
         ("CARTSTORE_REDIS_URL", "redis://:p4/ss@engine:6379/0"),
         ("CARTSTORE_QUEUE_URL", "redis://u:p4ss@engine:queue/0"),
         ("CARTSTORE_QUEUE_URL", "rediss://engine:65536"),
+        ("CARTSTORE_REDIS_URL", "redis://:p4ss@engine:0/0"),
         ("CARTSTORE_DATABASE_URL", "mysql://u:p4ss@database/shop"),
         ("CARTSTORE_DATABASE_URL", "postgresql:shop"),
         ("CARTSTORE_DATABASE_URL", "postgresql://u:p4/ss@database/shop"),
@@ -142,7 +145,7 @@ def test_load_names_the_variable_and_quotes_nothing_when_a_url_is_not_taken(vari
     ("variable", "text"),
     [
         ("CARTSTORE_REDIS_URL", "redis://[::1]:6379/0"),
-        ("CARTSTORE_REDIS_URL", "unix://user:p%2Fss@/run/engine.sock?db=1"),
+        ("CARTSTORE_REDIS_URL", "unix://user:p%2Fss@/run/engine.sock?db=2"),
         ("CARTSTORE_DATABASE_URL", "postgresql://u:p%40ss@one:5432,two,[::1]:5433/shop?sslmode=require"),
         ("CARTSTORE_DATABASE_URL", "postgresql+asyncpg://postgres@/shop?host=/run"),
     ],
@@ -151,6 +154,171 @@ def test_load_takes_a_url_of_every_form(variable: str, text: str) -> None:
     settings = load_settings({variable: text})
 
     assert getattr(settings, variable.removeprefix("CARTSTORE_").lower()) == text
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("sentinel://:p4ss@one:26379,two:26379/shop/0", "Sentinels"),
+        ("redis+sentinel://:p4ss@one:26379/shop", "Sentinels"),
+        ("redis://:p4ss@one:6379,two:6379/0", "2 hosts"),
+        ("redis+cluster://:p4ss@one:6379", "cluster"),
+        ("valkeys://:p4ss@engine:6379/0", "write it as rediss://"),
+        ("redis://:p4ss@engine:6379/zero", "database number"),
+        ("redis://:p4ss@engine:6379/0/1", "database number"),
+        ("redis://:p4ss@engine:6379/-1", "database number"),
+        ("redis://:p4ss@engine:6379/?db=none", "database number"),
+        ("redis://:p4ss@engine:6379/2?db=3", "two database numbers"),
+        ("unix://:p4ss@/run/engine.sock?db=none", "database number"),
+        ("redis://:p4ss@engine/0?socket_timeout=soon", "socket_timeout"),
+        ("redis://:p4ss@engine/0?ssl_ca_certs=/ca.pem", "an option that is none: 'ssl_ca_certs'"),
+    ],
+)
+def test_load_says_what_is_wrong_when_an_engine_url_leads_to_no_database_of_one_engine(
+    url: str, says: str
+) -> None:
+    for variable in ("CARTSTORE_REDIS_URL", "CARTSTORE_QUEUE_URL"):
+        with pytest.raises(ConfigurationError, match=f"^{variable} .*{says}") as refusal:
+            load_settings({variable: url})
+
+        assert "p4" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("engine", "queue"),
+    [
+        ("redis://engine:6379/0", "redis://:other@ENGINE/0"),
+        ("redis://127.0.0.1:6379", "rediss://localhost:6379/0"),
+        ("unix:///run/engine.sock?db=2", "unix://:p@/run/engine.sock?db=2"),
+        ("redis://[::1]/3", "redis://[::1]:6379/?db=3"),
+    ],
+)
+def test_load_refuses_when_the_queue_is_on_the_engines_own_database(engine: str, queue: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^CARTSTORE_QUEUE_URL names the engine's own"):
+        load_settings({"CARTSTORE_REDIS_URL": engine, "CARTSTORE_QUEUE_URL": queue})
+
+
+@pytest.mark.parametrize("url", ["redis://engine/1", "unix:///run/engine.sock?db=1"])
+def test_load_refuses_when_the_engine_has_the_database_that_the_queue_gets_without_a_url(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="set CARTSTORE_QUEUE_URL as well"):
+        load_settings({"CARTSTORE_REDIS_URL": url})
+
+    assert load_settings({"CARTSTORE_REDIS_URL": url, "CARTSTORE_QUEUE_URL": "redis://engine/2"}).queue_url
+
+
+@pytest.mark.parametrize(
+    ("engine", "queue"),
+    [
+        ("redis://engine:6379/0", "redis://engine:6379/1"),
+        ("redis://engine:6379/0", "redis://engine:6380/0"),
+        ("redis://engine/0", "unix:///run/engine.sock"),
+    ],
+)
+def test_load_takes_a_queue_when_it_is_on_another_database(engine: str, queue: str) -> None:
+    settings = load_settings({"CARTSTORE_REDIS_URL": engine, "CARTSTORE_QUEUE_URL": queue})
+
+    assert (settings.redis_url, settings.queue_url) == (engine, queue)
+
+
+def test_load_tells_all_problems_when_there_are_several() -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        load_settings(
+            {
+                "CARTSTORE_CURENCY": "EUR",
+                "CARTSTORE_ENV": "prod",
+                "CARTSTORE_CHECKOUT_ACK": "never",
+                "CARTSTORE_SWEEP_SECONDS": "0",
+                "CARTSTORE_REDIS_URL": "redis://engine:port",
+                "CARTSTORE_JWT_SECRET": "sh0rt",
+            }
+        )
+
+    head, *lines = str(refusal.value).splitlines()
+    assert head == "6 problems with the settings:"
+    assert lines[:4] == [
+        "- CARTSTORE_CURENCY is not a setting of cartstore. Did you mean CARTSTORE_CURRENCY?",
+        "- CARTSTORE_ENV is 'prod'; it takes development or production.",
+        "- CARTSTORE_CHECKOUT_ACK is 'never'; it takes nothing, archived or engine.",
+        f"- CARTSTORE_SWEEP_SECONDS is '0'; it takes a whole number from 1 to {limits.SETTING_MAX}.",
+    ]
+    assert [line.split()[1] for line in lines[4:]] == ["CARTSTORE_REDIS_URL", "CARTSTORE_JWT_SECRET"]
+    assert "sh0rt" not in str(refusal.value)
+
+
+def test_load_says_nothing_of_the_default_when_the_value_that_was_given_is_wrong() -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        load_settings(
+            {
+                "CARTSTORE_ENV": "production",
+                "CARTSTORE_REDIS_URL": "http://engine",
+                "CARTSTORE_DATABASE_URL": "postgresql://db/shop",
+                "CARTSTORE_JWT_SECRET": SECRET,
+            }
+        )
+
+    assert str(refusal.value) == "CARTSTORE_REDIS_URL must be a redis:// URL."
+
+    with pytest.raises(ConfigurationError) as refusal:
+        load_settings(
+            {
+                "CARTSTORE_ENV": "production",
+                "CARTSTORE_DATABASE_URL": "postgresql://db/shop",
+                "CARTSTORE_JWT_SECRET": SECRET,
+            },
+            redis_url=6379,
+        )
+
+    assert str(refusal.value).startswith("CARTSTORE_REDIS_URL: Expected `str`")
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("CARTSTORE_REDISURL", "CARTSTORE_REDIS_URL"),
+        ("CARTSTORE_NAME_SPACE", "CARTSTORE_NAMESPACE"),
+        ("CARTSTORE_HOLD_TTL", "CARTSTORE_HOLD_TTL_GUEST_SECONDS"),
+        ("CARTSTORE_redis_url", "CARTSTORE_REDIS_URL"),
+    ],
+)
+def test_load_names_the_nearest_setting_when_a_name_has_a_typo(name: str, meant: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"Did you mean {meant}?"):
+        load_settings({name: "x"})
+
+
+def test_load_names_no_setting_when_none_is_near() -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        load_settings({"CARTSTORE_FAVOURITE_COLOUR": "blue"})
+
+    assert str(refusal.value) == "CARTSTORE_FAVOURITE_COLOUR is not a setting of cartstore."
+
+
+@pytest.mark.parametrize("name", SWITCHES_NOT_BUILT)
+def test_load_takes_only_off_when_the_setting_is_not_built_yet(name: str) -> None:
+    variable = ENVIRONMENT_PREFIX + name.upper()
+
+    assert getattr(load_settings({variable: "off"}), name) == "off"
+    with pytest.raises(
+        ConfigurationError, match=f"^{variable} is 'on'; it takes only off, because it is not"
+    ):
+        load_settings({variable: "on"})
+
+
+def test_load_takes_no_jwks_when_it_is_not_built_yet() -> None:
+    assert load_settings({"CARTSTORE_JWT_JWKS": ""}).jwt_jwks == ""
+    with pytest.raises(ConfigurationError, match=r"^CARTSTORE_JWT_JWKS .* not built yet"):
+        load_settings({"CARTSTORE_JWT_JWKS": "https://keys.example/"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_body_bytes", "65536"), ("currency", "usd"), ("merge", "on"), ("redis_url", None)],
+)
+def test_settings_made_by_a_program_are_checked_like_those_of_the_environment(
+    name: str, value: object
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"^CARTSTORE_{name.upper()}"):
+        Settings(**{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("partitions", ["2", "16"])

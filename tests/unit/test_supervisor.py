@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,47 @@ class Child:
 
     def spawn(self) -> None:
         self.starts += 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "imports"),
+    [
+        ({}, True),
+        ({"redis_url": "redis://engine"}, False),
+        ({"database_url": "postgresql://database/c"}, False),
+        (
+            {
+                "env": "production",
+                "redis_url": "redis://engine",
+                "database_url": "postgresql://database/c",
+                "jwt_secret": "s" * 32,
+            },
+            False,
+        ),
+    ],
+)
+async def test_demo_catalog_is_imported_into_embedded_servers_only(
+    settings: dict[str, Any], imports: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported: list[str] = []
+
+    async def remember(_: object, file: Path) -> None:
+        imported.append(file.name)
+
+    async def none(_: object) -> None:
+        pass
+
+    monkeypatch.setattr(supervisor, "open_store", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(supervisor, "_first_sku", none)
+    monkeypatch.setattr(
+        supervisor.terminal, "import_with_report", lambda store, file, *_: remember(store, file)
+    )
+    options = Options(data_dir=tmp_path, host="127.0.0.1", port=0, processes=1)
+    complete = Settings(redis_url="redis://engine", database_url="postgresql://database/c")
+
+    await _Up(Settings(**settings), options, asyncio.Event())._import(complete)
+
+    assert imported == (["catalog.csv"] if imports else [])
 
 
 async def test_pauses_grow_up_to_a_bound_when_a_child_ends_again_and_again(

@@ -17,7 +17,7 @@ def main() -> int:
         return serve(load_settings())
     except ConfigurationError as error:
         # For whoever started it, as the command line says such things; the log begins with the work.
-        print(f"cartstore: {error.message}", file=sys.stderr)
+        print(f"cartstore: {error.for_operators}", file=sys.stderr)
         return 2
 
 

@@ -72,6 +72,14 @@ class DoorbellWorker(SimpleWorker):
         self._stopping = stopping
         self._hurry = hurry
 
+    def _set_ip_address(self, connection: redis.Redis) -> None:
+        # RQ 3 asks by CLIENT INFO, whose answer redis-py takes apart at every space: an engine on a unix
+        # socket whose path has one would keep the worker from starting. The address is only shown to people.
+        try:
+            super()._set_ip_address(connection)
+        except ValueError:
+            self.ip_address = "unknown"
+
     def execute_job(self, job: Job, queue: Queue) -> None:
         # RQ would import and call whatever name stands in the job, `os.system` for one.
         if job_name_of(str(job.func_name)) is None:

@@ -1,0 +1,122 @@
+"""Owns `cartstore doctor`: asks each part of a store by itself, so that one that is away hides no other.
+
+What the opened store says of a part comes before that. Changes nothing but what opening a store changes.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from cartstore.archive import Archive
+from cartstore.embedded import embedded_parts
+from cartstore.embedded.parts import queue_url_beside
+from cartstore.errors import CartStoreError
+from cartstore.redis.caller import CALL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS
+from cartstore.redis.diagnosis import engine_away, replica_warning
+from cartstore.settings import Settings
+from cartstore.wiring import open_store
+
+_MEANINGS: Final = {
+    "engine": "as durable as the engine's own persistence",
+    "archived": "after the PostgreSQL commit",
+}
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What was found of one part."""
+
+    is_ok: bool
+    detail: str
+
+
+async def examine(settings: Settings, data_dir: Path) -> dict[str, Finding]:
+    """By the name of each part, in the order in which they were asked. Raises nothing of a part that is away.
+
+    ConfigurationError when the data dir is not one.
+    """
+    found: dict[str, Finding] = {}
+    async with AsyncExitStack() as stack:
+        complete = settings
+        try:
+            complete = await stack.enter_async_context(embedded_parts(settings, data_dir))
+        except CartStoreError as error:
+            found["embedded servers"] = Finding(False, error.for_operators)
+        opened = await _opened(settings, data_dir)
+        parts = await _parts(complete)
+    # A part that is away is told in its own words, which name the cause.
+    faults = {name: part for name, part in parts.items() if not part.is_ok}
+    return found | parts | opened | faults
+
+
+async def _opened(settings: Settings, data_dir: Path) -> dict[str, Finding]:
+    try:
+        async with open_store(settings, data_dir=data_dir) as store:
+            readiness: dict[str, Any] = await store.readiness()
+            mode = store.ack_mode
+    except CartStoreError as error:
+        return {"store": Finding(False, f"does not open: {error.for_operators}")}
+    found = {name: Finding(check["ok"], check["detail"]) for name, check in readiness["checks"].items()}
+    found["checkouts"] = Finding(True, f"acknowledged in mode {mode}: {_MEANINGS[mode]}")
+    return found
+
+
+async def _parts(settings: Settings) -> dict[str, Finding]:
+    found: dict[str, Finding] = {}
+    if settings.redis_url:
+        found["engine"] = await _engine(settings.redis_url)
+        queue_url = settings.queue_url or queue_url_beside(settings.redis_url)
+        found["queue"] = await _queue(queue_url)
+    if settings.database_url:
+        found["database"] = await _database(settings.database_url)
+    return found
+
+
+async def _engine(url: str) -> Finding:
+    try:
+        facts = await _info(url)
+    except CartStoreError as error:
+        return Finding(False, error.for_operators)
+    warning = replica_warning(url, facts)
+    return Finding(warning is None, warning or "answers")
+
+
+async def _queue(url: str) -> Finding:
+    try:
+        await _info(url)
+    except CartStoreError as error:
+        return Finding(False, error.for_operators.replace("The engine", "The queue's Redis", 1))
+    return Finding(True, "answers")
+
+
+async def _info(url: str) -> dict[str, Any]:
+    client: Redis = Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=CALL_TIMEOUT_SECONDS,
+        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+    )
+    try:
+        facts: dict[str, Any] = await client.info("replication")
+    except (RedisError, OSError, TimeoutError) as error:
+        raise engine_away(url, error) from error
+    finally:
+        await client.aclose()
+    return facts
+
+
+async def _database(url: str) -> Finding:
+    try:
+        archive = await Archive.open(url)
+        await archive.close()
+    except CartStoreError as error:
+        return Finding(False, error.for_operators)
+    return Finding(True, "answers")
