@@ -11,6 +11,7 @@ import inspect
 import itertools
 import os
 from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -79,8 +80,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rate_limit: Switch = "on"
     """Of rate limiting per caller. Not built yet: changes nothing."""
     trusted_proxies: str = ""
-    """Comma-separated networks whose forwarded addresses will be believed. Not built yet: none is, whatever
-    it says."""
+    """Comma-separated networks (`10.0.0.0/8, fd00::/8`) of proxies in front: the last `X-Forwarded-For` entry
+    that none of them has is the client's address, and their own connections are not capped per address.
+    Empty: no forwarded address is believed."""
+    max_connections: Count = 10_000
+    """Connections of one API process, lowered to its open file limit less 128. At the cap the connection
+    that has been waiting for a whole request the longest is closed for a new one."""
+    max_connections_per_address: Count = 1_000
+    """Of them those of one client address (IPv6: of one /64). Loopback and trusted proxies are exempt."""
 
     jwt_secret: str = ""
     """HS256 secret of access tokens, 32 characters or more. Empty: generated per data-dir."""
@@ -122,6 +129,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         _check_url("redis_url", self.redis_url, _REDIS_SCHEMES)
         _check_url("queue_url", self.queue_url, _REDIS_SCHEMES)
         _check_url("database_url", self.database_url, DATABASE_SCHEMES)
+        networks_of(self.trusted_proxies)
         if self.is_production and self.failpoint:
             raise ConfigurationError("CARTSTORE_FAILPOINT is for tests; production refuses it.")
         if self.partitions != 1:
@@ -162,6 +170,22 @@ def _check_url(name: str, url: str, schemes: Sequence[str]) -> None:
                 f"{ENVIRONMENT_PREFIX}{name.upper()} has a port that is not a number from 0 to {PORT_MAX}. "
                 "Special characters in a password must be percent-encoded."
             )
+
+
+def networks_of(trusted_proxies: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """The networks of the setting TRUSTED_PROXIES. Raises ConfigurationError when an entry is none."""
+    networks = []
+    for part in trusted_proxies.split(","):
+        text = part.strip()
+        if not text:
+            continue
+        try:
+            networks.append(ip_network(text))
+        except ValueError as error:
+            raise ConfigurationError(
+                f"{ENVIRONMENT_PREFIX}TRUSTED_PROXIES: {text!r} is not a network, as 10.0.0.0/8 or ::1 is."
+            ) from error
+    return tuple(networks)
 
 
 def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
