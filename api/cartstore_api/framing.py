@@ -44,7 +44,7 @@ def check_head(
         raise ProblemError(
             "METHOD_NOT_ALLOWED", "This is no proxy: CONNECT is not served.", headers=((b"allow", METHODS),)
         )
-    hosts = [value.strip() for name, value in headers if name == b"host"]
+    hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) > 1:
         raise malformed("The request has more than one Host.")
     if not hosts and version == "1.1":
@@ -55,9 +55,9 @@ def check_head(
     if codings:
         if version == "1.0":
             raise malformed("HTTP/1.0 has no Transfer-Encoding.")
-        if [value.strip().lower() for value in codings] != [b"chunked"]:
+        if [value.lower() for value in codings] != [b"chunked"]:
             raise malformed("Transfer-Encoding may only be chunked.")
-    if any(name == b"content-length" and len(value.strip()) > _DIGITS_MAX for name, value in headers):
+    if any(name == b"content-length" and len(value) > _DIGITS_MAX for name, value in headers):
         raise malformed("Content-Length has too many digits.")
     if target[:1] == b"/" and b"#" not in target:
         return target, headers

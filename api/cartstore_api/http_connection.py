@@ -159,7 +159,7 @@ class HttpConnection(HttpToolsProtocol):
                 self.parser = _new_parser(self)
                 continue
             except httptools.HttpParserError as error:
-                self.give_up(framing.refusal_of(error, data if self.stage == BETWEEN else b""))
+                self.give_up(framing.refusal_of(error, b"" if self.url else data))
                 return
             break
         if self.stage != BETWEEN:
@@ -208,7 +208,8 @@ class HttpConnection(HttpToolsProtocol):
         self.stage = HEAD
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        # Spaces behind a value are not part of it (RFC 9110, 5.5); the parser leaves them there.
+        self.headers.append((name.lower(), value.rstrip()))
 
     def on_headers_complete(self) -> None:
         """Hand a request over to the application. Raises ProblemError when its head is not allowed."""
@@ -248,7 +249,7 @@ class HttpConnection(HttpToolsProtocol):
         self._body_bytes += len(body)
         super().on_body(body)
         if self.cycle.response_complete and self._body_bytes > self.limits.discarded_bytes_max:
-            self._end()
+            self.finish()
 
     def on_message_complete(self) -> None:
         if not self._is_upgrade:
@@ -277,7 +278,7 @@ class HttpConnection(HttpToolsProtocol):
         cycle = self.cycle
         cycle.keep_alive = False
         if cycle.response_complete:
-            self._end()
+            self.finish()
         else:
             # The application answers it, in its turn, as soon as it wants to read on.
             cycle.refusal = refusal
@@ -315,7 +316,7 @@ class HttpConnection(HttpToolsProtocol):
             b"%b%b\r\n%b" % (STATUS_LINE[answer.status], head, b"" if is_head else answer.body)
         )
         self.registry.observer.note(context, method or "other", UNMATCHED, answer.status, 0.0)
-        self._end()
+        self.finish()
 
     def refuse(self, code: str, detail: str) -> None:
         """Answer with a problem before anything was read, and close at once: there is no room to wait for
@@ -327,17 +328,10 @@ class HttpConnection(HttpToolsProtocol):
     # --- the end of a connection ----------------------------------------------------------------
 
     def finish(self) -> None:
-        """Close after an answer that was the last one."""
-        if self.stage == BETWEEN and not self._backlog:
-            self.transport.close()
-        else:
-            self._end()
-
-    def _end(self) -> None:
-        """Close our half of the connection, and throw away what still comes, for a while.
+        """Half-close after the last answer, and throw away what still comes, for a while.
 
         A close with bytes unread makes the kernel send a reset, which takes the answer away from a client
-        that has not read it yet.
+        that has not read it yet; and whether more bytes are on their way nobody knows.
         """
         self.is_deaf = True
         self._backlog.clear()

@@ -201,6 +201,13 @@ async def listening(app: Application, **flags: Any) -> AsyncIterator[Server]:
             await task
 
 
+async def comes(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds that the server brings about."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 (nothing tells when)
+            await asyncio.sleep(0.001)
+
+
 def port_of(server: Server) -> int:
     return int(server.servers[0].sockets[0].getsockname()[1])
 
