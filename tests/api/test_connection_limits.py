@@ -327,3 +327,21 @@ def test_the_soft_limit_on_open_files_is_raised_to_the_hard_one() -> None:
     )
 
     assert found.stdout.split() == ["512", "512"]
+
+
+async def test_requests_wait_as_bytes_when_very_many_come_at_once(app: Application) -> None:
+    """Each queued request costs a hundred times its bytes; a piece of the network can bring ten thousand."""
+    count = 3_000
+    async with listening(app) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+        await comes(lambda: bool(server.server_state.connections))
+        (connection,) = server.server_state.connections
+        connection.data_received(b"GET / HTTP/1.1\r\nhost:\r\n\r\n" * count)  # type: ignore[union-attr]
+        queued = len(connection.pipeline)
+        connection.data_received(LIVE + b"connection: close\r\n\r\n")  # type: ignore[union-attr]
+        heard = await _rest(reader)
+        writer.close()
+
+    assert 0 < queued < 1_000
+    assert heard.count(b"HTTP/1.1 307") == count
+    assert heard.endswith(b'{"status":"ok"}')
