@@ -44,6 +44,8 @@ def pytest_asyncio_loop_factories(
     factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
     if item.path.name == "test_connection.py":
         factories["uvloop"] = uvloop.new_event_loop
+    elif item.path.name in ("test_connection_limits.py", "test_framing.py"):
+        return {"uvloop": uvloop.new_event_loop}
     return factories
 
 
