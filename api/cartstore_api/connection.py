@@ -96,7 +96,11 @@ class Connection(HttpConnection):
     def on_headers_complete(self) -> None:
         cycle = self.cycle
         # While an answer is under way or the caller reads none, requests queue up; uvicorn knows how.
-        if (cycle is None or cycle.response_complete) and not self.flow.write_paused:
+        if (
+            (cycle is None or cycle.response_complete)
+            and not self.flow.write_paused
+            and self.limit_concurrency is None
+        ):
             parser = self.parser
             request = self._lane.take(parser.get_method(), self.url, self.headers)
             if request is not None and parser.get_http_version() == "1.1":

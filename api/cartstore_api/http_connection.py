@@ -90,6 +90,9 @@ class HttpConnection(HttpToolsProtocol):
         self.stage = BETWEEN
         """What the parser reads."""
 
+        self.url = b""
+        self.headers = []
+
         self.is_deaf = False
         """Nothing is read any more; what comes is thrown away."""
 
