@@ -14,6 +14,7 @@ import inspect
 import itertools
 import os
 from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -107,8 +108,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rate_limit: SwitchNotBuilt = "off"
     """Of rate limiting per caller. Not built yet: takes only `off`."""
     trusted_proxies: str = ""
-    """Comma-separated networks whose forwarded addresses will be believed. Not built yet: none is, whatever
-    it says."""
+    """Comma-separated networks (`10.0.0.0/8, fd00::/8`) of proxies in front: the last `X-Forwarded-For` entry
+    that none of them has is the client's address, and their own connections are not capped per address.
+    Empty: no forwarded address is believed."""
+    max_connections: Count = 10_000
+    """Connections of one API process, lowered to its open file limit less 128. At the cap the connection
+    that has been waiting for a whole request the longest is closed for a new one."""
+    max_connections_per_address: Count = 1_000
+    """Of them those of one client address (IPv6: of one /64). Loopback and trusted proxies are exempt."""
 
     jwt_secret: str = ""
     """HS256 secret of access tokens, 32 characters or more. Empty: generated per data-dir."""
@@ -168,6 +175,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def _contradictions(settings: Settings) -> Iterator[Problem]:
     """What the types of the fields cannot express. Each setting by itself has its type."""
     yield from _url_problems(settings)
+    try:
+        networks_of(settings.trusted_proxies)
+    except ConfigurationError as error:
+        yield Problem(error.message, ("trusted_proxies",))
     if settings.is_production and settings.failpoint:
         yield Problem("CARTSTORE_FAILPOINT is for tests; production refuses it.", ("env", "failpoint"))
     if settings.jwt_secret and len(settings.jwt_secret) < JWT_SECRET_LENGTH_MIN:
@@ -208,6 +219,22 @@ def _url_problems(settings: Settings) -> Iterator[Problem]:
 @functools.cache
 def _types() -> dict[str, Any]:
     return types_of(Settings)
+
+
+def networks_of(trusted_proxies: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """The networks of the setting TRUSTED_PROXIES. Raises ConfigurationError when an entry is none."""
+    networks = []
+    for part in trusted_proxies.split(","):
+        text = part.strip()
+        if not text:
+            continue
+        try:
+            networks.append(ip_network(text))
+        except ValueError as error:
+            raise ConfigurationError(
+                f"{ENVIRONMENT_PREFIX}TRUSTED_PROXIES: {text!r} is not a network, as 10.0.0.0/8 or ::1 is."
+            ) from error
+    return tuple(networks)
 
 
 def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:

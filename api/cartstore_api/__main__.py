@@ -14,6 +14,7 @@ import uvloop
 from cartstore.errors import CartStoreError, ConfigurationError
 from cartstore.settings import load_settings
 from cartstore_api.app import Application, create_app
+from cartstore_api.connection_limits import raise_descriptor_limit
 from cartstore_api.logging import configure_logging
 from cartstore_api.server import Server
 
@@ -45,6 +46,7 @@ def _first_of(group: BaseExceptionGroup[CartStoreError]) -> CartStoreError:
 
 
 def _serve(app: Application, options: argparse.Namespace) -> int:
+    raise_descriptor_limit()
     server = Server(app, host=options.host, port=options.port)
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -19,6 +19,7 @@ from cartstore.settings import Settings
 from cartstore.store import CartStore
 from cartstore_api import operations, problems
 from cartstore_api.callers import Callers
+from cartstore_api.client_address import ClientAddresses
 from cartstore_api.controllers import admin, cart, catalog, orders, service
 from cartstore_api.docs import DocsPage, Document
 from cartstore_api.doorbell import Doorbell
@@ -53,8 +54,11 @@ _TAGS = {
 
 
 class Application(Litestar):
-    """Litestar, and the fast lane for the connections of a server that has one (connection.py)."""
+    """Litestar, and what the connections of the server need (connection.py)."""
 
+    settings: Settings
+    observer: Observer
+    client_addresses: ClientAddresses
     lane: Lane
 
 
@@ -73,13 +77,14 @@ def create_app(
     """
     callers = Callers(settings)
     observer = Observer()
+    client_addresses = ClientAddresses(settings.trusted_proxies)
     opened = open_store or _with_doorbell(data_dir)
 
     @asynccontextmanager
     async def serving(app: Litestar) -> AsyncIterator[None]:
         try:
             async with opened(settings) as store:
-                services = Services(settings, store, callers, observer)
+                services = Services(settings, store, callers, observer, client_addresses)
                 app.state.services = services
                 lane.services = services
                 yield
@@ -113,6 +118,7 @@ def create_app(
         logging_config=None,
     )
     app.asgi_handler = Edge(app.asgi_handler, _methods_of(app), observer)
+    app.settings, app.observer, app.client_addresses = settings, observer, client_addresses
     app.lane = lane = Lane(
         observer, body_bytes_max=settings.max_body_bytes, has_cors=app.cors_config is not None
     )

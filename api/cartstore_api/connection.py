@@ -1,24 +1,26 @@
-"""One HTTP connection of the server that we ship with: uvicorn's, with a shorter way for hot requests.
+"""The shorter way for hot requests on a connection of the server that we ship with.
 
 ASGI gives every request a scope, a cycle, two channels and an answer in two messages. The hot routes need
 none of it: their requests are whole when they are looked at, and so are their answers. So they are taken
-where uvicorn's connection has parsed them, and answered where it would write. Everything else, and every hot
-request that comes in an unusual way, is handed to uvicorn as if it had been there from the beginning. Owns
-the bytes of such answers' heads, and the time that a connection may be idle; refuses to know what a request
-is about (lane.py), and when its turn is (turns.py).
+where the connection has parsed them, and answered where it would write. Everything else, and every hot
+request that comes in an unusual way, goes on to uvicorn as if it had been there from the beginning. Owns
+the bytes of such answers' heads; refuses to know what a request is about (lane.py), when its turn is
+(turns.py), and what a client may send (http_connection.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from contextvars import Context, copy_context
 from typing import Any, Final
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from cartstore_api import problems
 from cartstore_api.answers import Answer
-from cartstore_api.context import RawHeader
+from cartstore_api.connection_limits import ConnectionRegistry
+from cartstore_api.connection_watch import BETWEEN, BODY
+from cartstore_api.http_connection import HttpConnection, lines_of
 from cartstore_api.lane import HotRequest, Lane
 from cartstore_api.turns import Turns
 
@@ -76,14 +78,11 @@ class Exchange:
         self._connection.loop.call_soon(self._connection.cut_off, self)
 
 
-class Connection(HttpToolsProtocol):
-    """uvicorn's connection with a lane before the application."""
+class Connection(HttpConnection):
+    """A connection with a lane before the application."""
 
-    cycle: Any
-    headers: list[RawHeader]
-
-    def __init__(self, lane: Lane, turns: Turns, **parts: Any) -> None:
-        super().__init__(**parts)
+    def __init__(self, lane: Lane, turns: Turns, registry: ConnectionRegistry, **parts: Any) -> None:
+        super().__init__(registry, **parts)
         self._lane = lane
         self._turns = turns
         self._exchanges: set[Any] = self.tasks
@@ -92,36 +91,25 @@ class Connection(HttpToolsProtocol):
         self._defaults: tuple[Any, bytes] = None, b""
         """The server's own headers (the date, a new list every second) and their bytes."""
 
-        self._idle_since: float | None = None
-        """By the loop's clock; None while a request is under way."""
-
     # --- from the parser -----------------------------------------------------------------------
 
-    def on_message_begin(self) -> None:
-        self.url = b""
-        self.headers = []
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
-
     def on_headers_complete(self) -> None:
-        cycle, parser = self.cycle, self.parser
+        cycle = self.cycle
         # While an answer is under way or the caller reads none, requests queue up; uvicorn knows how.
         if (
             (cycle is None or cycle.response_complete)
             and not self.flow.write_paused
             and self.limit_concurrency is None
         ):
+            parser = self.parser
             request = self._lane.take(parser.get_method(), self.url, self.headers)
             if request is not None and parser.get_http_version() == "1.1":
+                self._check_whole_head()
+                request.context.peer = self.peer
                 self.cycle = exchange = Exchange(self, request, parser.should_keep_alive())
                 self._exchanges.add(exchange)
+                self.stage = BODY
                 return
-        url, headers = self.url, self.headers
-        super().on_message_begin()
-        self.on_url(url)
-        for name, value in headers:
-            super().on_header(name, value)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -133,9 +121,10 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         cycle = self.cycle
-        if type(cycle) is not Exchange:
+        if type(cycle) is not Exchange or self._is_upgrade:
             super().on_message_complete()
         else:
+            self.stage = BETWEEN
             cycle.context = copy_context()
             self._turns.take(cycle)
 
@@ -172,9 +161,9 @@ class Connection(HttpToolsProtocol):
         exchange.request.body = b""
         defaults = self.server_state.default_headers
         if self._defaults[0] is not defaults:
-            self._defaults = defaults, _lines_of(defaults)
+            self._defaults = defaults, lines_of(defaults)
         headers = (*answer.headers, *context.headers) if context.headers else answer.headers
-        others = _lines_of(headers) if headers else b""
+        others = lines_of(headers) if headers else b""
         if not exchange.keep_alive:
             others += b"connection: close\r\n"
         if answer.status not in _NO_BODY:
@@ -182,55 +171,32 @@ class Connection(HttpToolsProtocol):
         head = STATUS_LINE[answer.status], self._defaults[1], others, context.request_id.encode("ascii")
         self.transport.write(b"%b%b%bx-request-id: %b\r\n\r\n%b" % (*head, body))
         if not exchange.keep_alive:
-            self.transport.close()
+            self.finish()
         self.on_response_complete()
 
-    # --- between requests ----------------------------------------------------------------------
-
-    # One timer runs on and looks at the time when it rings: to set one after each answer and to cancel it at
-    # the next request would be more work than finding out what the request wants.
-
-    def _unset_keepalive_if_required(self) -> None:
-        self._idle_since = None
-
-    def on_response_complete(self) -> None:
-        if self.pipeline:
-            super().on_response_complete()
+    def refuse_body(self, refusal: Exception) -> None:
+        cycle = self.cycle
+        if type(cycle) is not Exchange:
+            super().refuse_body(refusal)
             return
-        self.server_state.total_requests += 1
-        if self.transport.is_closing():
-            return
-        self.flow.resume_reading()
-        self._idle_since = self.loop.time()
-        if self.timeout_keep_alive_task is None:
-            self._look_after(self.timeout_keep_alive)
+        self.is_deaf = True
+        cycle.keep_alive = False
+        request = cycle.request
+        self._write(cycle, problems.answer(request.context, refusal, request.method, request.path))
 
-    def timeout_keep_alive_handler(self) -> None:
-        self.timeout_keep_alive_task = None
-        if self._idle_since is not None:
-            left = self._idle_since + self.timeout_keep_alive - self.loop.time()
-            if left > 0:
-                self._look_after(left)
-            else:
-                super().timeout_keep_alive_handler()
+    def _check_body_framing(self, count: int) -> None:
+        # The body of a hot request has no framing: its length was announced.
+        if type(self.cycle) is not Exchange:
+            super()._check_body_framing(count)
 
-    def _look_after(self, seconds: float) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+    def body_bytes(self) -> int:
+        cycle = self.cycle
+        return len(cycle.request.body) if type(cycle) is Exchange else super().body_bytes()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
         cycle = self.cycle
+        super().connection_lost(exc)
         if type(cycle) is Exchange and not cycle.is_whole and not cycle.response_complete:
             cycle.response_complete = True
             self._exchanges.discard(cycle)
             self._lane.note_left(cycle.request)
-        # What is under way holds this connection; that must not hold it in turn.
-        self.cycle = None
-        self.pipeline.clear()
-        if self.timeout_keep_alive_task is not None:
-            self.timeout_keep_alive_task.cancel()
-            self.timeout_keep_alive_task = None
-
-
-def _lines_of(headers: Iterable[RawHeader]) -> bytes:
-    return b"".join([b"%b: %b\r\n" % header for header in headers])

@@ -25,7 +25,7 @@ RawHeader = tuple[bytes, bytes]
 class RequestContext:
     """Made for every request; handlers add response headers, problems leave their code."""
 
-    __slots__ = ("_raw", "code", "headers", "known", "request_id")
+    __slots__ = ("_raw", "code", "headers", "known", "peer", "request_id")
 
     def __init__(self, raw: Sequence[RawHeader]) -> None:
         self._raw = raw
@@ -34,6 +34,8 @@ class RequestContext:
 
         sent = self.known.get(b"x-request-id")
         self.request_id = request_id_of(sent)
+        self.peer: str | None = None
+        """The address at the other end of the connection, which may be a proxy's (client_address.py)."""
         self.code: str | None = None
         """Of the problem that the request ended in."""
         self.headers: list[RawHeader] = []

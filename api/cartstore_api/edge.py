@@ -15,6 +15,7 @@ from litestar.types import ASGIApp, Receive, Send
 
 from cartstore.errors import OutcomeUnknown
 from cartstore_api import problems
+from cartstore_api.answers import Answer
 from cartstore_api.context import SCOPE_KEY, RequestContext
 from cartstore_api.observing import Observer
 
@@ -34,12 +35,16 @@ class Edge:
             for template, taken in methods.items()
         }
 
+        self._allow_any = ", ".join(sorted({"HEAD", "OPTIONS"}.union(*methods.values()))).encode()
+
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
         context = RequestContext(scope["headers"])
+        client = scope.get("client")
+        context.peer = client[0] if client else None
         method: str = scope["method"]
         is_head = method == "HEAD"
         # A copy: the server looks at its own scope's method to know that a HEAD has no body.
@@ -59,6 +64,12 @@ class Edge:
             await send(message)
 
         try:
+            if scope["path"] == "*":
+                # `OPTIONS *` asks what the whole server takes (RFC 9110, 9.3.7).
+                allow = Answer(b"", 204, ((b"allow", self._allow_any),))
+                status = allow.status
+                await allow.send(context, send)
+                return
             await self._app(inner, receive, answer)
         except asyncio.CancelledError:
             # The process stops and waits no longer: without an answer of ours the server would give a 500.

@@ -1,9 +1,10 @@
 """The fast lane: the five hot routes of the cart, without Litestar's request, routing and encoding.
 
 Both lanes run the same calls (`cart_calls`) with the same context, body reading, problems and answers; what
-this one leaves out is only the way there. Whatever is unusual about a request (another method or path, a
-cross-origin page, a body that announces itself as too large or not at all) goes the other way. tests/api
-sends every request through both and compares the answers. How requests get here is in connection.py.
+this one leaves out is only the way there. Whatever is unusual about a request (another method or path, no
+host or two, a cross-origin page, a body that announces itself as too large or not at all) goes the other way.
+tests/api sends every request through both and compares the answers. How requests get here is in
+connection.py.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Final
 import msgspec
 
 from cartstore.errors import OutcomeUnknown, StoreUnavailable
-from cartstore_api import cart_calls, problems, schemas
+from cartstore_api import cart_calls, framing, problems, schemas
 from cartstore_api.answers import Answer
 from cartstore_api.bodies import read_body
 from cartstore_api.context import RawHeader, RequestContext
@@ -72,6 +73,9 @@ class Lane:
         self.services: Services | None = None
         """Set when the application has started; until then nothing is taken."""
 
+        self._host: bytes | None = None
+        """The last value of `Host` that was found to be one: nearly always the same."""
+
         self._observer = observer
         self._body_bytes_max = body_bytes_max
         self._has_cors = has_cors
@@ -89,6 +93,13 @@ class Lane:
             return None
         context = RequestContext(headers)
         known = context.known
+        host = known.get(b"host")
+        if host != self._host:
+            if host is None or not framing.is_host(host):
+                return None
+            self._host = host
+        if len(known) != len(headers) and sum(name == b"host" for name, _ in headers) > 1:
+            return None
         length = known.get(b"content-length")
         if length is not None and (
             len(length) > _LENGTH_DIGITS_MAX

@@ -40,6 +40,12 @@ RINGS = Counter(
     ["outcome"],
     registry=REGISTRY,
 )
+CUT = Counter(
+    "cartstore_connections_cut",
+    "Connections that were refused or ended for a limit, or for bytes that are no request.",
+    ["reason"],
+    registry=REGISTRY,
+)
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 

@@ -51,6 +51,7 @@ class Kind(msgspec.Struct, frozen=True):
 
 
 _ROWS: dict[str, Kind] = {
+    "MALFORMED_REQUEST": Kind(400, "The request is malformed"),
     "MALFORMED_JSON": Kind(400, "The body is not JSON"),
     "IDEMPOTENCY_KEY_REQUIRED": Kind(400, "An Idempotency-Key is required", "send_idempotency_key"),
     "SIGNATURE_INVALID": Kind(400, "The signature is not valid"),
@@ -66,6 +67,8 @@ _ROWS: dict[str, Kind] = {
     "METHOD_NOT_ALLOWED": Kind(405, "The method is not allowed here"),
     "BODY_TOO_LARGE": Kind(413, "The body is too large"),
     "UNSUPPORTED_MEDIA_TYPE": Kind(415, "The media type is not supported"),
+    "HEADERS_TOO_LARGE": Kind(431, "The headers are too large"),
+    "REQUEST_TIMEOUT": Kind(408, "The request did not come in time", "retry"),
     "CART_EMPTY": Kind(409, "The cart is empty", "add_items"),
     "INSUFFICIENT_STOCK": Kind(409, "Not enough in stock", "reduce_quantity"),
     "PRODUCT_INACTIVE": Kind(409, "Not on sale", "remove_line"),

@@ -9,6 +9,8 @@ import uvicorn
 
 from cartstore_api.app import Application
 from cartstore_api.connection import Connection
+from cartstore_api.connection_limits import ConnectionRegistry, Limits, limits_of
+from cartstore_api.http_connection import HttpConnection
 from cartstore_api.turns import Turns
 
 KEEP_ALIVE_SECONDS: Final = 75
@@ -22,13 +24,21 @@ GRACE_SECONDS: Final = 4
 class Server(uvicorn.Server):
     """Serves an application, whose life is not this server's: it is begun and ended by who starts this.
 
-    `has_lane`: hot requests take the short way; the answers are the same. `changes`: other flags.
+    `has_lane`: hot requests take the short way; the answers are the same. `limits`: of connections, else
+    those of the settings. `changes`: other flags.
     """
 
-    def __init__(self, app: Application, *, has_lane: bool = True, **changes: Any) -> None:
+    def __init__(
+        self, app: Application, *, has_lane: bool = True, limits: Limits | None = None, **changes: Any
+    ) -> None:
+        self.registry = ConnectionRegistry(
+            limits or limits_of(app.settings), app.client_addresses, app.observer
+        )
         flags: dict[str, Any] = {
             "loop": "uvloop",
-            "http": partial(Connection, app.lane, Turns()) if has_lane else "httptools",
+            "http": partial(Connection, app.lane, Turns(), self.registry)
+            if has_lane
+            else partial(HttpConnection, self.registry),
             "ws": "none",
             # Held by who starts us and not by uvicorn, which would tell of a refused start with a traceback.
             "lifespan": "off",

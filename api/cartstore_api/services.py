@@ -11,6 +11,7 @@ from cartstore.settings import Settings
 from cartstore.store import CartStore
 from cartstore_api.callers import UNKNOWN_GUEST, Callers
 from cartstore_api.cart_text import CartText
+from cartstore_api.client_address import ClientAddresses
 from cartstore_api.context import context_of
 from cartstore_api.observing import Observer
 from cartstore_api.remedies import Remedies
@@ -19,11 +20,19 @@ from cartstore_api.remedies import Remedies
 class Services:
     """The store, the callers, and the readings that several resources share."""
 
-    def __init__(self, settings: Settings, store: CartStore, callers: Callers, observer: Observer) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: CartStore,
+        callers: Callers,
+        observer: Observer,
+        client_addresses: ClientAddresses,
+    ) -> None:
         self.settings = settings
         self.store = store
         self.callers = callers
         self.observer = observer
+        self.client_addresses = client_addresses
         self.text = CartText(settings, store.products_by_revision)
         self.remedies = Remedies(store, self.read_cart)
 

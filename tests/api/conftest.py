@@ -44,6 +44,8 @@ def pytest_asyncio_loop_factories(
     factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
     if item.path.name == "test_connection.py":
         factories["uvloop"] = uvloop.new_event_loop
+    elif item.path.name in ("test_connection_limits.py", "test_framing.py"):
+        return {"uvloop": uvloop.new_event_loop}
     return factories
 
 
@@ -199,6 +201,13 @@ async def listening(app: Application, **flags: Any) -> AsyncIterator[Server]:
         finally:
             server.should_exit = True
             await task
+
+
+async def comes(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds that the server brings about."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 (nothing tells when)
+            await asyncio.sleep(0.001)
 
 
 def port_of(server: Server) -> int:
