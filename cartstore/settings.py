@@ -20,6 +20,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from cartstore import limits
+from cartstore.errors import ConfigurationError
 from cartstore.problems import (
     ENVIRONMENT_PREFIX,
     Problem,
