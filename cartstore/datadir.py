@@ -193,7 +193,8 @@ class DataDir:
     def empty_metrics_folder(self) -> None:
         """Drop the values of an earlier run, which would be added to this one's."""
         shutil.rmtree(self.metrics_folder, ignore_errors=True)
-        self.metrics_folder.mkdir(mode=0o700)
+        # A process of the earlier run that is ending may have put a file there meanwhile.
+        self.metrics_folder.mkdir(mode=0o700, exist_ok=True)
 
     def socket_folder(self) -> Path:
         """Where the unix sockets are: `run`, or a short private temporary folder when `run` is too long.

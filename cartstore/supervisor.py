@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib import resources
@@ -38,7 +39,7 @@ from cartstore.embedded.parts import (
     stop_parts,
     until_ready,
 )
-from cartstore.embedded.process import Process
+from cartstore.embedded.process import Process, end_leftover_children
 from cartstore.errors import CartError, ConfigurationError, StoreUnavailable
 from cartstore.listening import listen
 from cartstore.settings import Settings
@@ -54,6 +55,9 @@ WATCH_SECONDS = 0.02
 READY_COMPLAINT_SECONDS = 30.0
 STOP_SECONDS = 5.0
 """Patience with requests and jobs in flight. Then their process is killed; nothing acknowledged is lost."""
+
+CLOSING_SECONDS = 2.0
+"""Patience with the port of an `up` that was killed: its processes may be on their way out still."""
 
 EXIT_REFUSED = 2
 """Of a child of ours, like the command line's own: the settings do not allow a start."""
@@ -327,15 +331,36 @@ def _claim(stack: AsyncExitStack, options: Options) -> tuple[DataDir, socket.soc
     A data dir that exists is looked at first: a second `up` has both in common with the first, and the
     data dir is the more telling reason. A new one is made only once the port is ours.
     """
-    folder = None
+    folder, was_killed = None, False
     if options.data_dir.exists():
         folder = DataDir(options.data_dir)
         stack.enter_context(folder.lock())
-    listener = stack.enter_context(listen(options.host, options.port))
+        was_killed = _end_children_of_a_killed_one(folder)
+    listener = stack.enter_context(_listen(options, CLOSING_SECONDS if was_killed else 0))
     if folder is None:
         folder = DataDir(options.data_dir)
         stack.enter_context(folder.lock())
     return folder, listener
+
+
+def _end_children_of_a_killed_one(folder: DataDir) -> bool:
+    """End API processes and workers that an earlier `up` left; whether one ended uncleanly."""
+    run = folder.path / "run"
+    had_api = end_leftover_children(run / "api.pid", "cartstore_api", STOP_SECONDS)
+    had_worker = end_leftover_children(run / "worker.pid", "cartstore_workers", STOP_SECONDS)
+    return had_api or had_worker
+
+
+def _listen(options: Options, patience_seconds: float) -> socket.socket:
+    """The listening socket. A process that was killed a moment ago may not have closed its own yet."""
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return listen(options.host, options.port)
+        except ConfigurationError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(WATCH_SECONDS)
 
 
 def _address_of(listener: socket.socket) -> str:

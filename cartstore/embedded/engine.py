@@ -21,11 +21,15 @@ from redis.retry import Retry
 from cartstore.datadir import write_file
 from cartstore.embedded.allocator import engine_environment
 from cartstore.embedded.binaries import engine_program
+from cartstore.embedded.leftovers import end_orphans
 from cartstore.embedded.process import LEFTOVER_SECONDS, Process, end_leftover
 from cartstore.errors import StoreUnavailable
 
 SPAWNS_MAX = 5
 """Attempts of one start: the free port that we found may be taken before the server binds it."""
+
+PROGRAMS = ("valkey-server",)
+"""What runs on the folder, by the names of the executables."""
 
 QUEUE_DATABASE = 1
 """RQ's database number; carts are in 0."""
@@ -77,6 +81,11 @@ class Engine(Process):
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         end_leftover(self._pid_file, str(self._config_file), self.stop_signal, leftover_seconds)
+        end_orphans(self._folder, PROGRAMS)
+        # Half a log of a rewrite that was killed. The engine writes a new one and never removes these.
+        for name in ("temp-*.aof", "temp-*.rdb"):
+            for file in [*self._folder.glob(name), *self._folder.glob(f"appendonlydir/{name}")]:
+                file.unlink(missing_ok=True)
         self._spawns = 0
 
     def spawn(self) -> None:

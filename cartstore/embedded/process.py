@@ -206,6 +206,35 @@ def end_leftover(pid_file: Path, mark: str, number: signal.Signals, timeout_seco
         time.sleep(POLL_SECONDS)
 
 
+def end_leftover_children(pid_file: Path, module: str, timeout_seconds: float) -> bool:
+    """The same for Python children: every number in the file whose process runs `module`.
+
+    Returns whether there is such a file at all, which says that the supervisor before did not stop cleanly.
+    """
+    try:
+        pids = [int(line) for line in pid_file.read_text().split()]
+    except (OSError, ValueError):
+        return pid_file.exists()
+    deadline = time.monotonic() + timeout_seconds
+    left = [pid for pid in pids if _runs(pid, module)]
+    for pid in left:
+        _signal(pid, signal.SIGTERM)
+    while left := [pid for pid in left if _runs(pid, module)]:
+        if time.monotonic() > deadline:
+            for pid in left:
+                _signal(pid, signal.SIGKILL)
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def _runs(pid: int, module: str) -> bool:
+    """Whether a process lives and is `python -m module`. A zombie has no command line."""
+    try:
+        return module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
 def _signal(pid: int, number: signal.Signals) -> None:
     try:
         os.kill(pid, number)
