@@ -83,6 +83,12 @@ from cartstore.recovery.snapshots import DumpingEngine, sweep_activity, take_sna
 from cartstore.redis.gate import Gate
 from cartstore.settings import Settings
 
+_DISK_TEXTS = {
+    "open": "open",
+    "low": "open; the disk is nearly full, so adds and checkouts are refused",
+    "out": "open; the disk is full, so nothing is written",
+}
+
 DRAIN_LAG_EVENTS_MAX = 10_000
 """With more events waiting for the record than this, the store says that it is not ready."""
 
@@ -767,7 +773,10 @@ class CartStore:
         try:
             gate, is_open = await self._recovery.gate()
             checks["engine"] = {"ok": True, "detail": "answers"}
-            checks["gate"] = {"ok": is_open, "detail": "open" if is_open else _state_of(gate)}
+            checks["gate"] = {
+                "ok": is_open,
+                "detail": _DISK_TEXTS[gate.state] if is_open else _state_of(gate),
+            }
             seq = gate.seq
         except StoreError as error:
             checks["engine"] = {"ok": False, "detail": error.message}
