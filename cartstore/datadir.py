@@ -224,9 +224,14 @@ def write_file(path: Path, text: str) -> None:
     """Set a private file's text whole or not at all."""
     # A name that no other thread or process chooses at the same moment.
     new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    new.rename(path)
+    try:
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+        new.rename(path)
+    except OSError:
+        # Of a full disk, say: half a file is left to nobody.
+        new.unlink(missing_ok=True)
+        raise
 
 
 def _try_flock(descriptor: int, kind: int) -> bool:

@@ -25,6 +25,7 @@ _REDIS_SCHEMES = ("redis", "rediss", "unix")
 PORT_MAX = 65_535
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=limits.SETTING_MAX)]
+Size = Annotated[int, msgspec.Meta(ge=0, le=limits.SETTING_MAX)]
 Switch = Literal["on", "off"]
 
 
@@ -105,6 +106,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Off: adding holds no stock; stock is held at checkout only."""
     stock_counts_public: Switch = "on"
     """Whether anyone may read exact stock numbers."""
+
+    disk_reserve_mb: Size = 256
+    """Free space (MiB) of the data dir's disk below which adds and checkouts are refused; below a quarter
+    of it nothing is written. 0: never looked at. Only with an embedded engine or database."""
+    engine_memory_mb: Size = 0
+    """`maxmemory` (MiB) of the embedded engine. 0: 40% of the smaller of the machine's memory and the control
+    group's limit; the fork of a log rewrite needs the rest."""
 
     snapshot_seconds: Count = 5
     """Interval of the cart snapshot job."""

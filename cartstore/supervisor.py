@@ -118,7 +118,9 @@ class _Up:
         async with AsyncExitStack() as stack:
             folder, listener = _claim(stack, options)
             folder.empty_metrics_folder()
-            settings, parts = await stack.enter_async_context(running_parts(self._settings, folder))
+            settings, parts = await stack.enter_async_context(
+                running_parts(self._settings, folder, report=self._say)
+            )
             await asyncio.to_thread(check_engine, settings.redis_url)
             self._go_on()
             await migrate(settings.database_url)
@@ -139,6 +141,11 @@ class _Up:
             self._tell(folder, settings, address, sku)
             await self._failed
 
+    def _say(self, text: str) -> None:
+        # Where it goes to may be a file on a full disk.
+        with suppress(OSError):
+            self._errors.print(text)
+
     def _go_on(self) -> None:
         """Raise when told to stop. Cancellation alone is not enough: it ends one `await`, and a library that
         was just cancelling a task of its own takes ours for the answer to that."""
@@ -155,6 +162,9 @@ class _Up:
                     await terminal.import_with_report(store, catalog)
                 except CartError as error:
                     raise ConfigurationError(f"{catalog}: {error.message}") from error
+                except StoreUnavailable as error:
+                    # On a full disk, say. What was imported before is sold meanwhile.
+                    self._say(f"{catalog} was not imported: {error.message}")
             if not self._options.catalogs and await _first_sku(store) is None:
                 with resources.as_file(resources.files("cartstore.demo") / "catalog.csv") as demo:
                     await terminal.import_with_report(store, demo, "The demo catalog")
@@ -202,7 +212,9 @@ class _Up:
         """Start children again when they end, and keep `run/<name>.pid` true meanwhile."""
 
         def note() -> None:
-            folder.write_pids(name, [process.pid for process in processes if process.pid])
+            # A full disk must not keep a child from being started; the next change notes it again.
+            with suppress(OSError):
+                folder.write_pids(name, [process.pid for process in processes if process.pid])
 
         note()
         # No TaskGroup: it would wrap what the body raises, which is for the terminal as it is.
@@ -235,22 +247,25 @@ class _Up:
                 raise ConfigurationError(_last_words(process))
             if now() - began > STEADY_SECONDS:
                 delay = BACKOFF_FIRST_SECONDS
-            self._errors.print(f"{_obituary(process)}. It is started again.")
-            note()
+            self._say(f"{_obituary(process)}. It is started again.")
             if pid is not None:
                 # Its gauges must not be summed up for ever.
                 multiprocess.mark_process_dead(pid, str(folder.metrics_folder))  # type: ignore[no-untyped-call]
             await asyncio.sleep(delay)
             delay = min(2 * delay, BACKOFF_MAX_SECONDS)
             try:
+                note()
                 await asyncio.to_thread(process.prepare)
                 process.spawn()
                 note()
                 await until_ready(process)
+                # A server may have needed several attempts.
+                note()
             except StoreUnavailable as error:
-                self._errors.print(error.message)
-            # A server may have needed several attempts.
-            note()
+                self._say(error.message)
+            except OSError as error:
+                # A full disk, above all. It is tried again until there is space.
+                self._say(f"{process.name} cannot be started: {error.strerror or error}.")
 
     # --- ready ---------------------------------------------------------------------------------
 
@@ -262,7 +277,7 @@ class _Up:
             if self._failed.done():
                 self._failed.result()
             if now() > complain_at:
-                self._errors.print(f"Still not ready, see {folder.path / 'log'}: {answer}")
+                self._say(f"Still not ready, see {folder.path / 'log'}: {answer}")
                 complain_at = now() + READY_COMPLAINT_SECONDS
             await asyncio.sleep(WATCH_SECONDS)
 

@@ -18,6 +18,10 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import REGISTRY, Collector
 
+from cartstore.metric_files import allocate_metric_files
+
+allocate_metric_files()
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 SECONDS_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)

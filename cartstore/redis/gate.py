@@ -83,8 +83,8 @@ async def read_gate(client: Redis, keys: Keys) -> Gate:
 
 
 async def mark_disk(caller: ScriptCaller, keys: Keys, mark: DiskMark) -> bool:
-    """Set how much room the disk has in the gate, for every process; whether the gate says so now. A gate that
-    is fenced or rebuilt keeps its state, and is opened without a mark: call this again and again.
+    """Set how much room the disk has in the gate, for every process; whether the gate says so now. A gate
+    that is fenced or rebuilt keeps its state, and is opened without a mark: call this again and again.
 
     Raises StoreUnavailable, OutcomeUnknown.
     """

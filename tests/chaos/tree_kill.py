@@ -121,10 +121,9 @@ def tree_kills_section(found: TreeKills, times: int) -> str:
     seconds = sorted(found.seconds_until_ready) or [0.0]
     text = (
         "\n## The whole tree killed\n\n"
-        f"`cartstore up` and everything below it was killed {times} times at random moments, every other time in the "
-        "middle of a\n"
-        f"start, and started again at once. Ready again after {seconds[len(seconds) // 2]:.1f} s in the median, "
-        f"{seconds[-1]:.1f} s at most;\n"
+        f"`cartstore up` and everything below it was killed {times} times at random moments, every other\n"
+        "time in the middle of a start, and started again at once. Ready again after\n"
+        f"{seconds[len(seconds) // 2]:.1f} s in the median, {seconds[-1]:.1f} s at most;\n"
         f"{found.orders} orders were acknowledged; violations: {len(found.violations)}.\n"
     )
     return text + "".join(f"\n    {violation[:1_500]}\n" for violation in found.violations[:10])
