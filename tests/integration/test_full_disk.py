@@ -24,6 +24,7 @@ DISK_MB = 320
 RESERVE_MB = 40
 SKU = "FULL-1"
 UNITS = 1_000
+PRODUCT = {"title": "Full", "currency": "USD", "variants": [{"sku": SKU, "price": "11.00"}]}
 COUNT = {"on_hand": 900, "reason": "count", "reference": "while full"}
 
 
@@ -115,7 +116,7 @@ async def test_shop_refuses_what_needs_space_and_is_whole_when_there_is_some_aga
             assert (refused.status, refused.body["code"]) == (503, "STORE_FULL")
             assert (await ben.add(SKU)).code == "STORE_FULL"
             assert (await admin.call("PUT", f"/v1/admin/stock/{SKU}", COUNT)).status == 503
-            assert (await admin.call("DELETE", "/v1/admin/products/full")).status == 503
+            assert (await admin.call("PUT", "/v1/admin/products/full", PRODUCT)).status == 503
             product = await ann.get("/v1/products/full")
             assert product["variants"][0]["sku"] == SKU
             pids = [pid for name in ("engine", "postgres", "api", "worker") for pid in shop.pids(name)]
