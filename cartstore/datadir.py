@@ -185,6 +185,10 @@ class DataDir:
             file.rename(file.with_suffix(".log.1"))
         return file
 
+    def logs(self) -> list[Path]:
+        """All logs that there are, without what was put aside."""
+        return sorted((self.path / "log").glob("*.log"))
+
     @property
     def metrics_folder(self) -> Path:
         """`run/metrics`, where the processes share their metrics."""

@@ -107,6 +107,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     stock_counts_public: Switch = "on"
     """Whether anyone may read exact stock numbers."""
 
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What API processes and workers log at least. Access lines are of level `info`."""
+    access_log: Literal["off", "sampled", "all"] = "sampled"
+    """`sampled`: of requests that are alike (method, route, status, code) the first ten of each half second
+    are written line by line, and a line says how many more there were. `all`: requests that were not
+    refused are all written; refusals are still sampled, so that a flood of them fills no disk."""
+    log_file_mb: Count = 64
+    """Size (MiB) at which `up` puts a log aside as `<name>.log.1`; two files of it are kept per program."""
     disk_reserve_mb: Size = 256
     """Free space (MiB) of the data dir's disk below which adds and checkouts are refused; below a quarter
     of it nothing is written. 0: never looked at. Only with an embedded engine or database."""

@@ -42,8 +42,10 @@ from cartstore.embedded.parts import (
 from cartstore.embedded.process import Process, end_leftover_children
 from cartstore.errors import CartError, ConfigurationError, StoreUnavailable
 from cartstore.listening import listen
+from cartstore.log_files import shorten_logs
 from cartstore.settings import Settings
 from cartstore.store import CartStore
+from cartstore.tasks import end
 from cartstore.wiring import is_too_old, open_store
 
 BACKOFF_FIRST_SECONDS = 0.1
@@ -55,6 +57,8 @@ WATCH_SECONDS = 0.02
 READY_COMPLAINT_SECONDS = 30.0
 STOP_SECONDS = 5.0
 """Patience with requests and jobs in flight. Then their process is killed; nothing acknowledged is lost."""
+
+LOG_LOOK_SECONDS = 2.0
 
 CLOSING_SECONDS = 2.0
 """Patience with the port of an `up` that was killed: its processes may be on their way out still."""
@@ -131,6 +135,7 @@ class _Up:
                 await stack.enter_async_context(self._kept(folder, pid_file_name(part), [part]))
             sku = await self._import(settings)
             self._go_on()
+            await stack.enter_async_context(self._short_logs(folder, settings))
             await stack.enter_async_context(self._worker(folder, settings))
             await stack.enter_async_context(self._api(folder, settings, listener))
             await self._until_ready(folder, listener)
@@ -171,6 +176,25 @@ class _Up:
             return await _first_sku(store)
 
     # --- children ------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _short_logs(self, folder: DataDir, settings: Settings) -> AsyncIterator[None]:
+        """Keep the logs of all children short, as long as they run."""
+
+        async def keep() -> None:
+            while True:
+                await asyncio.sleep(LOG_LOOK_SECONDS)
+                try:
+                    # A copy may take a while; the loop has children to look after.
+                    await asyncio.to_thread(shorten_logs, folder.logs(), settings.log_file_mb * 1024 * 1024)
+                except OSError as error:
+                    self._say(f"The logs in {folder.path / 'log'} cannot be shortened: {error.strerror}.")
+
+        task = asyncio.create_task(keep())
+        try:
+            yield
+        finally:
+            await end(task)
 
     @asynccontextmanager
     async def _worker(self, folder: DataDir, settings: Settings) -> AsyncIterator[None]:

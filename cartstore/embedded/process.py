@@ -168,7 +168,9 @@ class Process:
         """The end of what this child has logged, at most some 2,000 characters."""
         with self.log.open("rb") as log:
             size = log.seek(0, os.SEEK_END)
-            log.seek(max(self._log_start, size - _LOG_TAIL_BYTES))
+            # It begins anew when it was shortened meanwhile.
+            start = self._log_start if self._log_start <= size else 0
+            log.seek(max(start, size - _LOG_TAIL_BYTES))
             return log.read().decode(errors="replace").strip()
 
     def complaint(self, what: str) -> str:
