@@ -81,6 +81,7 @@ from cartstore.recovery.gate import Recovery
 from cartstore.recovery.rebuild import Progress, no_progress
 from cartstore.recovery.snapshots import DumpingEngine, sweep_activity, take_snapshots
 from cartstore.redis.gate import Gate
+from cartstore.redis.memory import EngineMemory
 from cartstore.settings import Settings
 
 _DISK_TEXTS = {
@@ -202,6 +203,7 @@ class CartStore:
         acknowledgement: Acknowledgement,
         gateways: Mapping[str, Gateway],
         recovery: Recovery,
+        engine_memory: Callable[[], Awaitable[EngineMemory | None]] | None = None,
     ) -> None:
         self.settings = settings
         self.partition = partition
@@ -211,6 +213,7 @@ class CartStore:
         self.gateways = gateways
         self._outbox = outbox
         self._recovery = recovery
+        self._engine_memory = engine_memory
         self._acknowledgement = acknowledgement
         self._revisions = RevisionCache(catalog)
         self._by_sku = SkuCache(catalog)
@@ -765,6 +768,13 @@ class CartStore:
         itself. `rebuilds`: rebuild the engine from the record even if nothing is wrong with it; every event
         in its outbox is applied or put aside first. Raises StoreRecovering while another process is at it."""
         return await self._recovery.recover(on_progress, rebuilds=rebuilds)
+
+    async def read_engine_memory(self) -> EngineMemory | None:
+        """What is left of the engine's memory bound. None without a bound, and while the engine is away."""
+        try:
+            return await self._engine_memory() if self._engine_memory is not None else None
+        except StoreError:
+            return None
 
     async def readiness(self) -> dict[str, Any]:
         """{"ready": bool, "checks": {name: {"ok": bool, "detail": str}}}. Raises nothing."""

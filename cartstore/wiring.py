@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ from cartstore.redis.audit import AuditedRedisEngine
 from cartstore.redis.caller import CALL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, translate
 from cartstore.redis.default_user import check_default_user
 from cartstore.redis.keys import LAYOUT, Keys
+from cartstore.redis.memory import read_memory
 from cartstore.redis.outbox import RedisOutbox
 from cartstore.redis.replication import read_replication
 from cartstore.redis.rights import check_rights, question
@@ -135,6 +137,7 @@ async def open_store(
             acknowledgement=acknowledgement,
             gateways=_gateways(settings),
             recovery=recovery,
+            engine_memory=partial(read_memory, client),
         )
         watching = asyncio.create_task(cut_off.watch(store))
         stack.push_async_callback(end, watching)
@@ -179,6 +182,11 @@ async def _check_engine(client: Redis, settings: Settings) -> None:
         raise ConfigurationError(
             f"The engine's maxmemory-policy is {policy}: it would throw carts and stock away when memory is "
             "full. Set it to noeviction."
+        )
+    if not memory.get("maxmemory", 0):
+        _log.warning(
+            "The engine has no maxmemory: it grows until the host kills it, where with a bound it would refuse "
+            "new carts with STORE_FULL. Set one."
         )
     replication = await read_replication(client)
     if replication.replicas and not replication.stops_alone:

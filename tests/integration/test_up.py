@@ -189,6 +189,15 @@ def assert_tells(told: Any, found: Any, name: str = "") -> None:
         assert told == found, name
 
 
+def test_up_tells_what_is_left_of_the_engine_s_memory(up: Up) -> None:
+    found = re.search(
+        rb"^cartstore_engine_memory_available_bytes (\S+)$", up.ask("/metrics")[1], re.MULTILINE
+    )
+
+    assert found is not None
+    assert float(found[1]) > 0
+
+
 def test_up_puts_a_log_aside_that_has_become_long(up: Up) -> None:
     log = up.data_dir / "log" / "worker.log"
     with log.open("ab") as file:
