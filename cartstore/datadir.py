@@ -188,6 +188,10 @@ class DataDir:
             file.rename(file.with_suffix(".log.1"))
         return file
 
+    def logs(self) -> list[Path]:
+        """All logs that there are, without what was put aside."""
+        return sorted((self.path / "log").glob("*.log"))
+
     @property
     def metrics_folder(self) -> Path:
         """`run/metrics`, where the processes share their metrics."""
@@ -196,7 +200,8 @@ class DataDir:
     def empty_metrics_folder(self) -> None:
         """Drop the values of an earlier run, which would be added to this one's."""
         shutil.rmtree(self.metrics_folder, ignore_errors=True)
-        self.metrics_folder.mkdir(mode=0o700)
+        # A process of the earlier run that is ending may have put a file there meanwhile.
+        self.metrics_folder.mkdir(mode=0o700, exist_ok=True)
 
     def socket_folder(self) -> Path:
         """Where the unix sockets are: `run`, or a short private temporary folder when `run` is too long.
@@ -226,9 +231,14 @@ def write_file(path: Path, text: str) -> None:
     """Set a private file's text whole or not at all."""
     # A name that no other thread or process chooses at the same moment.
     new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    new.rename(path)
+    try:
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+        new.rename(path)
+    except OSError:
+        # Of a full disk, say: half a file is left to nobody.
+        new.unlink(missing_ok=True)
+        raise
 
 
 def _try_flock(descriptor: int, kind: int) -> bool:

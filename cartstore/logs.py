@@ -1,5 +1,8 @@
 """JSON logs on stderr: one object a line. Owns the form of a line; refuses to know what is logged.
 
+A flood is counted and not written: of one kind of line (logger, level and text before its values are put
+in) the first RECORDS_MAX of WINDOW_SECONDS are written, then one that says how many more there were.
+
 Fields of a record come from `extra={"fields": {...}}`. No caller may put a token, a cookie, a body, an
 address or a query string there.
 """
@@ -9,13 +12,23 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from cartstore.errors import CartStoreError
+
+FORMATTED: Final = "is_formatted"
+"""A record with this attribute brings ready lines as its message, and whoever made it has bounded them."""
+
+RECORDS_MAX: Final = 20
+WINDOW_SECONDS: Final = 10.0
+KINDS_MAX: Final = 1_000
+"""Kinds of lines that are counted apart; beyond, those of one logger and level are one."""
 
 _logger = logging.getLogger(__name__)
 
@@ -47,10 +60,62 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(line, enc_hook=str).decode()
 
 
+class BoundedHandler(logging.StreamHandler[Any]):
+    """Writes records to a stream, and of a flood of one kind only its beginning and its size."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._kinds: dict[tuple[Any, ...], list[float]] = {}
+        """By kind: when its window began, and how many records came in it."""
+        self._swept_at = time.monotonic()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Called under the handler's lock.
+        now = time.monotonic()
+        if now - self._swept_at >= WINDOW_SECONDS:
+            self._sweep(now)
+        if getattr(record, FORMATTED, False):
+            super().emit(record)
+            return
+        kind: tuple[Any, ...] = (record.name, record.levelno, record.msg)
+        if kind not in self._kinds and len(self._kinds) >= KINDS_MAX:
+            kind = (record.name, record.levelno, "")
+        window = self._kinds.setdefault(kind, [now, 0])
+        window[1] += 1
+        if window[1] <= RECORDS_MAX:
+            super().emit(record)
+
+    def close(self) -> None:
+        with self.lock or _no_lock:
+            self._sweep(float("inf"))
+        super().close()
+
+    def _sweep(self, now: float) -> None:
+        """Say how many records of each kind were not written, where its window is over."""
+        self._swept_at = now
+        for kind, (began, count) in list(self._kinds.items()):
+            if now - began < WINDOW_SECONDS:
+                continue
+            del self._kinds[kind]
+            if count > RECORDS_MAX:
+                name, level, text = kind
+                more = logging.LogRecord(name, level, "", 0, "more of these were not written", None, None)
+                more.fields = {"what": str(text), "count": int(count) - RECORDS_MAX}
+                super().emit(more)
+
+
+_no_lock: Final = nullcontext()
+
+
+def level_of(name: str) -> int:
+    """The number of a level that the setting LOG_LEVEL names."""
+    return logging.getLevelNamesMapping()[name.upper()]
+
+
 def set_up_logs(formatter: logging.Formatter, level: int = logging.INFO) -> None:
     """Send everything that this process logs to stderr, and nothing anywhere else: what libraries warn of by
     `warnings` (RQ and asyncio among them), and what ends a thread or the process, too."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = BoundedHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)

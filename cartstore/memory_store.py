@@ -53,6 +53,7 @@ from cartstore.errors import (
     ProductInactive,
     ProductNotFound,
     StockConflict,
+    StoreFull,
     TotalChanged,
     VersionConflict,
 )
@@ -255,6 +256,8 @@ class MemoryEngine:
         self.lifetime_ms = lifetime_ms
         self.events: list[Event] = []
         """The outbox: one entry per transition that changed an order, on_hand or sold."""
+        self.is_disk_low = False
+        """As if the disk of a real engine were nearly full: what takes units or room raises StoreFull."""
         self._now_ms = now_ms or _wall_clock_ms
         self._change = 0
         self._skus: dict[str, _Sku] = {}
@@ -435,6 +438,7 @@ class MemoryEngine:
         line_id = line_id_of(sku, properties_json)
         old = cart.lines.get(line_id)
         total = quantity + (old.quantity if old else 0)
+        self._refuse_when_low()
         fields = self._skus[sku].fields
         self._check_line(cart_id, cart, sku, line_id, total, fields.price_minor, terms, now)
 
@@ -467,6 +471,8 @@ class MemoryEngine:
         line = cart.lines.get(line_id)
         if line is None:
             raise ItemNotFound(line_id=line_id)
+        if quantity > line.quantity:
+            self._refuse_when_low()
         self._check_line(cart_id, cart, line.sku, line_id, quantity, line.unit_price_minor, terms, now)
 
         self._write_line(cart, line.sku, line.properties_json, quantity, terms, now)
@@ -523,6 +529,7 @@ class MemoryEngine:
         now = self._now_ms()
         if replay := self._replay(cart_id, guard, PutResult):
             return replay
+        self._refuse_when_low()
         for item in items:
             if item.quantity > 0:
                 self._release_due(_sku_of_item(item), now)
@@ -585,6 +592,7 @@ class MemoryEngine:
         now = self._now_ms()
         if replay := self._replay(cart_id, guard, CartResult):
             return replay
+        self._refuse_when_low()
         cart = self._cart(cart_id, now)
         self._match(cart, guard.if_match)
         lines = _chosen(cart, line_ids)
@@ -622,6 +630,7 @@ class MemoryEngine:
         if replay := self._replay(cart_id, guard, HoldResult):
             self._release_due_of_cart(cart_id, now)
             return replace(replay, cart=self._read(cart_id, now, terms.guest_share_ppm))
+        self._refuse_when_low()
         for line_id in line_ids or ():
             self._release_due(sku_of(line_id), now)
         self._release_due_of_cart(cart_id, now)
@@ -673,6 +682,10 @@ class MemoryEngine:
             if len(cart.remembered) > limits.IDEMPOTENCY_RING_SIZE:
                 del cart.remembered[next(iter(cart.remembered))]
         return result
+
+    def _refuse_when_low(self) -> None:
+        if self.is_disk_low:
+            raise StoreFull
 
     def _match(self, cart: _Cart, if_match: int | None) -> None:
         if if_match is not None and if_match != cart.version:
@@ -873,6 +886,7 @@ class MemoryEngine:
                 raise IdempotencyKeyReused
             self._release_if_due(record, now)
             return replace(self._checkout(record, now), replayed=True)
+        self._refuse_when_low()
 
         for line_id in request.line_ids or ():
             self._release_due(sku_of(line_id), now)

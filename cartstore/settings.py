@@ -39,6 +39,7 @@ from cartstore.urls import (
 )
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=limits.SETTING_MAX)]
+Size = Annotated[int, msgspec.Meta(ge=0, le=limits.SETTING_MAX)]
 Switch = Literal["on", "off"]
 
 JWT_SECRET_LENGTH_MIN: Final = 32
@@ -147,6 +148,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Off: adding holds no stock; stock is held at checkout only."""
     stock_counts_public: Switch = "on"
     """Whether anyone may read exact stock numbers."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What API processes and workers log at least. Access lines are of level `info`."""
+    access_log: Literal["off", "sampled", "all"] = "sampled"
+    """`sampled`: of requests that are alike (method, route, status, code) the first ten of each half second
+    are written line by line, and a line says how many more there were. `all`: requests that were not
+    refused are all written; refusals are still sampled, so that a flood of them fills no disk."""
+    log_file_mb: Count = 64
+    """Size (MiB) at which `up` puts a log aside as `<name>.log.1`; two files of it are kept per program."""
+    disk_reserve_mb: Size = 256
+    """Free space (MiB) of the data dir's disk below which adds and checkouts are refused; below a quarter
+    of it nothing is written. 0: never looked at. Only with an embedded engine or database."""
+    engine_memory_mb: Size = 0
+    """`maxmemory` (MiB) of the embedded engine. 0: 40% of the smaller of the machine's memory and the control
+    group's limit; the fork of a log rewrite needs the rest."""
 
     snapshot_seconds: Count = 5
     """Interval of the cart snapshot job."""

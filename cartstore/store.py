@@ -81,7 +81,14 @@ from cartstore.recovery.gate import Recovery
 from cartstore.recovery.rebuild import Progress, no_progress
 from cartstore.recovery.snapshots import DumpingEngine, sweep_activity, take_snapshots
 from cartstore.redis.gate import Gate
+from cartstore.redis.memory import EngineMemory
 from cartstore.settings import Settings
+
+_DISK_TEXTS = {
+    "open": "open",
+    "low": "open; the disk is nearly full, so adds and checkouts are refused",
+    "out": "open; the disk is full, so nothing is written",
+}
 
 DRAIN_LAG_EVENTS_MAX = 10_000
 """With more events waiting for the record than this, the store says that it is not ready."""
@@ -196,6 +203,7 @@ class CartStore:
         acknowledgement: Acknowledgement,
         gateways: Mapping[str, Gateway],
         recovery: Recovery,
+        engine_memory: Callable[[], Awaitable[EngineMemory | None]] | None = None,
     ) -> None:
         self.settings = settings
         self.partition = partition
@@ -205,6 +213,7 @@ class CartStore:
         self.gateways = gateways
         self._outbox = outbox
         self._recovery = recovery
+        self._engine_memory = engine_memory
         self._acknowledgement = acknowledgement
         self._revisions = RevisionCache(catalog)
         self._by_sku = SkuCache(catalog)
@@ -760,6 +769,13 @@ class CartStore:
         in its outbox is applied or put aside first. Raises StoreRecovering while another process is at it."""
         return await self._recovery.recover(on_progress, rebuilds=rebuilds)
 
+    async def read_engine_memory(self) -> EngineMemory | None:
+        """What is left of the engine's memory bound. None without a bound, and while the engine is away."""
+        try:
+            return await self._engine_memory() if self._engine_memory is not None else None
+        except StoreError:
+            return None
+
     async def readiness(self) -> dict[str, Any]:
         """{"ready": bool, "checks": {name: {"ok": bool, "detail": str}}}. Raises nothing."""
         checks: dict[str, dict[str, Any]] = {}
@@ -767,7 +783,10 @@ class CartStore:
         try:
             gate, is_open = await self._recovery.gate()
             checks["engine"] = {"ok": True, "detail": "answers"}
-            checks["gate"] = {"ok": is_open, "detail": "open" if is_open else _state_of(gate)}
+            checks["gate"] = {
+                "ok": is_open,
+                "detail": _DISK_TEXTS[gate.state] if is_open else _state_of(gate),
+            }
             seq = gate.seq
         except StoreError as error:
             checks["engine"] = {"ok": False, "detail": error.message}

@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib import resources
@@ -38,12 +39,14 @@ from cartstore.embedded.parts import (
     stop_parts,
     until_ready,
 )
-from cartstore.embedded.process import Process
+from cartstore.embedded.process import Process, end_leftover_children
 from cartstore.errors import CartError, ConfigurationError, StoreUnavailable
 from cartstore.listening import listen
+from cartstore.log_files import shorten_logs
 from cartstore.redis.diagnosis import engine_away, replica_warning
 from cartstore.settings import Settings
 from cartstore.store import CartStore
+from cartstore.tasks import end
 from cartstore.urls import without_secret
 from cartstore.wiring import is_too_old, open_store
 
@@ -56,6 +59,11 @@ WATCH_SECONDS = 0.02
 READY_COMPLAINT_SECONDS = 30.0
 STOP_SECONDS = 5.0
 """Patience with requests and jobs in flight. Then their process is killed; nothing acknowledged is lost."""
+
+LOG_LOOK_SECONDS = 2.0
+
+CLOSING_SECONDS = 2.0
+"""Patience with the port of an `up` that was killed: its processes may be on their way out still."""
 
 EXIT_REFUSED = 2
 """Of a child of ours, like the command line's own: the settings do not allow a start."""
@@ -120,7 +128,9 @@ class _Up:
         async with AsyncExitStack() as stack:
             folder, listener = _claim(stack, options)
             folder.empty_metrics_folder()
-            settings, parts = await stack.enter_async_context(running_parts(self._settings, folder))
+            settings, parts = await stack.enter_async_context(
+                running_parts(self._settings, folder, report=self._say)
+            )
             await asyncio.to_thread(check_engine, settings.redis_url)
             self._go_on()
             await migrate(settings.database_url)
@@ -131,6 +141,7 @@ class _Up:
                 await stack.enter_async_context(self._kept(folder, pid_file_name(part), [part]))
             sku = await self._import(settings)
             self._go_on()
+            await stack.enter_async_context(self._short_logs(folder, settings))
             await stack.enter_async_context(self._worker(folder, settings))
             await stack.enter_async_context(self._api(folder, settings, listener))
             await self._until_ready(folder, listener)
@@ -140,6 +151,11 @@ class _Up:
             announce(folder, settings, address)
             self._tell(folder, settings, address, sku)
             await self._failed
+
+    def _say(self, text: str) -> None:
+        # Where it goes to may be a file on a full disk.
+        with suppress(OSError):
+            self._errors.print(text)
 
     def _go_on(self) -> None:
         """Raise when told to stop. Cancellation alone is not enough: it ends one `await`, and a library that
@@ -157,6 +173,9 @@ class _Up:
                     await terminal.import_with_report(store, catalog)
                 except CartError as error:
                     raise ConfigurationError(f"{catalog}: {error.message}") from error
+                except StoreUnavailable as error:
+                    # On a full disk, say. What was imported before is sold meanwhile.
+                    self._say(f"{catalog} was not imported: {error.message}")
             # Into what `up` made itself. A shop of somebody's own that is empty is to be filled by them.
             is_ours = not (self._settings.redis_url or self._settings.database_url)
             is_demo = is_ours and not self._settings.is_production and not self._options.catalogs
@@ -166,6 +185,25 @@ class _Up:
             return await _first_sku(store)
 
     # --- children ------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _short_logs(self, folder: DataDir, settings: Settings) -> AsyncIterator[None]:
+        """Keep the logs of all children short, as long as they run."""
+
+        async def keep() -> None:
+            while True:
+                await asyncio.sleep(LOG_LOOK_SECONDS)
+                try:
+                    # A copy may take a while; the loop has children to look after.
+                    await asyncio.to_thread(shorten_logs, folder.logs(), settings.log_file_mb * 1024 * 1024)
+                except OSError as error:
+                    self._say(f"The logs in {folder.path / 'log'} cannot be shortened: {error.strerror}.")
+
+        task = asyncio.create_task(keep())
+        try:
+            yield
+        finally:
+            await end(task)
 
     @asynccontextmanager
     async def _worker(self, folder: DataDir, settings: Settings) -> AsyncIterator[None]:
@@ -207,7 +245,9 @@ class _Up:
         """Start children again when they end, and keep `run/<name>.pid` true meanwhile."""
 
         def note() -> None:
-            folder.write_pids(name, [process.pid for process in processes if process.pid])
+            # A full disk must not keep a child from being started; the next change notes it again.
+            with suppress(OSError):
+                folder.write_pids(name, [process.pid for process in processes if process.pid])
 
         note()
         # No TaskGroup: it would wrap what the body raises, which is for the terminal as it is.
@@ -240,22 +280,25 @@ class _Up:
                 raise ConfigurationError(_last_words(process))
             if now() - began > STEADY_SECONDS:
                 delay = BACKOFF_FIRST_SECONDS
-            self._errors.print(f"{_obituary(process)}. It is started again.")
-            note()
+            self._say(f"{_obituary(process)}. It is started again.")
             if pid is not None:
                 # Its gauges must not be summed up for ever.
                 multiprocess.mark_process_dead(pid, str(folder.metrics_folder))  # type: ignore[no-untyped-call]
             await asyncio.sleep(delay)
             delay = min(2 * delay, BACKOFF_MAX_SECONDS)
             try:
+                note()
                 await asyncio.to_thread(process.prepare)
                 process.spawn()
                 note()
                 await until_ready(process)
+                # A server may have needed several attempts.
+                note()
             except StoreUnavailable as error:
-                self._errors.print(error.for_operators)
-            # A server may have needed several attempts.
-            note()
+                self._say(error.for_operators)
+            except OSError as error:
+                # A full disk, above all. It is tried again until there is space.
+                self._say(f"{process.name} cannot be started: {error.strerror or error}.")
 
     # --- ready ---------------------------------------------------------------------------------
 
@@ -267,7 +310,7 @@ class _Up:
             if self._failed.done():
                 self._failed.result()
             if now() > complain_at:
-                self._errors.print(f"Still not ready, see {folder.path / 'log'}: {answer}")
+                self._say(f"Still not ready, see {folder.path / 'log'}: {answer}")
                 complain_at = now() + READY_COMPLAINT_SECONDS
             await asyncio.sleep(WATCH_SECONDS)
         # The answer may have been waited for while a child refused the settings.
@@ -335,15 +378,36 @@ def _claim(stack: AsyncExitStack, options: Options) -> tuple[DataDir, socket.soc
     A data dir that exists is looked at first: a second `up` has both in common with the first, and the
     data dir is the more telling reason. A new one is made only once the port is ours.
     """
-    folder = None
+    folder, was_killed = None, False
     if options.data_dir.exists():
         folder = DataDir(options.data_dir)
         stack.enter_context(folder.lock())
-    listener = stack.enter_context(listen(options.host, options.port))
+        was_killed = _end_children_of_a_killed_one(folder)
+    listener = stack.enter_context(_listen(options, CLOSING_SECONDS if was_killed else 0))
     if folder is None:
         folder = DataDir(options.data_dir)
         stack.enter_context(folder.lock())
     return folder, listener
+
+
+def _end_children_of_a_killed_one(folder: DataDir) -> bool:
+    """End API processes and workers that an earlier `up` left; whether one ended uncleanly."""
+    run = folder.path / "run"
+    had_api = end_leftover_children(run / "api.pid", "cartstore_api", STOP_SECONDS)
+    had_worker = end_leftover_children(run / "worker.pid", "cartstore_workers", STOP_SECONDS)
+    return had_api or had_worker
+
+
+def _listen(options: Options, patience_seconds: float) -> socket.socket:
+    """The listening socket. A process that was killed a moment ago may not have closed its own yet."""
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return listen(options.host, options.port)
+        except ConfigurationError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(WATCH_SECONDS)
 
 
 def _address_of(listener: socket.socket) -> str:

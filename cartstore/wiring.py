@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ from cartstore.redis.caller import CALL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS
 from cartstore.redis.default_user import check_default_user
 from cartstore.redis.diagnosis import durability_warning, engine_away, replica_warning
 from cartstore.redis.keys import LAYOUT, Keys
+from cartstore.redis.memory import read_memory
 from cartstore.redis.outbox import RedisOutbox
 from cartstore.redis.replication import read_replication
 from cartstore.redis.rights import check_rights, question
@@ -136,6 +138,7 @@ async def open_store(
             acknowledgement=acknowledgement,
             gateways=_gateways(settings),
             recovery=recovery,
+            engine_memory=partial(read_memory, client),
         )
         watching = asyncio.create_task(cut_off.watch(store))
         stack.push_async_callback(end, watching)
@@ -190,6 +193,11 @@ async def _check_engine(client: Redis, settings: Settings) -> None:
         warning = durability_warning(persistence, await _appendfsync(client))
         if warning is not None:
             _log.warning(warning)
+    if not memory.get("maxmemory", 0):
+        _log.warning(
+            "The engine has no maxmemory: it grows until the host kills it. With a bound it would refuse new "
+            "carts with STORE_FULL. Set one."
+        )
     replication = await read_replication(client)
     if replication.replicas and not replication.stops_alone:
         text = (

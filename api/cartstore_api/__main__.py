@@ -12,6 +12,7 @@ from types import FrameType
 import uvloop
 
 from cartstore.errors import CartStoreError, ConfigurationError
+from cartstore.logs import level_of
 from cartstore.settings import load_settings
 from cartstore_api.app import Application, create_app
 from cartstore_api.connection_limits import raise_descriptor_limit
@@ -28,7 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     configure_logging()
     try:
-        return _serve(create_app(load_settings()), options)
+        settings = load_settings()
+        configure_logging(level_of(settings.log_level))
+        return _serve(create_app(settings), options)
     # The application's life is a task group's, which wraps what prevents its start.
     except* CartStoreError as group:
         error = _first_of(group)

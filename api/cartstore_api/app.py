@@ -76,7 +76,8 @@ def create_app(
     Raises ConfigurationError when the settings do not allow to serve.
     """
     callers = Callers(settings)
-    observer = Observer()
+    # Access lines are of level info.
+    observer = Observer(settings.access_log if settings.log_level in ("debug", "info") else "off")
     client_addresses = ClientAddresses(settings.trusted_proxies)
     opened = open_store or _with_doorbell(data_dir)
 

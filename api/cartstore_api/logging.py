@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Final
 
-from cartstore.logs import JsonFormatter, set_up_logs
-
-FORMATTED: Final = "is_formatted"
-"""A record with this attribute brings ready lines as its message."""
+from cartstore.logs import FORMATTED, JsonFormatter, set_up_logs
 
 
 class ReadyLines(JsonFormatter):

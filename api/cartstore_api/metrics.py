@@ -18,6 +18,11 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import REGISTRY, Collector
 
+from cartstore.metric_files import allocate_metric_files
+from cartstore.redis.memory import EngineMemory
+
+allocate_metric_files()
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 SECONDS_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -74,10 +79,13 @@ def add(
             bucket.inc(buckets[number])
 
 
-def render(checks: Mapping[str, Any]) -> bytes:
-    """The exposition of all processes, and what readiness finds right now."""
+def render(checks: Mapping[str, Any], memory: EngineMemory | None = None) -> bytes:
+    """The exposition of all processes, what readiness finds right now, and the engine's memory, if it is
+    known and has a bound."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Readiness(checks))
+    if memory is not None:
+        registry.register(_Memory(memory))
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         Processes(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
@@ -98,6 +106,22 @@ def _size_of(file: Path) -> int:
     except FileNotFoundError:
         # Of a process that has ended meanwhile.
         return 0
+
+
+class _Memory(Collector):
+    """What is left of the engine's bound: the alarm before STORE_FULL."""
+
+    def __init__(self, memory: EngineMemory) -> None:
+        self._memory = memory
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        left, bound = self._memory.available_bytes, self._memory.bound_bytes
+        return [
+            GaugeMetricFamily(
+                "cartstore_engine_memory_available_bytes", "What is left of the engine's maxmemory.", left
+            ),
+            GaugeMetricFamily("cartstore_engine_memory_limit_bytes", "The engine's maxmemory.", bound),
+        ]
 
 
 class _Readiness(Collector):

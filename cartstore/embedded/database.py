@@ -16,13 +16,26 @@ from urllib.parse import quote
 
 from cartstore.embedded.binaries import database_program
 from cartstore.embedded.identity import database_identity
-from cartstore.embedded.process import LEFTOVER_SECONDS, Process, end_leftover
+from cartstore.embedded.leftovers import end_orphans, remove_socket_lock
+from cartstore.embedded.process import (
+    LEFTOVER_SECONDS,
+    PR_SET_PDEATHSIG,
+    Process,
+    end_leftover,
+    prctl,
+)
 from cartstore.errors import StoreUnavailable
 
 DATABASE = "cartstore"
 SPAWNS_MAX = 50
 """Attempts of one start. After a SIGKILL the old server's backends live on for a moment, and PostgreSQL
 refuses the folder until the last one is gone."""
+
+SOCKET_LOCK = ".s.PGSQL.5432.lock"
+"""Beside the unix socket: who listens there, as PostgreSQL writes it."""
+
+PROGRAMS = ("postgres", "initdb")
+"""What runs on the folder, by the names of the executables."""
 
 _STATUS_LINE = 7
 """Of postmaster.pid, from 0: `ready` once connections are taken."""
@@ -81,9 +94,11 @@ class Database(Process):
         self._become = database_identity(self._folder)
         pid_file = self._folder / "postmaster.pid"
         end_leftover(pid_file, f"{self._folder}\0", self.stop_signal, leftover_seconds)
-        # What is left is of a process that died; its number may be a stranger's by now, and PostgreSQL
-        # would not dare to take the folder.
+        end_orphans(self._folder, PROGRAMS)
+        # What is left are files of a process that died. Its number may be a stranger's or a zombie's by now,
+        # and PostgreSQL refuses to start while any process has it.
         pid_file.unlink(missing_ok=True)
+        remove_socket_lock(self._socket_folder / SOCKET_LOCK, PROGRAMS[0])
         self._spawns = 0
 
     def spawn(self) -> None:
@@ -116,6 +131,8 @@ class Database(Process):
     def _create(self) -> None:
         """Make the cluster beside its place and move it there whole: a crash leaves no half of one."""
         new = self._folder.with_name(self._folder.name + ".new")
+        # A creation that outlived its supervisor would go on writing there.
+        end_orphans(new, PROGRAMS, timeout_seconds=0)
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True, mode=0o700)
         become = database_identity(new)
@@ -131,8 +148,13 @@ class Database(Process):
         new.rename(self._folder)
 
     def _run(self, command: list[str], become: Callable[[], None] | None, text: str = "") -> None:
+        def in_child() -> None:
+            if become is not None:
+                become()
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
         done = subprocess.run(  # noqa: S603 (programs of our own wheel)
-            command, input=text, capture_output=True, text=True, preexec_fn=become, check=False
+            command, input=text, capture_output=True, text=True, preexec_fn=in_child, check=False
         )
         if done.returncode != 0 or "ERROR:" in done.stderr:
             lines = (done.stderr or done.stdout).strip().splitlines() or [f"status {done.returncode}"]

@@ -21,11 +21,16 @@ from redis.retry import Retry
 from cartstore.datadir import write_file
 from cartstore.embedded.allocator import engine_environment
 from cartstore.embedded.binaries import engine_program
+from cartstore.embedded.leftovers import end_orphans
+from cartstore.embedded.memory import engine_memory_bytes
 from cartstore.embedded.process import LEFTOVER_SECONDS, Process, end_leftover
 from cartstore.errors import StoreUnavailable
 
 SPAWNS_MAX = 5
 """Attempts of one start: the free port that we found may be taken before the server binds it."""
+
+PROGRAMS = ("valkey-server",)
+"""What runs on the folder, by the names of the executables."""
 
 
 class Engine(Process):
@@ -40,18 +45,25 @@ class Engine(Process):
         password: str,
         socket_folder: Path | None = None,
         log: Path | None = None,
+        memory_bytes: int | None = None,
         config: Sequence[str] = (),
     ) -> None:
+        """`memory_bytes`: its `maxmemory`; by default a share of what there is."""
         super().__init__("The engine", log or folder / "engine.log", environment=engine_environment())
         self._folder = folder.absolute()
         self._password = password
         self._socket = (socket_folder or self._folder).absolute() / "engine.sock"
+        self.memory_bytes = engine_memory_bytes() if memory_bytes is None else memory_bytes
+        self.takes_writes = True
+        """False: the next start is with a memory bound that is below what it has, which refuses every
+        command that may need more. For a full disk."""
         self._extra = list(config)
         self._spawns = 0
         self.port = 0
 
     def argv(self) -> list[str]:
-        return [str(engine_program()), str(self._config_file)]
+        bound = [] if self.takes_writes else ["--maxmemory", "1"]
+        return [str(engine_program()), str(self._config_file), *bound]
 
     @property
     def _config_file(self) -> Path:
@@ -74,14 +86,27 @@ class Engine(Process):
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         end_leftover(self._pid_file, str(self._config_file), self.stop_signal, leftover_seconds)
+        end_orphans(self._folder, PROGRAMS)
+        # Half a log of a rewrite that was killed. The engine writes a new one and never removes these.
+        for name in ("temp-*.aof", "temp-*.rdb"):
+            for file in [*self._folder.glob(name), *self._folder.glob(f"appendonlydir/{name}")]:
+                file.unlink(missing_ok=True)
         self._spawns = 0
 
     def spawn(self) -> None:
         self._spawns += 1
         self.port = self._choose_port()
-        write_file(self._config_file, "\n".join([*self._config(), *self._extra, ""]))
+        try:
+            write_file(self._config_file, "\n".join([*self._config(), *self._extra, ""]))
+        except OSError:
+            # On a full disk the file of the last start does, if there is one: it says the same but for the
+            # port.
+            if not self._config_file.exists():
+                raise
         super().spawn()
-        write_file(self._pid_file, f"{self.pid}\n")
+        with suppress(OSError):
+            # Without it a later start still finds the process by the folder it works in.
+            write_file(self._pid_file, f"{self.pid}\n")
 
     def ready(self) -> bool:
         try:
@@ -112,7 +137,10 @@ class Engine(Process):
             'save ""',
             "appendonly yes",
             "appendfsync always",
+            f"maxmemory {self.memory_bytes}",
             "maxmemory-policy noeviction",
+            # A rewrite needs space for a second log, so whoever watches the disk starts it (disk.py).
+            "auto-aof-rewrite-percentage 0",
             "daemonize no",
             # The command line keeps the config file's path: by it a leftover is known as ours.
             "set-proc-title no",
@@ -133,7 +161,9 @@ class Engine(Process):
             except (OSError, OverflowError):
                 probe.bind(("127.0.0.1", 0))
             port = int(probe.getsockname()[1])
-        file.write_text(f"{port}\n")
+        if port != wanted:
+            with suppress(OSError):
+                file.write_text(f"{port}\n")
         return port
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
@@ -13,7 +14,9 @@ import msgspec
 
 from cartstore.datadir import DataDir, Services
 from cartstore.embedded.database import Database
+from cartstore.embedded.disk import DiskGuard, watched_disk
 from cartstore.embedded.engine import Engine
+from cartstore.embedded.memory import engine_memory_bytes
 from cartstore.embedded.process import POLL_SECONDS, Process
 from cartstore.errors import ConfigurationError, StoreUnavailable
 from cartstore.problems import variable_of
@@ -24,6 +27,8 @@ START_SECONDS = 60.0
 """Patience with a server that starts: it may have a long log to read after a crash."""
 
 STOP_SECONDS = 10.0
+
+_log = logging.getLogger("cartstore.disk")
 
 
 def resolve(data_dir: Path, settings: Settings) -> Settings:
@@ -76,13 +81,20 @@ async def embedded_parts(settings: Settings, data_dir: Path) -> AsyncIterator[Se
 
 @asynccontextmanager
 async def running_parts(
-    settings: Settings, folder: DataDir
+    settings: Settings, folder: DataDir, *, report: Callable[[str], None] = _log.warning
 ) -> AsyncIterator[tuple[Settings, Sequence[Engine | Database]]]:
-    """Run the servers whose URLs are empty; only for the holder of the data dir's lock."""
+    """Run the servers whose URLs are empty, and watch their disk; only for the holder of the data dir's lock.
+    `report` is told when the disk is full and when it is not any more."""
     parts = missing_parts(settings, folder)
     try:
         await start_parts(parts)
-        yield with_parts(settings, folder, parts), parts
+        complete = with_parts(settings, folder, parts)
+        if not parts:
+            # No server of ours is on this disk.
+            yield complete, parts
+            return
+        async with watched_disk(DiskGuard(complete, folder.path, parts, report=report)):
+            yield complete, parts
     finally:
         await stop_parts(parts)
         folder.drop_socket_folder()
@@ -99,6 +111,7 @@ def missing_parts(settings: Settings, folder: DataDir) -> list[Engine | Database
                 password=folder.secrets().engine_password,
                 socket_folder=sockets,
                 log=folder.log_file("engine"),
+                memory_bytes=engine_memory_bytes(settings.engine_memory_mb),
             )
         )
     if not settings.database_url:

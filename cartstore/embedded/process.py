@@ -168,7 +168,9 @@ class Process:
         """The end of what this child has logged, at most some 2,000 characters."""
         with self.log.open("rb") as log:
             size = log.seek(0, os.SEEK_END)
-            log.seek(max(self._log_start, size - _LOG_TAIL_BYTES))
+            # It begins anew when it was shortened meanwhile.
+            start = self._log_start if self._log_start <= size else 0
+            log.seek(max(start, size - _LOG_TAIL_BYTES))
             return log.read().decode(errors="replace").strip()
 
     def complaint(self, what: str) -> str:
@@ -204,6 +206,35 @@ def end_leftover(pid_file: Path, mark: str, number: signal.Signals, timeout_seco
         if time.monotonic() > deadline:
             _signal(pid, signal.SIGKILL)
         time.sleep(POLL_SECONDS)
+
+
+def end_leftover_children(pid_file: Path, module: str, timeout_seconds: float) -> bool:
+    """The same for Python children: every number in the file whose process runs `module`.
+
+    Returns whether there is such a file at all, which says that the supervisor before did not stop cleanly.
+    """
+    try:
+        pids = [int(line) for line in pid_file.read_text().split()]
+    except (OSError, ValueError):
+        return pid_file.exists()
+    deadline = time.monotonic() + timeout_seconds
+    left = [pid for pid in pids if _runs(pid, module)]
+    for pid in left:
+        _signal(pid, signal.SIGTERM)
+    while left := [pid for pid in left if _runs(pid, module)]:
+        if time.monotonic() > deadline:
+            for pid in left:
+                _signal(pid, signal.SIGKILL)
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def _runs(pid: int, module: str) -> bool:
+    """Whether a process lives and is `python -m module`. A zombie has no command line."""
+    try:
+        return module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

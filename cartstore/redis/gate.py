@@ -3,7 +3,7 @@ opened is decided in recovery/gate.py."""
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Final, Literal, cast, get_args
 
 import msgspec
 from redis.asyncio import Redis
@@ -13,6 +13,11 @@ from cartstore.errors import ConfigurationError
 from cartstore.redis.caller import ScriptCaller, translate
 from cartstore.redis.keys import LAYOUT, PARTITIONS, Keys
 from cartstore.redis.scripts import script
+
+DiskMark = Literal["open", "low", "out"]
+"""How much room the disk has: enough; too little for new work; none, so that nothing is written."""
+
+_ADMITTING: Final = frozenset(get_args(DiskMark))
 
 _EXTENDED_AT_ONCE = 100
 """Payments whose windows one script extends."""
@@ -46,7 +51,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
 
     def admits(self, identity: str) -> bool:
         """Whether scripts of this engine pass."""
-        return self.state == "open" and self.identity == identity
+        return self.state in _ADMITTING and self.identity == identity
 
     def check_layout(self) -> None:
         """Raises ConfigurationError for an engine whose keys are laid out in another way."""
@@ -75,6 +80,16 @@ async def read_gate(client: Redis, keys: Keys) -> Gate:
         partitions=int(fields.get("partitions", PARTITIONS)),
         layout=int(fields.get("layout", LAYOUT)),
     )
+
+
+async def mark_disk(caller: ScriptCaller, keys: Keys, mark: DiskMark) -> bool:
+    """Set how much room the disk has in the gate, for every process; whether the gate says so now. A gate
+    that is fenced or rebuilt keeps its state, and is opened without a mark: call this again and again.
+
+    Raises StoreUnavailable, OutcomeUnknown.
+    """
+    reply = await caller.call(script("gate_mark"), (keys.gate,), (mark,))
+    return bool(reply[1] == mark)
 
 
 def _other_layout(partitions: int | str, layout: int | str) -> ConfigurationError:

@@ -14,7 +14,7 @@
   ARGV[8...] line_ids             none: all lines
   Returns  {'OK', created, now, version, lines, units, subtotal, currency}
            {'REPLAYED', ...the first OK reply} | {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version}
-           {'ITEM_NOT_FOUND', line_id} | {'CURRENCY_MISMATCH', cart, sku} | {'LIMIT_EXCEEDED', name, limit} | {'FENCED'}
+           {'ITEM_NOT_FOUND', line_id} | {'CURRENCY_MISMATCH', cart, sku} | {'LIMIT_EXCEEDED', name, limit} | {'STORE_FULL'} | {'FENCED'}
   Faults   CARTBADARG
   Cost     O(lines of the cart)
 ]]

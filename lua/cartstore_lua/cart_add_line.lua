@@ -22,7 +22,7 @@
            {'REPLAYED', ...the first OK reply} | {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version}
            {'PRODUCT_NOT_FOUND'} | {'PRODUCT_INACTIVE'} | {'CURRENCY_MISMATCH', cart, sku}
            {'INVALID_QUANTITY', rules} | {'LIMIT_EXCEEDED', name, limit} | {'INSUFFICIENT_STOCK', available, quantity, fitting}
-           {'OWNER_DUE', name, limit} | {'DUE', sku} | {'FENCED'}
+           {'OWNER_DUE', name, limit} | {'DUE', sku} | {'STORE_FULL'} | {'FENCED'}
   Faults   CARTBADARG
   Function no flags
   Several  cart_add_lines

@@ -13,7 +13,7 @@
   ARGV[7]  fingerprint            of the request
   Returns  {'OK', created, now, version, lines, units, subtotal, currency}
            {'REPLAYED', ...the first OK reply} | {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version}
-           {'FENCED'}
+           {'STORE_FULL'} | {'FENCED'}
   Faults   CARTBADARG
   Cost     O(lines of the cart)
 ]]
@@ -27,7 +27,7 @@
 --- @include mutation_reply
 --- @include ring_remember
 
-local call, cart_id, terms = mutation_begin(KEYS, ARGV)
+local call, cart_id, terms = mutation_begin(KEYS, ARGV, true)
 if not call then
   return cart_id
 end

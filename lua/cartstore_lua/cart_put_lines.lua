@@ -16,7 +16,7 @@
   ARGV[10...] per item: line_id, quantity, 'new' or 'known' (whether a line may be made), properties
   Returns  {'OK', created, now, version, lines, units, subtotal, currency, <per item: line_id, code, available>}
            {'REPLAYED', ...the first OK reply} | {'REFUSED', <per item with a problem: line_id, code, available>}
-           {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version} | {'AGAIN'} | {'FENCED'}
+           {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version} | {'AGAIN'} | {'STORE_FULL'} | {'FENCED'}
   Codes    OK, ITEM_NOT_FOUND, PRODUCT_NOT_FOUND, PRODUCT_INACTIVE, CURRENCY_MISMATCH, INVALID_QUANTITY,
            LIMIT_EXCEEDED, INSUFFICIENT_STOCK
   Faults   CARTBADARG

@@ -22,7 +22,7 @@
            {'ITEM_NOT_FOUND'} | {'PRODUCT_NOT_FOUND'} | {'PRODUCT_INACTIVE'} | {'CURRENCY_MISMATCH', cart, sku}
            {'INVALID_QUANTITY', rules}
            {'LIMIT_EXCEEDED', name, limit} | {'INSUFFICIENT_STOCK', available, quantity, fitting} | {'OWNER_DUE', name, limit}
-           {'DUE', sku} | {'FENCED'}
+           {'DUE', sku} | {'STORE_FULL'} | {'FENCED'}
   Faults   CARTBADARG
   Function allow-oom
   Cost     O(log holds of the SKU), unless a hold of the cart may have lapsed: then O(lines of the cart)

@@ -73,7 +73,7 @@ for index = 3, KEYS[5] == KEYS[3] and 3 or 5, 2 do
       return { 'IDEMPOTENCY_KEY_REUSED' }
     end
     local known_id = string.sub(KEYS[index], #call.prefix + 9)
-    if known[2] == 'pending' and is_due(call, tonumber(known[3])) then
+    if known[2] == 'pending' and is_due(call, tonumber(known[3])) and call.disk ~= 'out' then
       payment_release(call, known_id, 'expired')
     end
     return payment_reply(call, 'REPLAYED', known_id)
@@ -83,7 +83,7 @@ end
 if ARGV[15] == '0' and (used_find(call, payment_id) or used_find(call, string.sub(KEYS[5], #call.prefix + 9))) then
   return { 'RECORD_NEEDED' }
 end
-if redis.call('XLEN', KEYS[4]) >= tonumber(ARGV[13]) then
+if call.disk or redis.call('XLEN', KEYS[4]) >= tonumber(ARGV[13]) then
   return { 'STORE_FULL' }
 end
 

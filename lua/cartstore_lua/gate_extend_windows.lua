@@ -23,7 +23,7 @@ local since = tonumber(ARGV[4])
 if not since then
   return redis.error_reply('CARTBADARG since')
 end
-if gate[3] ~= ARGV[3] or gate[1] == 'rebuilding' or (gate[1] == 'open' and gate[2] == ARGV[1]) then
+if gate[3] ~= ARGV[3] or gate[1] == 'rebuilding' or (gate[1] ~= 'fenced' and gate[2] == ARGV[1]) then
   return { 'RACED' }
 end
 

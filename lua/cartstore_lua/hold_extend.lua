@@ -16,7 +16,7 @@
   ARGV[10...] line_ids            none: all lines
   Returns  {'OK', created, now, version, lines, units, subtotal, currency}
            {'REPLAYED', ...the first OK reply} | {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version}
-           {'ITEM_NOT_FOUND', line_id} | {'AGAIN'} | {'FENCED'}
+           {'ITEM_NOT_FOUND', line_id} | {'AGAIN'} | {'STORE_FULL'} | {'FENCED'}
   Faults   CARTBADARG
   Cost     O(lines of the cart * log holds)
 ]]

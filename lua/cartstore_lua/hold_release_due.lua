@@ -7,7 +7,7 @@
   ARGV[2]  now override           ms, '' in production
   ARGV[3]  nonce                  of this call
   ARGV[4]  release limit          due holds released at most
-  Returns  {'OK', looked at, more, released} | {'FENCED'}
+  Returns  {'OK', looked at, more, released} | {'STORE_FULL'} | {'FENCED'}
   Faults   CARTBADARG
   Cost     O(limit * log holds)
 ]]
@@ -17,6 +17,9 @@
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
 if not call then
   return { 'FENCED' }
+end
+if call.disk == 'out' then
+  return { 'STORE_FULL' }
 end
 local limit = tonumber(ARGV[4])
 if not limit then

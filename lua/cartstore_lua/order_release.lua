@@ -9,7 +9,7 @@
   ARGV[3]  nonce                  of this call
   ARGV[4]  reason                 'expired' or 'cancelled'
   Returns  {'OK', now, position, <payment>, <order>...} | {'UNCHANGED', now, position, <payment>, <order>...}
-           {'ORDER_STATE', status} | {'PAYMENT_NOT_FOUND'} | {'FENCED'}
+           {'ORDER_STATE', status} | {'PAYMENT_NOT_FOUND'} | {'STORE_FULL'} | {'FENCED'}
   Faults   CARTBADARG
   Cost     O(lines of the orders * log holds)
 ]]
@@ -36,6 +36,9 @@ if known[1] ~= 'pending' then
     return payment_reply(call, 'UNCHANGED', payment_id)
   end
   return { 'ORDER_STATE', known[1] }
+end
+if call.disk == 'out' then
+  return { 'STORE_FULL' }
 end
 local is_over = is_due(call, tonumber(known[2]))
 if reason == 'expired' and not is_over then

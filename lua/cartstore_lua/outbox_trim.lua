@@ -13,7 +13,7 @@
   ARGV[4]  position               of the last applied event
   ARGV[5]  tombstone              ms
   ARGV[6]  limit                  events looked at
-  Returns  {'OK', looked at} | {'DIVERGED'} | {'FENCED'}
+  Returns  {'OK', looked at} | {'DIVERGED'} | {'STORE_FULL'} | {'FENCED'}
   Faults   CARTBADARG
   Cost     O(limit)
 ]]
@@ -24,6 +24,9 @@
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
 if not call then
   return { 'FENCED' }
+end
+if call.disk == 'out' then
+  return { 'STORE_FULL' }
 end
 local epoch, seq = string.match(ARGV[4], '^(%d+)-(%d+)$')
 local limit = tonumber(ARGV[6])

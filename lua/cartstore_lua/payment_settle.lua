@@ -10,7 +10,7 @@
   ARGV[3]  nonce                  of this call
   ARGV[4]  release limit          due holds released at most, over all SKUs
   Returns  {'OK', now, position, <payment>, <order>...} | {'UNCHANGED', now, position, <payment>, <order>...}
-           {'PAYMENT_NOT_FOUND'} | {'AGAIN'} | {'FENCED'}
+           {'PAYMENT_NOT_FOUND'} | {'AGAIN'} | {'STORE_FULL'} | {'FENCED'}
   Faults   CARTBADARG
   Cost     O(lines of the orders * log holds)
 ]]
@@ -47,6 +47,9 @@ if not payment then
 end
 if payment.status ~= 'pending' and payment.status ~= 'expired' and payment.status ~= 'cancelled' then
   return payment_reply(call, 'UNCHANGED', payment_id)
+end
+if call.disk == 'out' then
+  return { 'STORE_FULL' }
 end
 local was_pending = payment.status == 'pending'
 local is_guest = string.sub(payment.cart, 1, 2) == 'g.'

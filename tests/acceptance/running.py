@@ -54,14 +54,37 @@ class Shop:
 
     def start(self) -> None:
         """Start and wait until it says that it is ready."""
+        self.spawn()
+        self.until_ready()
+
+    def spawn(self) -> None:
+        """Start, and wait for nothing."""
         with self.output.open("w") as output:
             self._process = _spawn(
                 ["up", "--port", str(self._port), "--data-dir", str(self.data_dir), *self._arguments],
                 _environment(self._settings),
                 output,
             )
+
+    def until_ready(self) -> None:
         eventually(lambda: "is ready" in self.text() or self.exit_status() is not None)
         assert "is ready" in self.text(), self.text()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def kill_tree(self) -> None:
+        """SIGKILL to it and everything below it, at one moment."""
+        assert self._process is not None
+        # Stopped, it starts no further children while they are counted.
+        self._process.send_signal(signal.SIGSTOP)
+        for pid in _tree_of(self._process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait(PATIENCE_SECONDS)
+        self._process = None
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End it by a signal and wait; gives the exit status."""

@@ -118,15 +118,69 @@ async def test_line_has_the_form_of_other_lines_when_it_is_written(caplog: Any) 
     assert len(line["at"]) == len(other["at"])
 
 
-async def test_methods_are_forgotten_when_callers_make_them_up(caplog: Any) -> None:
-    observer = Observer()
+async def test_made_up_methods_are_one_kind_when_they_are_noted(caplog: Any) -> None:
+    observer = Observer("sampled")
 
     for number in range(50):
         observer.note(_context("r"), f'BREW"{number}' + "x" * 40, "unmatched", 405, 0.001)
     observer.flush()
 
-    assert observer._kinds == {}
-    assert {len(line["method"]) for line in _lines(caplog)} == {16}
+    assert len(observer._kinds) == 1
+    assert [line["method"] for line in _lines(caplog)] == ["other"] * (observing.SAMPLED_MAX + 1)
+
+
+async def test_like_requests_are_sampled_and_the_rest_counted_under_load(caplog: Any) -> None:
+    observer = Observer("sampled")
+    for number in range(100):
+        observer.note(_context(f"r-{number}"), "GET", "/sampled", 200, 0.002)
+    observer.note(_context("rare"), "POST", "/sampled", 201, 0.002)
+
+    observer.flush()
+    observer.note(_context("later"), "GET", "/sampled", 200, 0.002)
+    observer.flush()
+
+    lines = _lines(caplog)
+    ids = [line["request_id"] for line in lines if line["message"] == "request"]
+    assert ids == [*(f"r-{number}" for number in range(observing.SAMPLED_MAX)), "rare", "later"]
+    (rest,) = [line for line in lines if line["message"] == "more requests"]
+    assert rest | {"at": ""} == {
+        "at": "",
+        "level": "info",
+        "logger": "cartstore.access",
+        "message": "more requests",
+        "method": "GET",
+        "route": "/sampled",
+        "status": 200,
+        "code": None,
+        "count": 100 - observing.SAMPLED_MAX,
+        "ms_mean": 2.0,
+    }
+    assert _count("/sampled", status="2xx") == 101
+
+
+async def test_only_refusals_are_sampled_when_all_is_to_be_written(caplog: Any) -> None:
+    observer = Observer("all")
+    refused = _context("refused")
+    refused.code = "STORE_FULL"
+    for _ in range(30):
+        observer.note(_context("taken"), "GET", "/all", 200, 0.001)
+        observer.note(refused, "POST", "/all", 503, 0.001)
+
+    observer.flush()
+
+    written = [line.get("request_id") for line in _lines(caplog)]
+    assert (written.count("taken"), written.count("refused")) == (30, observing.SAMPLED_MAX)
+    assert _lines(caplog)[-1]["count"] == 30 - observing.SAMPLED_MAX
+
+
+async def test_requests_are_counted_and_not_written_when_the_access_log_is_off(caplog: Any) -> None:
+    observer = Observer("off")
+    observer.note(_context("r"), "GET", "/off", 200, 0.001)
+    observer.close()
+    observer.note(_context("r"), "GET", "/off", 200, 0.001)
+
+    assert _lines(caplog) == []
+    assert _count("/off", status="2xx") == 2
 
 
 @pytest.mark.parametrize(

@@ -332,7 +332,11 @@ async def _answers(url: str) -> bool:
 @pytest.mark.parametrize("way", ["fd", "port"])
 async def test_program_serves_and_ends_cleanly_when_it_is_told_to(settings: Settings, way: str) -> None:
     settings = msgspec.structs.replace(settings, queue_url=queue_url_beside(settings.redis_url))
-    environment = {**child_environment(settings), "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {
+        **child_environment(settings),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "CARTSTORE_ACCESS_LOG": "all",
+    }
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         passed = [listener.fileno()] if way == "fd" else []

@@ -14,12 +14,14 @@ from itertools import count
 from pathlib import Path
 
 import uvloop
+from acceptance.running import private_folder
 
 from . import faults
 from .campaign import Campaign, Report
 from .faults import Fault, Strike, shuffled
 from .reliability import page
 from .stage import AckMode, staged
+from .tree_kill import kill_and_start_again, tree_kills_section
 
 PERIOD_SECONDS = 75.0
 """Of attack. What is left of a plan when it is over is left out."""
@@ -101,6 +103,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--shoppers", type=int, default=28)
     parser.add_argument("--think-ms", type=float, default=10.0)
+    parser.add_argument("--tree-kills", type=int, default=50)
     parser.add_argument("--page", type=Path, help="where to write what was measured")
     options = parser.parse_args()
     began = time.monotonic()
@@ -114,10 +117,13 @@ def main() -> int:
     )
     minutes = (time.monotonic() - began) / 60
     text = page(reports, minutes=minutes, seed=options.seed, shoppers=options.shoppers)
+    with private_folder() as folder:
+        kills = uvloop.run(kill_and_start_again(folder, times=options.tree_kills, seed=options.seed))
+    text += tree_kills_section(kills, options.tree_kills)
     if options.page is not None:
         options.page.write_text(text)
     print(text)
-    return int(any(report.violations for report in reports))
+    return int(any(report.violations for report in reports) or bool(kills.violations))
 
 
 if __name__ == "__main__":

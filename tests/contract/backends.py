@@ -23,7 +23,7 @@ from redis.asyncio import Redis
 from cartstore.memory_store import MemoryEngine
 from cartstore.model import Event, Position
 from cartstore.redis.caller import ClientCaller, PooledCaller, ScriptCaller, open_pool
-from cartstore.redis.gate import Gate, open_gate
+from cartstore.redis.gate import DiskMark, Gate, mark_disk, open_gate
 from cartstore.redis.outbox import RedisOutbox
 from cartstore.redis.store import RedisEngine
 from cartstore.redis.wire import WireCaller, connection
@@ -49,7 +49,10 @@ async def open_memory() -> AsyncIterator[Shop]:
     async def read_holders(skus: Sequence[str]) -> list[set[str]]:
         return [engine.holders(sku) for sku in skus]
 
-    yield Shop(engine, clock, read_events, read_holders)
+    async def mark(disk: DiskMark) -> None:
+        engine.is_disk_low = disk == "low"
+
+    yield Shop(engine, clock, read_events, read_holders, mark)
 
 
 @asynccontextmanager
@@ -117,7 +120,10 @@ async def _open_on(caller: ScriptCaller, client: Redis) -> Shop:
             pipeline.zrange(engine.keys.holds(sku), 0, -1)
         return [set(members) for members in await pipeline.execute()]
 
-    return Shop(engine, clock, read_events, read_holders)
+    async def mark(disk: DiskMark) -> None:
+        assert await mark_disk(caller, engine.keys, disk)
+
+    return Shop(engine, clock, read_events, read_holders, mark)
 
 
 def open_shop(backend: str, find_redis_url: Callable[[], str]) -> AbstractAsyncContextManager[Shop]:

@@ -37,6 +37,7 @@ from cartstore.model import (
     Summary,
     checkout_ids,
 )
+from cartstore.redis.gate import DiskMark
 
 ANN = "u.ann"
 BEN = "u.ben"
@@ -84,6 +85,7 @@ class Shop:
         clock: Clock,
         read_events: Callable[[], Awaitable[list[Event]]],
         read_holders: Callable[[Sequence[str]], Awaitable[list[set[str]]]],
+        mark_disk: Callable[[DiskMark], Awaitable[None]],
         *,
         partition: Partition = PARTITION,
     ) -> None:
@@ -92,6 +94,8 @@ class Shop:
         self.events = read_events
         self.holders = read_holders
         """Who holds each SKU, by the engine's own index: `c US cart_id US line_id` or `o US order_id`."""
+        self.mark_disk = mark_disk
+        """Tell the engine how much room its disk has; `out` only where there is a disk."""
         self.partition = partition
         self._revisions = itertools.count(1)
         self._references = itertools.count(1)

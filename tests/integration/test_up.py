@@ -128,7 +128,7 @@ def private_folder() -> Iterator[Path]:
 def up() -> Iterator[Up]:
     """Shared by tests that leave it as healthy as they found it."""
     with private_folder() as folder:
-        up = Up(folder / "shop", "--processes", "2")
+        up = Up(folder / "shop", "--processes", "2", CARTSTORE_LOG_FILE_MB="1", CARTSTORE_ACCESS_LOG="all")
         yield up
         up.stop()
 
@@ -192,6 +192,25 @@ def assert_tells(told: Any, found: Any, name: str = "") -> None:
         assert told // 1_000_000 == found // 1_000_000, (name, found)
     elif not name.endswith((".expires_at", ".expires_in_seconds")):
         assert told == found, name
+
+
+def test_up_tells_what_is_left_of_the_engine_s_memory(up: Up) -> None:
+    found = re.search(
+        rb"^cartstore_engine_memory_available_bytes (\S+)$", up.ask("/metrics")[1], re.MULTILINE
+    )
+
+    assert found is not None
+    assert float(found[1]) > 0
+
+
+def test_up_puts_a_log_aside_that_has_become_long(up: Up) -> None:
+    log = up.data_dir / "log" / "worker.log"
+    with log.open("ab") as file:
+        file.write(b"a flood\n" * 200_000)
+
+    eventually(lambda: log.stat().st_size < 1_000_000)
+
+    assert log.with_suffix(".log.1").stat().st_size >= 1_600_000
 
 
 def test_up_says_no_secret(up: Up) -> None:
@@ -481,7 +500,9 @@ def test_up_stops_when_its_cancellation_is_lost(folder: Path, monkeypatch: pytes
     went_on: list[object] = []
 
     @asynccontextmanager
-    async def no_parts(settings: Settings, _: object) -> AsyncIterator[tuple[Settings, list[object]]]:
+    async def no_parts(
+        settings: Settings, _: object, **__: object
+    ) -> AsyncIterator[tuple[Settings, list[object]]]:
         yield settings, []
 
     async def swallow(_: str) -> None:

@@ -14,6 +14,10 @@ from typing import Final
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.multiprocess import mark_process_dead
 
+from cartstore.metric_files import allocate_metric_files
+
+allocate_metric_files()
+
 JOBS: Final = Counter(
     "cartstore_jobs", "Jobs carried out, by name and by what came of them.", ("name", "outcome")
 )

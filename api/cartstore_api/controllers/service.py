@@ -67,7 +67,8 @@ class ServiceController(Controller):
         services = services_of(request)
         found = await services.store.readiness()
         services.observer.flush()
-        return Response(metrics.render(found["checks"]).decode(), media_type=metrics.CONTENT_TYPE)
+        text = metrics.render(found["checks"], await services.store.read_engine_memory()).decode()
+        return Response(text, media_type=metrics.CONTENT_TYPE)
 
     @get("/", include_in_schema=False)
     async def root(self) -> Redirect:

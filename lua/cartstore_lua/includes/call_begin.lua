@@ -4,18 +4,25 @@
 -- recoverer passes, who gives the token of the rebuild in place of an identity.
 -- The first call that meets an engine other than the one the gate was opened for fences the partition:
 -- that engine may have lost its tail, and only recovery can tell.
+-- `disk` of the result is nil unless the disk is nearly full: 'low' (what takes units or room is refused) or 'out'
+-- (what writes is refused). The scripts that it concerns look at it before their first write.
 local function call_begin(gate_key, identity, now_override, nonce)
   local gate = redis.call('HMGET', gate_key, 'state', 'identity', 'epoch', 'lifetime_ms')
   local now = clock_ms(now_override)
+  local state, disk = gate[1], nil
   if gate[2] ~= identity then
     -- The token of a rebuild that was taken over says nothing of the engine.
-    if gate[1] == 'open' and string.sub(identity, 1, 8) ~= 'rebuild:' then
+    if (state == 'open' or state == 'low' or state == 'out') and string.sub(identity, 1, 8) ~= 'rebuild:' then
       redis.call('HSET', gate_key, 'state', 'fenced', 'fenced_at', now)
     end
     return nil
   end
-  if gate[1] ~= 'open' and gate[1] ~= 'rebuilding' then
-    return nil
+  if state ~= 'open' then
+    if state == 'low' or state == 'out' then
+      disk = state
+    elseif state ~= 'rebuilding' then
+      return nil
+    end
   end
   return {
     gate_key = gate_key,
@@ -24,6 +31,7 @@ local function call_begin(gate_key, identity, now_override, nonce)
     nonce = nonce,
     epoch = gate[3],
     lifetime = tonumber(gate[4]),
+    disk = disk,
     events = 0,
     skus = {},
   }

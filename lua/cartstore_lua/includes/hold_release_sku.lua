@@ -28,6 +28,10 @@ local function hold_release_sku(call, sku, limit)
     holding_refresh(call, sku)
     return 0, false, 0
   end
+  if call.disk == 'out' then
+    -- What is due stays held, and whoever needs to know it exactly is told to come again.
+    return 0, true, 0
+  end
   local looked = math.min(#due, limit)
   -- All out first, in one command: what was extended goes in again.
   redis.call('ZREM', holds_key, unpack(due, 1, looked))

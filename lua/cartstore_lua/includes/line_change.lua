@@ -76,6 +76,9 @@ local function line_change(
   if adds then
     wanted, price = has + quantity, stock and stock.price
   end
+  if call.disk and (wanted > has or call.disk == 'out') then
+    return { 'STORE_FULL' }
+  end
   local is_guest = string.sub(cart_id, 1, 2) == 'g.'
   if adds or wanted > 0 then
     if not stock then

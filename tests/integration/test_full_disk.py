@@ -1,0 +1,167 @@
+"""Goal: a full disk stops what would need space, ends nothing for good, and the shop is whole when space is
+back.
+
+Method: `cartstore up` on a small file system of its own (a tmpfs, which only root can mount: without root
+this test fails, because nothing else fills up as a disk does). A file takes the space: down to the reserve,
+down to a quarter of it, and at last all of it at once, under load, so that the engine meets ENOSPC before
+anybody looked."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from acceptance.calling import Caller, calling, new_key, until
+from acceptance.running import Shop, eventually, private_folder
+
+MIB = 1024 * 1024
+DISK_MB = 320
+RESERVE_MB = 40
+SKU = "FULL-1"
+UNITS = 1_000
+PRODUCT = {"title": "Full", "currency": "USD", "variants": [{"sku": SKU, "price": "11.00"}]}
+COUNT = {"on_hand": 900, "reason": "count", "reference": "while full"}
+
+
+class Disk:
+    """A small file system, and a file that takes space on it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._ballast = path / "ballast"
+
+    def free_mb(self) -> float:
+        found = os.statvfs(self.path)
+        return found.f_bavail * found.f_frsize / MIB
+
+    def leave_mb(self, megabytes: float) -> None:
+        """Fill it until so much is left."""
+        size = self._ballast.stat().st_size if self._ballast.exists() else 0
+        size += int((self.free_mb() - megabytes) * MIB)
+        with self._ballast.open("ab") as file:
+            file.truncate(max(0, size))
+            os.posix_fallocate(file.fileno(), 0, max(1, size))
+
+    def fill(self) -> None:
+        """Until nothing is left."""
+        with self._ballast.open("ab", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(64 * 1024))
+            except OSError:
+                return
+
+    def clear(self) -> None:
+        self._ballast.unlink()
+
+
+@contextmanager
+def small_disk() -> Iterator[Disk]:
+    with private_folder() as folder:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m,mode=700", "tmpfs", str(folder)]
+        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert mounted.returncode == 0, f"this test has to mount a file system: {mounted.stderr}"
+        try:
+            yield Disk(folder)
+        finally:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def disk() -> Iterator[Disk]:
+    with small_disk() as disk:
+        yield disk
+
+
+async def pay(caller: Caller, payment_id: str) -> tuple[int, str]:
+    call = await caller.pay(payment_id)
+    return call.status, call.body.get("status")
+
+
+async def test_shop_refuses_what_needs_space_and_is_whole_when_there_is_some_again(disk: Disk) -> None:
+    shop = Shop(disk.path / "shop", processes=1, disk_reserve_mb=RESERVE_MB)
+    # What it prints goes to the full disk as well.
+    shop.start()
+    assert disk.free_mb() > 2 * RESERVE_MB, "the disk is too small for the test"
+    try:
+        async with calling(shop.url) as callers:
+            admin = callers.bearer("admin", shop.token("admin", "admin"))
+            await admin.put_product("full", SKU, stock=UNITS)
+            ann = callers.bearer("ann", shop.token("ann"))
+            ben = callers.bearer("ben", shop.token("ben"))
+            orders = []
+            for _ in range(3):
+                assert (await ann.add(SKU)).status == 201
+                begun = await ann.check_out()
+                orders.append(begun.body["orders"][0]["payment_id"])
+            assert (await ann.add(SKU)).status == 201
+
+            # Below the reserve.
+            disk.leave_mb(RESERVE_MB * 0.8)
+            refused = await until(lambda: _refusal(ben))
+            assert (refused.status, refused.body["code"]) == (503, "STORE_FULL")
+            assert (await ann.check_out()).code == "STORE_FULL"
+            assert await pay(ann, orders[0]) == (200, "paid")
+            assert (await ann.get("/v1/products/full"))["id"] == "full"
+            await shop.books().until_archived()
+
+            # Below a quarter of it.
+            disk.leave_mb(RESERVE_MB * 0.2)
+            refused = await until(lambda: _pay_refusal(ann, orders[1]))
+            assert (refused.status, refused.body["code"]) == (503, "STORE_FULL")
+            assert (await ben.add(SKU)).code == "STORE_FULL"
+            assert (await admin.call("PUT", f"/v1/admin/stock/{SKU}", COUNT)).status == 503
+            assert (await admin.call("PUT", "/v1/admin/products/full", PRODUCT)).status == 503
+            product = await ann.get("/v1/products/full")
+            assert product["variants"][0]["sku"] == SKU
+            pids = [pid for name in ("engine", "postgres", "api", "worker") for pid in shop.pids(name)]
+
+            disk.clear()
+            await until(lambda: _is_ok(ben))
+            assert await pay(ann, orders[1]) == (200, "paid")
+            assert [
+                pid for name in ("engine", "postgres", "api", "worker") for pid in shop.pids(name)
+            ] == pids
+
+            # Full before anybody could look, with writers.
+            disk.fill()
+            await until(lambda: _is_full(ben))
+            await asyncio.to_thread(eventually, lambda: not {*shop.pids("engine")} & {*pids})
+            # The engine ended, and was started again on the full disk, where it takes no writes.
+            await until(lambda: _is_full(ben))
+            assert disk.free_mb() < 1
+            assert "The engine ended" in shop.text()
+            disk.clear()
+            await until(lambda: _is_ok(ben))
+            assert await pay(ann, orders[2]) == (200, "paid")
+            assert shop.is_running()
+            await shop.books().assert_agree({SKU: UNITS})
+    finally:
+        if shop.is_running():
+            shop.stop()
+
+
+async def _refusal(caller: Caller) -> object:
+    call = await caller.add(SKU, key=new_key())
+    return call if call.status == 503 else None
+
+
+async def _is_full(caller: Caller) -> bool:
+    return (await caller.add(SKU, key=new_key())).code == "STORE_FULL"
+
+
+async def _pay_refusal(caller: Caller, payment_id: str) -> object:
+    """Of a payment that cannot be settled: the loop ends with the first refusal, or fails when it is paid."""
+    call = await caller.call("DELETE", "/v1/cart")
+    if call.status != 503:
+        return None
+    return await caller.pay(payment_id)
+
+
+async def _is_ok(caller: Caller) -> bool:
+    return (await caller.add(SKU, key=new_key())).status == 201
