@@ -7,7 +7,6 @@ Refuses to know how a cart is kept (`engine.py`), how the record is written (`ar
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -27,6 +26,7 @@ from cartstore.catalog.repository import CatalogRepository
 from cartstore.engine import CartEngine
 from cartstore.errors import (
     CartEmpty,
+    CartError,
     IdempotencyKeyReused,
     Invalid,
     InvalidField,
@@ -76,12 +76,14 @@ from cartstore.model import (
     owner_kind_of,
     payment_id_of_order,
 )
+from cartstore.nesting import is_deeper
 from cartstore.payments import Gateway, Verdict
 from cartstore.recovery.gate import Recovery
 from cartstore.recovery.rebuild import Progress, no_progress
 from cartstore.recovery.snapshots import DumpingEngine, sweep_activity, take_snapshots
 from cartstore.redis.gate import Gate
 from cartstore.settings import Settings
+from cartstore.texts import has_control, may_have_control
 
 DRAIN_LAG_EVENTS_MAX = 10_000
 """With more events waiting for the record than this, the store says that it is not ready."""
@@ -90,30 +92,69 @@ _LINE_ID_LENGTH_MAX = limits.ID_LENGTH_MAX + 14
 
 T = TypeVar("T")
 
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
-def canonical_properties(properties: Mapping[str, Any] | None) -> str | None:
+
+def canonical_properties(properties: Mapping[str, Any] | None, field: str = "properties") -> str | None:
     """The one JSON text of these properties, so that equal properties make the same line.
 
-    Raises InvalidField for control characters, values that are no JSON, or more than
-    PROPERTIES_BYTES_MAX bytes. Empty properties are none.
+    Raises InvalidField (`field`) for control characters, values that are no JSON, more than
+    PROPERTIES_BYTES_MAX bytes, or nesting deeper than JSON_DEPTH_MAX. Empty properties are none.
     """
     if not properties:
         return None
-    try:
-        encoded = msgspec.json.encode(properties, order="sorted")
-        text = encoded.decode()
-        # Escapes hide control characters from a look at the JSON text, so the values are looked at.
-        has_control = any(_has_control(part) for part in _texts_in(properties))
-    except (TypeError, ValueError, RecursionError, OverflowError, UnicodeError) as error:
-        raise InvalidField("properties must be a JSON object.", field="properties") from error
+    encoded = _encoded(properties, field)
     if len(encoded) > limits.PROPERTIES_BYTES_MAX:
         raise InvalidField(
-            f"properties have {len(encoded)} bytes as JSON; at most {limits.PROPERTIES_BYTES_MAX} are kept.",
-            field="properties",
+            f"{field} have {len(encoded)} bytes as JSON; at most {limits.PROPERTIES_BYTES_MAX} are kept.",
+            field=field,
         )
-    if has_control:
-        raise InvalidField("properties contain a control character.", field="properties")
-    return text
+    if may_have_control(encoded) and any(has_control(part) for part in _texts_in(properties)):
+        raise InvalidField(f"{field} contain a control character.", field=field)
+    return encoded.decode()
+
+
+def check_properties_json(text: str | None, field: str) -> None:
+    """Raise InvalidField unless this is a text that `canonical_properties` gave: equal properties spelled in
+    two ways would make two lines."""
+    if text is None:
+        return
+    try:
+        is_canonical = not is_deeper(text.encode(), limits.JSON_DEPTH_MAX) and (
+            canonical_properties(_decode_object(text), field) == text
+        )
+    except (msgspec.DecodeError, UnicodeError):
+        is_canonical = False
+    if not is_canonical:
+        raise InvalidField(f"{field} is not the text that canonical_properties gives.", field=field)
+
+
+def check_metadata(metadata: Mapping[str, Any], field: str = "metadata") -> None:
+    """Raise InvalidField for metadata that cannot be kept with a checkout: no JSON, too large or too deep."""
+    size = len(_encoded(metadata, field))
+    if size > limits.METADATA_BYTES_MAX:
+        raise InvalidField(
+            f"{field} has {size} bytes as JSON; at most {limits.METADATA_BYTES_MAX} are kept.", field=field
+        )
+
+
+def _encoded(value: Any, field: str, depth_max: int = limits.JSON_DEPTH_MAX) -> bytes:
+    """As JSON with its members in order. Raises InvalidField (`field`)."""
+    try:
+        encoded = msgspec.json.encode(value, order="sorted")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidField(f"{field} must be a JSON object.", field=field) from error
+    except RecursionError as error:
+        raise _too_deep(field) from error
+    if is_deeper(encoded, depth_max):
+        raise _too_deep(field)
+    return encoded
+
+
+def _too_deep(field: str) -> InvalidField:
+    return InvalidField(
+        f"{field} must not be nested more than {limits.JSON_DEPTH_MAX} levels deep.", field=field
+    )
 
 
 def _texts_in(value: Any) -> Iterable[str]:
@@ -128,8 +169,16 @@ def _texts_in(value: Any) -> Iterable[str]:
             yield from _texts_in(member)
 
 
-def _has_control(text: str) -> bool:
-    return any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
+def _details_json(details: Mapping[str, Any] | None) -> str:
+    """What is kept with a checkout. Raises InvalidField, naming the member that cannot be kept."""
+    if not details:
+        return "{}"
+    for name, member in details.items():
+        if name == "metadata":
+            check_metadata(member)
+        else:
+            _encoded(member, str(name))
+    return _encoded(details, "details", limits.JSON_DEPTH_MAX + 1).decode()
 
 
 def _state_of(gate: Gate) -> str:
@@ -146,7 +195,7 @@ def _fingerprint(*parts: object) -> str:
 
 
 def _checked_text(value: str, field: str, length_max: int) -> str:
-    if not value or len(value) > length_max or _has_control(value):
+    if not value or len(value) > length_max or has_control(value):
         raise InvalidField(
             f"{field} must be 1 to {length_max} characters without control characters.", field=field
         )
@@ -326,16 +375,7 @@ class CartStore:
             raise InvalidField(
                 f"items must have 1 to {self.settings.max_lines_per_cart} entries.", field="items"
             )
-        seen: set[str] = set()
-        for number, item in enumerate(items):
-            if isinstance(item, PutItem) and not is_sku(item.sku):
-                raise ProductNotFound(sku=item.sku[: limits.ID_LENGTH_MAX], field=f"items[{number}].sku")
-            if isinstance(item, PutItemByLine):
-                self._check_line_id(item.line_id)
-            self._check_quantity(item.quantity, lowest=0, field=f"items[{number}].quantity")
-            if item.line_id in seen:
-                raise InvalidField("A line is named twice.", field=f"items[{number}]", line_id=item.line_id)
-            seen.add(item.line_id)
+        self._check_items(items)
         named = [(type(item).__name__, item.line_id, item.quantity) for item in items]
         return await self.engine.put_lines(
             owner.cart_id,
@@ -409,7 +449,7 @@ class CartStore:
         if line_ids is not None and not line_ids:
             raise InvalidField("line_ids must name at least one line, or be absent.", field="line_ids")
         self._check_line_ids(line_ids)
-        details_json = msgspec.json.encode(details or {}, order="sorted").decode()
+        details_json = _details_json(details)
         fingerprint = _fingerprint(
             "begin_checkout",
             sorted(line_ids) if line_ids is not None else None,
@@ -805,6 +845,30 @@ class CartStore:
                 field=field,
                 requested_quantity=quantity,
             )
+
+    def _check_items(self, items: Sequence[PutItem | PutItemByLine]) -> None:
+        """Raise what the first entry that cannot be set is refused with; its `errors` names all of them."""
+        seen: set[str] = set()
+        refused: list[CartError] = []
+        for number, item in enumerate(items):
+            at = f"items[{number}]"
+            try:
+                if isinstance(item, PutItem):
+                    if not is_sku(item.sku):
+                        raise ProductNotFound(sku=item.sku[: limits.ID_LENGTH_MAX], field=f"{at}.sku")
+                    check_properties_json(item.properties_json, f"{at}.properties")
+                else:
+                    self._check_line_id(item.line_id)
+                self._check_quantity(item.quantity, lowest=0, field=f"{at}.quantity")
+                if item.line_id in seen:
+                    raise InvalidField("A line is named twice.", field=at, line_id=item.line_id)
+            except CartError as error:
+                error.field = error.field or at
+                refused.append(error)
+            seen.add(item.line_id)
+        if refused:
+            refused[0].errors = [(error.field or "", error.message) for error in refused]
+            raise refused[0]
 
     @staticmethod
     def _check_line_id(line_id: str) -> None:

@@ -1,19 +1,24 @@
 """The shapes of the REST contract: what bodies may say and what answers say. No behaviour.
 
 Request shapes refuse unknown members. Shapes of PUT bodies also name the read-only members that the
-matching GET returns, typed loosely, so that what was read can be sent back; nothing reads those.
+matching GET returns, which are not decoded, so that what was read can be sent back; nothing reads those.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
 from cartstore import limits
+from cartstore_api import field_checks
+from cartstore_api.field_checks import meta
 
-ReadOnly = Any
-"""A member that is taken and ignored."""
+if TYPE_CHECKING:
+    ReadOnly = Any
+else:
+    ReadOnly = msgspec.Raw
+"""A member that is taken and ignored, whatever it is."""
 
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.ID_LENGTH_MAX)]
 LineId = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.ID_LENGTH_MAX + 14)]
@@ -21,7 +26,80 @@ Text = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.TEXT_LENGTH_M
 OptionalText = Annotated[str, msgspec.Meta(max_length=limits.TEXT_LENGTH_MAX)]
 Reason = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.REASON_LENGTH_MAX)]
 Reference = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.REFERENCE_LENGTH_MAX)]
-CurrencyCode = Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$", min_length=3, max_length=3)]
+CurrencyCode = Annotated[
+    str,
+    meta(
+        field_checks.currency,
+        {"description": "ISO 4217, in capitals."},
+        pattern="^[A-Z]{3}$",
+        min_length=3,
+        max_length=3,
+    ),
+]
+CountryCode = Annotated[
+    str,
+    meta(
+        field_checks.country,
+        {"description": "ISO 3166-1 alpha-2, or XK; in capitals."},
+        pattern="^[A-Z]{2}$",
+        min_length=2,
+        max_length=2,
+    ),
+]
+Email = Annotated[
+    str,
+    meta(
+        field_checks.email,
+        {"description": "An e-mail address; blank is none.", "format": "email"},
+        max_length=limits.TEXT_LENGTH_MAX,
+    ),
+]
+ImageUrl = Annotated[
+    str,
+    meta(
+        field_checks.image_url,
+        {"description": "An http or https URL.", "format": "uri"},
+        min_length=1,
+        max_length=limits.URL_LENGTH_MAX,
+    ),
+]
+Sku = Annotated[
+    str,
+    meta(
+        field_checks.sku,
+        {"description": "Of A-Z a-z 0-9 . _ ~ -"},
+        is_late=True,
+        min_length=1,
+        max_length=limits.ID_LENGTH_MAX,
+    ),
+]
+Quantity = Annotated[
+    int, meta(field_checks.quantity, {"minimum": 0, "maximum": limits.QUANTITY_MAX}, is_late=True)
+]
+AddedQuantity = Annotated[
+    int, meta(field_checks.added_quantity, {"minimum": 1, "maximum": limits.QUANTITY_MAX}, is_late=True)
+]
+Properties = Annotated[
+    dict[str, Any],
+    meta(
+        field_checks.properties,
+        {
+            "description": f"At most {limits.PROPERTIES_BYTES_MAX} bytes as JSON, nested at most "
+            f"{limits.JSON_DEPTH_MAX} levels deep."
+        },
+        is_late=True,
+    ),
+]
+Metadata = Annotated[
+    dict[str, Any],
+    meta(
+        field_checks.metadata,
+        {
+            "description": f"At most {limits.METADATA_BYTES_MAX} bytes as JSON, nested at most "
+            f"{limits.JSON_DEPTH_MAX} levels deep."
+        },
+    ),
+]
 Money = Annotated[str, msgspec.Meta(pattern="^[0-9]{1,16}([.][0-9]{1,4})?$", max_length=21)]
 """A decimal string in the named currency."""
 LineIds = Annotated[list[LineId], msgspec.Meta(min_length=1, max_length=1_000)]
@@ -36,6 +114,13 @@ class Fix(msgspec.Struct, kw_only=True):
     method: str
     path: str
     body: Any = None
+
+
+class FieldError(msgspec.Struct, kw_only=True):
+    """One of the fields that are wrong, by the path of its names, and what is wrong with it."""
+
+    field: str
+    detail: str
 
 
 class Shortfall(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -175,14 +260,14 @@ class AddItem(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     sku: Id | None = None
     product_id: Id | None = None
     options: dict[str, str] | None = None
-    quantity: int = 1
-    properties: dict[str, Any] | None = None
+    quantity: AddedQuantity = 1
+    properties: Properties | None = None
 
 
 class SetQuantity(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """0 removes the line."""
 
-    quantity: int
+    quantity: Quantity
 
 
 class PutItem(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -190,8 +275,8 @@ class PutItem(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     sku: Id | None = None
     line_id: LineId | None = None
-    quantity: int
-    properties: dict[str, Any] | None = None
+    quantity: Quantity
+    properties: Properties | None = None
     variation_key: ReadOnly = None
     product_id: ReadOnly = None
     name: ReadOnly = None
@@ -253,7 +338,7 @@ class Validation(msgspec.Struct, kw_only=True):
 class Contact(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """How to reach the buyer."""
 
-    email: OptionalText | None = None
+    email: Email | None = None
     phone: OptionalText | None = None
 
 
@@ -267,7 +352,7 @@ class Address(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     city: Text
     state: OptionalText | None = None
     postal_code: OptionalText | None = None
-    country: Annotated[str, msgspec.Meta(pattern="^[A-Z]{2}$", min_length=2, max_length=2)]
+    country: CountryCode
 
 
 class BeginCheckout(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -280,7 +365,7 @@ class BeginCheckout(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     shipping_address: Address
     billing_address: Address | None = None
     expected_total: Money | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
 
 
 class OrderLine(msgspec.Struct, kw_only=True):
@@ -424,10 +509,10 @@ PositiveCount = Annotated[int, msgspec.Meta(ge=1, le=limits.QUANTITY_MAX)]
 class PutVariant(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A variation to be sold; null is the default of a member."""
 
-    sku: Id
-    options: dict[str, str] | None = None
+    sku: Sku
+    options: Annotated[dict[str, str], msgspec.Meta(max_length=limits.OPTIONS_MAX)] | None = None
     price: Money
-    prices: dict[str, Money] | None = None
+    prices: Annotated[dict[str, Money], msgspec.Meta(max_length=limits.CURRENCIES_MAX)] | None = None
     policy: Literal["deny", "backorder", "untracked"] | None = None
     available_on: OptionalText | None = None
     hold_policy: Literal["on_add", "on_checkout"] | None = None
@@ -449,7 +534,7 @@ class PutProduct(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     active: bool | None = None
     images: (
         Annotated[
-            list[Annotated[str, msgspec.Meta(min_length=1, max_length=limits.URL_LENGTH_MAX)]],
+            list[ImageUrl],
             msgspec.Meta(max_length=limits.IMAGES_MAX),
         ]
         | None

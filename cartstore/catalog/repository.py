@@ -16,10 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from cartstore.archive.arrays import array_of, columns_of, insert_rows, rows_of
 from cartstore.archive.database import Database
 from cartstore.archive.tables import product_revisions, products, stock_ledger, variants
-from cartstore.catalog.rules import check_product, is_control
+from cartstore.catalog.rules import check_product
 from cartstore.errors import Invalid, InvalidField, ProductNotFound
 from cartstore.limits import PAGE_SIZE_DEFAULT, VARIANTS_MAX
 from cartstore.model import Product, SkuFields, StockPolicy, Variant
+from cartstore.texts import has_control
 
 PRODUCTS_PER_CHUNK: Final = 200
 """Of the products that are read at once when all of them are."""
@@ -118,7 +119,7 @@ class CatalogRepository:
     ) -> tuple[list[Product], str | None]:
         """A page of products by id, and the cursor of the next page: those whose title has every word of
         `q`, whatever the case, and whose seller is exactly `seller`."""
-        if any(is_control(character) for text in (q, seller, cursor) if text for character in text):
+        if any(text and has_control(text) for text in (q, seller, cursor)):
             # No stored text has one, and PostgreSQL takes no NUL even to compare with.
             return [], None
         query = _CURRENT
@@ -250,7 +251,7 @@ async def _store(
             if product.id in changed:
                 raise InvalidField("This product is given twice.", field="id")
             wanted = merge(before, product) if merge is not None and before is not None else product
-            check_product(wanted)
+            check_product(wanted, before)
             _check_owners(wanted, owners)
         except Invalid as problem:
             outcomes.append(problem)

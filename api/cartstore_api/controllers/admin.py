@@ -25,7 +25,7 @@ from cartstore.recovery.report import ReconcileReport
 from cartstore_api import schemas, views
 from cartstore_api.answers import Answer
 from cartstore_api.bodies import StrictBody
-from cartstore_api.context import context_of
+from cartstore_api.guards import SCOPE
 from cartstore_api.operations import Admin
 from cartstore_api.paging import Cursor, Limit, check_cursor
 from cartstore_api.problems import ProblemError, responses
@@ -66,6 +66,7 @@ class AdminCatalogController(Controller):
 
     @put(
         "/{product_id:str}",
+        opt={SCOPE: CATALOG},
         operation_class=Admin,
         operation_id="PutProduct",
         summary="Create or change a product",
@@ -77,13 +78,13 @@ class AdminCatalogController(Controller):
     ) -> Response[schemas.Product]:
         """Visible to the next request. Takes what `GET /v1/products/{id}` gives. Scope: catalog:write."""
         services = services_of(request)
-        services.callers.require(context_of(request), CATALOG)
         product = await services.store.put_product(_product_of(product_id, data, services.settings.currency))
         return answer(views.product_view(product, await services.store.stock_of([product])))
 
     @post(
         "/import",
         status_code=200,
+        opt={SCOPE: CATALOG},
         operation_class=ImportOperation,
         operation_id="ImportProducts",
         summary="Import a catalog",
@@ -94,7 +95,6 @@ class AdminCatalogController(Controller):
         """A shop's export as CSV. Rows that cannot be taken are named with line and reason, the rest go in.
         Importing again changes prices and texts that changed, never stock. Scope: catalog:write."""
         services = services_of(request)
-        services.callers.require(context_of(request), CATALOG)
         media_type = (request.headers.get("content-type") or "").partition(";")[0].strip().lower()
         if media_type not in _CATALOG_TYPES:
             raise ProblemError("UNSUPPORTED_MEDIA_TYPE", "This path takes text/csv.")
@@ -125,6 +125,7 @@ class AdminStockController(Controller):
     @post(
         "/{sku:str}/adjust",
         status_code=200,
+        opt={SCOPE: STOCK},
         operation_class=Admin,
         operation_id="AdjustStock",
         summary="Adjust a SKU's stock",
@@ -136,7 +137,6 @@ class AdminStockController(Controller):
         """Adds units (negative: takes away). The same reference with the same content is answered with the
         first result, with other content refused. Scope: stock:write."""
         services = services_of(request)
-        services.callers.require(context_of(request), STOCK)
         result = await services.store.adjust_stock(
             sku, data.delta, reason=data.reason, reference=data.reference
         )
@@ -145,6 +145,7 @@ class AdminStockController(Controller):
     @post(
         "/adjust",
         status_code=200,
+        opt={SCOPE: STOCK},
         operation_class=Admin,
         operation_id="AdjustStocks",
         summary="Adjust the stock of many SKUs",
@@ -157,7 +158,6 @@ class AdminStockController(Controller):
         """A list of adjustments, each on its own. When some are refused the problem names them; the others
         were applied, and the whole list can be sent again: a reference counts once. Scope: stock:write."""
         services = services_of(request)
-        services.callers.require(context_of(request), STOCK)
         outcomes = await _adjust_all(services, data)
         refused = [
             (entry, outcome)
@@ -175,6 +175,7 @@ class AdminStockController(Controller):
 
     @put(
         "/{sku:str}",
+        opt={SCOPE: STOCK},
         operation_class=Admin,
         operation_id="SetStock",
         summary="Set a SKU's stock",
@@ -186,7 +187,6 @@ class AdminStockController(Controller):
         """Moves on_hand to a value, applied as a delta; an untracked SKU is limited by stock from then on.
         Refused below what is held, and when `expected_on_hand` differs. Scope: stock:write."""
         services = services_of(request)
-        services.callers.require(context_of(request), STOCK)
         result = await services.store.set_stock(
             sku,
             data.on_hand,
@@ -198,6 +198,7 @@ class AdminStockController(Controller):
 
     @get(
         "/{sku:str}/ledger",
+        opt={SCOPE: OPERATIONS},
         operation_class=Admin,
         operation_id="ReadLedger",
         summary="Read a SKU's ledger",
@@ -212,7 +213,6 @@ class AdminStockController(Controller):
     ) -> Response[schemas.Ledger]:
         """Every change of its on_hand that was archived, newest first. Scope: ops:read."""
         services = services_of(request)
-        services.callers.require(context_of(request), OPERATIONS)
         place = check_cursor(cursor)
         await services.store.read_stock(sku)
         rows, next_cursor = await services.store.archive.ledger(sku, limit=limit, cursor=place)
@@ -238,6 +238,7 @@ class AdminOrderController(Controller):
     tags = ("Admin: operations",)
 
     @get(
+        opt={SCOPE: OPERATIONS},
         operation_class=Admin,
         operation_id="ListAllOrders",
         summary="List orders of all carts",
@@ -252,7 +253,6 @@ class AdminOrderController(Controller):
     ) -> Response[schemas.Orders]:
         """Archived orders, newest first. Scope: ops:read."""
         services = services_of(request)
-        services.callers.require(context_of(request), OPERATIONS)
         orders, next_cursor = await services.store.archive.list_orders(
             status=status, limit=limit, cursor=check_cursor(cursor)
         )
@@ -263,6 +263,7 @@ class AdminOrderController(Controller):
     @post(
         "/{order_id:str}/refunded",
         status_code=200,
+        opt={SCOPE: ADMIN},
         operation_class=Admin,
         operation_id="CloseRefund",
         summary="Close a refund",
@@ -272,7 +273,6 @@ class AdminOrderController(Controller):
         """Records that the money of a `refund_due` order went back. Repeated: the same answer.
         Scope: admin."""
         services = services_of(request)
-        services.callers.require(context_of(request), ADMIN)
         result = await services.store.close_refund(order_id)
         order = next(order for order in result.orders if order.order_id == order_id)
         products = await views.products_of_orders(services.store, (order,))
@@ -287,6 +287,7 @@ class AdminController(Controller):
 
     @get(
         "/carts/{cart_id:str}",
+        opt={SCOPE: OPERATIONS},
         operation_class=Admin,
         operation_id="ReadAnyCart",
         summary="Read anybody's cart",
@@ -295,7 +296,6 @@ class AdminController(Controller):
     async def cart(self, request: AnyRequest, cart_id: FromPath[str]) -> Response[schemas.Cart]:
         """By its id; an absent cart reads as an empty one. Scope: ops:read."""
         services = services_of(request)
-        services.callers.require(context_of(request), OPERATIONS)
         if not _CART_ID.match(cart_id):
             raise ProblemError("NOT_FOUND", "A cart's id begins with u. or g.")
         cart = await services.store.engine.read_cart(cart_id)
@@ -304,6 +304,7 @@ class AdminController(Controller):
 
     @get(
         "/events",
+        opt={SCOPE: OPERATIONS},
         operation_class=Admin,
         operation_id="ListEvents",
         summary="Read the event feed",
@@ -315,7 +316,6 @@ class AdminController(Controller):
         """Archived events after a position, oldest first: everything that happened to stock, orders and
         payments, for other systems to follow. Scope: ops:read."""
         services = services_of(request)
-        services.callers.require(context_of(request), OPERATIONS)
         if after and not _POSITION.match(after):
             raise InvalidField("after must be the position of an event.", field="after")
         position = model.Position.parse(after) if after else model.Position(0, 0)
@@ -334,6 +334,7 @@ class AdminController(Controller):
 
     @get(
         "/reconcile",
+        opt={SCOPE: OPERATIONS},
         operation_class=Admin,
         operation_id="CheckConsistency",
         summary="Compare engine and record",
@@ -342,12 +343,12 @@ class AdminController(Controller):
     async def check(self, request: AnyRequest) -> Response[schemas.Reconciliation]:
         """Goes round once and repairs nothing; `drift` is everything that disagrees. Scope: ops:read."""
         services = services_of(request)
-        services.callers.require(context_of(request), OPERATIONS)
         return answer(_reconciliation(await Reconciler(services.store).run(repair=False)))
 
     @post(
         "/reconcile",
         status_code=200,
+        opt={SCOPE: ADMIN},
         operation_class=Admin,
         operation_id="Reconcile",
         summary="Reconcile engine and record",
@@ -357,11 +358,11 @@ class AdminController(Controller):
         """Goes round once and repairs what is provably safe to; `drift` is what could not be repaired. Scope:
         admin."""
         services = services_of(request)
-        services.callers.require(context_of(request), ADMIN)
         return answer(_reconciliation(await Reconciler(services.store).run()))
 
     @get(
         "/stats",
+        opt={SCOPE: OPERATIONS},
         operation_class=Admin,
         operation_id="ReadStats",
         summary="Read the deployment's figures",
@@ -370,7 +371,6 @@ class AdminController(Controller):
     async def stats(self, request: AnyRequest) -> Response[schemas.Stats]:
         """Sizes and readiness at a glance. Scope: ops:read."""
         services = services_of(request)
-        services.callers.require(context_of(request), OPERATIONS)
         found = await services.store.readiness()
         settings = services.settings
         return answer(

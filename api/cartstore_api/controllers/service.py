@@ -62,12 +62,13 @@ class ServiceController(Controller):
         summary="Read the metrics",
         media_type="text/plain",
     )
-    async def metrics(self, request: AnyRequest) -> Response[str]:
+    async def metrics(self, request: AnyRequest) -> Response[bytes]:
         """For Prometheus: one view over all processes."""
         services = services_of(request)
         found = await services.store.readiness()
         services.observer.flush()
-        return Response(metrics.render(found["checks"]).decode(), media_type=metrics.CONTENT_TYPE)
+        # Litestar names a charset after whatever media type is a text, also after one that has a charset.
+        return Response(metrics.render(found["checks"]), headers={"Content-Type": metrics.CONTENT_TYPE})
 
     @get("/", include_in_schema=False)
     async def root(self) -> Redirect:
