@@ -523,7 +523,9 @@ class CartStore:
         for payment, orders in await self.archive.list_payments(
             owner.cart_id, limit=limit + len(kept) + 1, before=before
         ):
-            page.setdefault(payment.payment_id, _checkout_from_record(payment, orders))
+            listed = page.get(payment.payment_id)
+            if listed is None or not listed.payment.is_readable:
+                page[payment.payment_id] = _checkout_from_record(payment, orders)
         found = sorted(page.values(), key=_page_key, reverse=True)
         if before is not None:
             found = [checkout for checkout in found if _page_key(checkout) < before]

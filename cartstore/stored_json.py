@@ -1,8 +1,11 @@
-"""Stored JSON that is handed on as it is. Owns the question whether it can be: a text that is no JSON, or is
-nested so deep that readers fail at it, would spoil the whole answer that it becomes a part of."""
+"""Stored data that may be unreadable. Owns the question whether stored JSON can be handed on undecoded: a
+text that is no JSON, or is nested so deep that readers fail at it, would spoil the whole answer that it
+becomes a part of. And how it is logged that something stored cannot be read.
+"""
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 import msgspec
@@ -11,6 +14,11 @@ from cartstore.limits import JSON_DEPTH_MAX
 from cartstore.nesting import is_deeper
 
 EMPTY: Final = msgspec.Raw(b"{}")
+
+_log = logging.getLogger("cartstore.stored")
+
+_TOLD_MAX: Final = 1_000
+_told: set[tuple[str, str, str]] = set()
 
 _skim = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -29,3 +37,15 @@ def passed_through(text: str | None) -> msgspec.Raw | None:
     except (msgspec.DecodeError, UnicodeError):
         return None
     return msgspec.Raw(json)
+
+
+def note_unreadable(kind: str, name: str, part: str, error: Exception | None = None) -> None:
+    """Log, once in the life of a process, that a part of something stored cannot be read: lists are read
+    again and again, and go on without it."""
+    key = kind, name, part
+    if key in _told:
+        return
+    if len(_told) < _TOLD_MAX:
+        _told.add(key)
+    fields = {"kind": kind, "name": name, "part": part, "error": repr(error) if error is not None else ""}
+    _log.error("stored data cannot be read", extra={"fields": fields})

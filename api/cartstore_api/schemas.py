@@ -100,6 +100,12 @@ Metadata = Annotated[
         },
     ),
 ]
+Unreadable = Annotated[
+    list[str] | msgspec.UnsetType,
+    msgspec.Meta(description="Members whose stored data cannot be read; they are empty."),
+]
+"""In rows of lists: absent, unless something stored is damaged."""
+
 Money = Annotated[str, msgspec.Meta(pattern="^[0-9]{1,16}([.][0-9]{1,4})?$", max_length=21)]
 """A decimal string in the named currency."""
 LineIds = Annotated[list[LineId], msgspec.Meta(min_length=1, max_length=1_000)]
@@ -174,6 +180,7 @@ class Line(msgspec.Struct, kw_only=True):
     available_quantity: int | None
     hold: Hold | None
     changes: dict[str, Change]
+    unreadable: Unreadable = msgspec.UNSET
 
 
 class Discount(msgspec.Struct, kw_only=True):
@@ -290,6 +297,7 @@ class PutItem(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     available_quantity: ReadOnly = None
     hold: ReadOnly = None
     changes: ReadOnly = None
+    unreadable: ReadOnly = None
 
 
 class PutItems(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -380,6 +388,7 @@ class OrderLine(msgspec.Struct, kw_only=True):
     quantity: int
     unit_price: str
     line_total: str
+    unreadable: Unreadable = msgspec.UNSET
 
 
 class Order(msgspec.Struct, kw_only=True):
@@ -395,6 +404,7 @@ class Order(msgspec.Struct, kw_only=True):
     currency: str
     payment_id: str
     created_at: str
+    unreadable: Unreadable = msgspec.UNSET
 
 
 class Orders(msgspec.Struct, kw_only=True):
@@ -494,6 +504,7 @@ class Product(msgspec.Struct, kw_only=True):
     options: list[str]
     currency: str
     variants: list[Variant]
+    unreadable: Unreadable = msgspec.UNSET
 
 
 class Products(msgspec.Struct, kw_only=True):
@@ -542,6 +553,7 @@ class PutProduct(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     options: Annotated[list[Text], msgspec.Meta(max_length=limits.OPTIONS_MAX)] | None = None
     currency: CurrencyCode | None = None
     variants: Annotated[list[PutVariant], msgspec.Meta(min_length=1, max_length=limits.VARIANTS_MAX)]
+    unreadable: ReadOnly = None
 
 
 class RejectedRow(msgspec.Struct, kw_only=True):
@@ -629,6 +641,7 @@ class LedgerEntry(msgspec.Struct, kw_only=True):
     reference: str
     order_id: str | None
     at: str
+    unreadable: Unreadable = msgspec.UNSET
 
 
 class Ledger(msgspec.Struct, kw_only=True):
@@ -648,6 +661,7 @@ class ArchivedEvent(msgspec.Struct, kw_only=True):
     type: str
     at: str
     body: dict[str, Any]
+    unreadable: Unreadable = msgspec.UNSET
 
 
 class Events(msgspec.Struct, kw_only=True):

@@ -216,18 +216,7 @@ class AdminStockController(Controller):
         place = check_cursor(cursor)
         await services.store.read_stock(sku)
         rows, next_cursor = await services.store.archive.ledger(sku, limit=limit, cursor=place)
-        items = [
-            schemas.LedgerEntry(
-                seq=row.seq,
-                delta=row.delta,
-                on_hand=row.on_hand,
-                reason=row.reason,
-                reference=row.reference,
-                order_id=row.order_id,
-                at=views.time_text(row.at_ms),
-            )
-            for row in rows
-        ]
+        items = [views.ledger_entry_view(row) for row in rows]
         return answer(schemas.Ledger(items=items, next_cursor=next_cursor))
 
 
@@ -320,15 +309,7 @@ class AdminController(Controller):
             raise InvalidField("after must be the position of an event.", field="after")
         position = model.Position.parse(after) if after else model.Position(0, 0)
         events = await services.store.archive.events_after(position, limit + 1)
-        items = [
-            schemas.ArchivedEvent(
-                position=str(event.position),
-                type=event.type,
-                at=views.time_text(event.at_ms),
-                body=event.body,
-            )
-            for event in events[:limit]
-        ]
+        items = [views.event_view(event) for event in events[:limit]]
         next_cursor = items[-1].position if len(events) > limit else None
         return answer(schemas.Events(items=items, next_cursor=next_cursor))
 
