@@ -169,7 +169,7 @@ def _texts_in(value: Any) -> Iterable[str]:
             yield from _texts_in(member)
 
 
-def _details_json(details: Mapping[str, Any] | None) -> str:
+def details_text(details: Mapping[str, Any] | None) -> str:
     """What is kept with a checkout. Raises InvalidField, naming the member that cannot be kept."""
     if not details:
         return "{}"
@@ -449,7 +449,7 @@ class CartStore:
         if line_ids is not None and not line_ids:
             raise InvalidField("line_ids must name at least one line, or be absent.", field="line_ids")
         self._check_line_ids(line_ids)
-        details_json = _details_json(details)
+        details_json = details_text(details)
         fingerprint = _fingerprint(
             "begin_checkout",
             sorted(line_ids) if line_ids is not None else None,

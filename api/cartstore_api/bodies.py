@@ -31,6 +31,9 @@ _CHARSET = re.compile(r'charset\s*=\s*"?([^";\s]+)', re.IGNORECASE)
 _DEPTH_MAX = limits.JSON_DEPTH_MAX + 3
 """Of a whole body: what may be nested as deep as properties is at most the member of an entry of a list."""
 
+_SHORT = 256
+"""Bytes of a body that the decoder can read however it is nested; each member is looked at afterwards."""
+
 _FREE = ("properties", "metadata")
 """Members whose value has no shape of its own."""
 
@@ -47,7 +50,7 @@ class BodyDecoder:
 
     def decode(self, body: bytes) -> Any:
         """Decode a body. Raises MALFORMED_JSON, VALIDATION_FAILED naming every member that is wrong."""
-        if is_deeper(body, _DEPTH_MAX):
+        if len(body) > _SHORT and is_deeper(body, _DEPTH_MAX):
             raise _too_deep(body)
         try:
             value = self._decode(body)
@@ -55,7 +58,8 @@ class BodyDecoder:
             raise self._refusal(body, body_errors.error_of(error)) from error
         except (msgspec.DecodeError, UnicodeError) as error:
             raise ProblemError("MALFORMED_JSON", f"The body is not JSON in UTF-8: {error}.") from error
-        if may_have_control(body):
+        # Most bodies are plain; a look with a regular expression is for the others.
+        if (not body.isascii() or b"\\" in body or b"\x7f" in body) and may_have_control(body):
             for path, name, text in body_errors.texts_in(value):
                 found = body_errors.control_error(path, name, text)
                 if found is not None:

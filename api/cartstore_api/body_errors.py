@@ -23,6 +23,9 @@ from cartstore_api.schemas import FieldError
 ERRORS_MAX: Final = 100
 """Wrong fields that are named; whoever has more has made the same mistake again and again."""
 
+LOOKED_MAX: Final = 1_000
+"""Members of one list or object that the second look goes through; bounds what a refusal costs."""
+
 MULTILINE: Final = frozenset({"description"})
 """Members whose text may have line breaks and tabs."""
 
@@ -35,14 +38,18 @@ _REASON = re.compile(r"(?P<reason>.*?)(?: - at `(?:key in )?\$(?P<path>.*)`)?\Z"
 _UNKNOWN_FIELD = re.compile(r"unknown field `(?P<name>.*)`", re.DOTALL)
 _MISSING_FIELD = re.compile(r"missing required field `(?P<name>.*)`", re.DOTALL)
 
-Checker = Callable[[Any, str], Iterator[FieldError]]
-"""(value, where it is) -> what is wrong."""
+Converter = Callable[[Any, str], Iterator[FieldError]]
+"""(value, where it is) -> what is wrong with it as one of its type."""
+
+Checker = Callable[[Any, str, str], Iterator[FieldError]]
+"""(value, where it is, name of the member) -> what is wrong with it."""
 
 
-def error_of(error: msgspec.ValidationError, at: str = "") -> FieldError:
-    """What the decoder says is wrong, of a value that is at `at`."""
+def error_of(error: msgspec.ValidationError, at: str = "", within: str = "") -> FieldError:
+    """What the decoder says is wrong, of a value that is at `at`, and that it found at `within`."""
     match = _REASON.match(str(error))
     reason, path = (match["reason"], match["path"] or "") if match else (str(error), "")
+    path = path.removeprefix(within)
     for pattern, said in ((_UNKNOWN_FIELD, "unknown field"), (_MISSING_FIELD, "is required")):
         if named := pattern.search(reason):
             path, reason = f"{path}.{named['name']}", said
@@ -59,7 +66,7 @@ def errors_in(body: bytes, annotation: Any, first: FieldError) -> list[FieldErro
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeError):
         return [first]
-    for error in islice(_look(value, annotation, ""), ERRORS_MAX):
+    for error in islice(_look_of(annotation)(value, "", ""), ERRORS_MAX):
         found.setdefault(error.field, error)
     return list(found.values()) or [first]
 
@@ -85,7 +92,7 @@ def control_error(path: str, name: str, text: str) -> FieldError | None:
 
 
 @lru_cache(256)
-def checker_of(annotation: Any) -> Checker | None:
+def checker_of(annotation: Any) -> Converter | None:
     """What makes the checks of a type's fields on a decoded value; None when it has none."""
     base, metas = _parts(annotation)
     if isinstance(base, type) and issubclass(base, msgspec.Struct):
@@ -96,7 +103,7 @@ def checker_of(annotation: Any) -> Checker | None:
     return (lambda value, at: _checked(checks, value, at)) if checks else None
 
 
-def _struct_checker(shape: type[msgspec.Struct]) -> Checker | None:
+def _struct_checker(shape: type[msgspec.Struct]) -> Converter | None:
     members = {
         name: checker
         for name, annotation in _annotations(shape).items()
@@ -114,7 +121,7 @@ def _struct_checker(shape: type[msgspec.Struct]) -> Checker | None:
     return check
 
 
-def _list_checker(annotation: Any) -> Checker | None:
+def _list_checker(annotation: Any) -> Converter | None:
     checker = checker_of(annotation)
     if checker is None:
         return None
@@ -133,59 +140,118 @@ def _checked(checks: list[Check], value: Any, at: str) -> Iterator[FieldError]:
             yield FieldError(field=at or BODY, detail=f"{at or BODY} {problem}.")
 
 
-def _look(value: Any, annotation: Any, at: str, name: str = "") -> Iterator[FieldError]:
-    """What is wrong with an undecoded value, by the annotation of its place."""
-    if value is None and _takes_none(annotation):
-        return
+@lru_cache(256)
+def _look_of(annotation: Any) -> Checker:
+    """What looks at an undecoded value by the annotation of its place, null included. Made once: to make
+    sense of an annotation takes much longer than to look at a value."""
     base, metas = _parts(annotation)
     if base is msgspec.Raw:
-        return
-    if isinstance(base, type) and issubclass(base, msgspec.Struct) and isinstance(value, dict):
-        yield from _look_at_members(value, base, at)
-        return
+        return _nothing
     origin = get_origin(base)
-    is_container = origin in (list, dict) and isinstance(value, origin)
-    # Of a container only its own bounds, here: its members follow one by one.
-    bare: Any = (list[Any] if origin is list else dict[str, Any]) if is_container else base
-    try:
-        msgspec.convert(value, Annotated[(bare, *metas)] if metas else bare)
-    except msgspec.ValidationError as error:
-        yield error_of(error, at)
-        return
-    if is_container and origin is list:
-        for number, member in enumerate(value):
-            yield from _look(member, get_args(base)[0], f"{at}[{number}]", name)
-    elif is_container and get_args(base)[1] is not Any:
-        for key, member in value.items():
-            if (problem := control_error(at, "", key)) is not None:
-                yield problem
-            yield from _look(member, get_args(base)[1], _joined(at, key))
+    if isinstance(base, type) and issubclass(base, msgspec.Struct):
+        look = _look_of_struct(base)
+    elif origin is list:
+        look = _look_of_list(get_args(base)[0], _converter(_bare(list[Any], metas)))
+    elif origin is dict and get_args(base)[1] is not Any:
+        look = _look_of_dict(get_args(base)[1], _converter(_bare(dict[str, Any], metas)))
     else:
-        found = [
-            problem
-            for path, its_name, text in texts_in(value, at, name)
-            if (problem := control_error(path, its_name, text)) is not None
-        ]
-        if found:
-            yield from found
+        checks = [check for meta in metas if (check := check_in(meta, with_late=True)) is not None]
+        look = _look_of_value(_converter(annotation), checks)
+    if not _takes_none(annotation):
+        return look
+    return lambda value, at, name: iter(()) if value is None else look(value, at, name)
+
+
+def _bare(container: Any, metas: tuple[msgspec.Meta, ...]) -> Any:
+    """A container of anything within the bounds of one: its members are looked at one by one."""
+    return Annotated[(container, *metas)] if metas else container
+
+
+def _nothing(value: Any, at: str, name: str) -> Iterator[FieldError]:
+    yield from ()
+
+
+def _look_of_struct(shape: type[msgspec.Struct]) -> Checker:
+    fields = [
+        (field.name, field.required, _look_of(_annotations(shape)[field.name]))
+        for field in msgspec.structs.fields(shape)
+    ]
+    names = frozenset(name for name, _, _ in fields)
+    refuses_others = shape.__struct_config__.forbid_unknown_fields
+    convert = _converter(shape)
+
+    def look(value: Any, at: str, name: str) -> Iterator[FieldError]:
+        if not isinstance(value, dict):
+            yield from convert(value, at)
             return
-    checks = [check for meta in metas if (check := check_in(meta, with_late=True)) is not None]
-    yield from _checked(checks, value, at)
+        for member, is_required, look_at in fields:
+            if member in value:
+                yield from look_at(value[member], _joined(at, member), member)
+            elif is_required:
+                path = _joined(at, member)
+                yield FieldError(field=path, detail=f"{path} is required.")
+        if refuses_others and not value.keys() <= names:
+            for member in value:
+                if member not in names:
+                    path = _joined(at, member)
+                    yield FieldError(field=path, detail=f"{path}: unknown field.")
+
+    return look
 
 
-def _look_at_members(value: dict[str, Any], shape: type[msgspec.Struct], at: str) -> Iterator[FieldError]:
-    annotations = _annotations(shape)
-    for field in msgspec.structs.fields(shape):
-        path = _joined(at, field.name)
-        if field.name in value:
-            yield from _look(value[field.name], annotations[field.name], path, field.name)
-        elif field.required:
-            yield FieldError(field=path, detail=f"{path} is required.")
-    if shape.__struct_config__.forbid_unknown_fields:
-        for name in value:
-            if name not in annotations:
-                path = _joined(at, name)
-                yield FieldError(field=path, detail=f"{path}: unknown field.")
+def _look_of_list(annotation: Any, convert: Converter) -> Checker:
+    look_at = _look_of(annotation)
+
+    def look(value: Any, at: str, name: str) -> Iterator[FieldError]:
+        wrong = list(convert(value, at))
+        yield from wrong
+        if not wrong:
+            for number, member in enumerate(value[:LOOKED_MAX]):
+                yield from look_at(member, f"{at}[{number}]", name)
+
+    return look
+
+
+def _look_of_dict(annotation: Any, convert: Converter) -> Checker:
+    look_at = _look_of(annotation)
+
+    def look(value: Any, at: str, name: str) -> Iterator[FieldError]:
+        wrong = list(convert(value, at))
+        yield from wrong
+        if not wrong:
+            for key, member in islice(value.items(), LOOKED_MAX):
+                problem = control_error(at, "", key)
+                if problem is not None:
+                    yield problem
+                yield from look_at(member, _joined(at, key), "")
+
+    return look
+
+
+def _look_of_value(convert: Converter, checks: list[Check]) -> Checker:
+    def look(value: Any, at: str, name: str) -> Iterator[FieldError]:
+        wrong = list(convert(value, at))
+        if not wrong and isinstance(value, str | dict | list):
+            texts = texts_in(value, at, name)
+            wrong = [found for text in texts if (found := control_error(*text)) is not None]
+        yield from wrong
+        if not wrong:
+            yield from _checked(checks, value, at)
+
+    return look
+
+
+def _converter(annotation: Any) -> Converter:
+    """Says what is wrong with a value of a type, by way of a Struct: it remembers what its fields are."""
+    holder = msgspec.defstruct("Holder", [("value", annotation)])
+
+    def convert(value: Any, at: str) -> Iterator[FieldError]:
+        try:
+            msgspec.convert({"value": value}, holder)
+        except msgspec.ValidationError as error:
+            yield error_of(error, at, ".value")
+
+    return convert
 
 
 def texts_in(value: Any, path: str = "", name: str = "") -> Iterator[tuple[str, str, str]]:

@@ -53,7 +53,7 @@ def email(text: str) -> str | None:
         return None
     try:
         # `.test` is reserved for trying things out, which shops do with everything as in production.
-        validate_email(text, check_deliverability=False, test_environment=True)
+        validate_email(text, check_deliverability=False, test_environment=True, strict=True)
     except EmailNotValidError as error:
         return f"is not an e-mail address: {str(error).rstrip('.')}"
     return None

@@ -184,3 +184,18 @@ async def test_carts_come_back_when_snapshots_of_others_cannot_be_read(api: Any)
 
     assert pages == everyone[2:]
     assert await snapshots.find(everyone[0]) is None
+
+
+async def test_product_can_be_changed_when_its_images_are_from_before_a_rule(api: Any) -> None:
+    await api.sell("MUG", stock=0, policy="untracked")
+    images = """UPDATE product_revisions SET doc = jsonb_set(doc, '{images}', '["/old.jpg"]')"""
+    await _damage(api, images)
+    count = {"on_hand": 5, "reason": "count", "reference": "first"}
+
+    counted = await api.admin.put("/v1/admin/stock/MUG", json=count)
+    sent_back = await api.admin.put(
+        "/v1/admin/products/p-MUG", json=(await api.anyone.get("/v1/products/p-MUG")).json()
+    )
+
+    assert (counted.status_code, counted.json()["policy"]) == (200, "deny")
+    assert (sent_back.status_code, sent_back.json()["field"]) == (422, "images[0]")

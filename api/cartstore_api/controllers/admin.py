@@ -18,6 +18,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 
 from cartstore import limits, model
 from cartstore.catalog.money import to_minor
+from cartstore.catalog.rules import FIELDS_NAMED_MAX, check_product
 from cartstore.errors import CartError, InvalidField
 from cartstore.recovery.drift import Drift
 from cartstore.recovery.reconcile import Reconciler
@@ -367,11 +368,13 @@ class AdminController(Controller):
 
 
 def _product_of(product_id: str, data: schemas.PutProduct, currency: str) -> model.Product:
-    """The product that a body describes; absent and null members have their defaults. Raises InvalidField."""
+    """The product that a body describes; absent and null members have their defaults. Raises InvalidField,
+    naming every field that is wrong."""
     if not model.ID_PATTERN.match(product_id):
         raise InvalidField("A product id is 1 to 128 of A-Z a-z 0-9 . _ ~ -", field="id")
     currency = data.currency or currency
-    return model.Product(
+    prices = _Prices()
+    product = model.Product(
         id=product_id,
         title=data.title,
         description=data.description,
@@ -381,20 +384,44 @@ def _product_of(product_id: str, data: schemas.PutProduct, currency: str) -> mod
         options=tuple(data.options or ()),
         currency=currency,
         variants=tuple(
-            _variant_of(variant, currency, f"variants[{number}]")
+            _variant_of(variant, currency, prices, f"variants[{number}]")
             for number, variant in enumerate(data.variants)
         ),
     )
+    if prices.refused:
+        errors = [(error.field or "", error.message) for error in prices.refused]
+        try:
+            check_product(product)
+        except InvalidField as error:
+            errors += error.errors or ()
+        first = prices.refused[0]
+        first.errors = errors[:FIELDS_NAMED_MAX]
+        raise first
+    return product
 
 
-def _variant_of(variant: schemas.PutVariant, currency: str, at: str) -> model.Variant:
+class _Prices:
+    """Reads the prices of a product; those that are none are kept, and read as 0 for the time being."""
+
+    def __init__(self) -> None:
+        self.refused: list[InvalidField] = []
+
+    def minor(self, text: str, currency: str, field: str) -> int:
+        try:
+            return to_minor(text, currency, field=field)
+        except InvalidField as error:
+            self.refused.append(error)
+            return 0
+
+
+def _variant_of(variant: schemas.PutVariant, currency: str, prices: _Prices, at: str) -> model.Variant:
     limit = variant.max_per_customer
     return model.Variant(
         sku=variant.sku,
         options=variant.options or {},
-        price_minor=to_minor(variant.price, currency, field=f"{at}.price"),
+        price_minor=prices.minor(variant.price, currency, f"{at}.price"),
         prices_minor={
-            code: to_minor(text, code, field=f"{at}.prices.{code}")
+            code: prices.minor(text, code, f"{at}.prices.{code}")
             for code, text in (variant.prices or {}).items()
         },
         policy=variant.policy or "deny",
