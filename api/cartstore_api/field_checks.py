@@ -17,8 +17,8 @@ from cartstore import limits
 from cartstore.catalog.money import EXPONENTS
 from cartstore.catalog.rules import image_url_problem
 from cartstore.errors import InvalidField
+from cartstore.free_json import canonical_properties, check_metadata
 from cartstore.model import is_sku
-from cartstore.store import canonical_properties, check_metadata
 
 Check = Callable[[Any], str | None]
 

@@ -8,7 +8,7 @@ import pytest
 
 from cartstore import limits
 from cartstore.errors import InvalidField
-from cartstore.store import canonical_properties, check_metadata, check_properties_json, details_text
+from cartstore.free_json import canonical_properties, check_metadata, check_properties_json, details_text
 
 
 def nested(depth: int) -> dict[str, Any]:

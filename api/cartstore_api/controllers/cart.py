@@ -12,7 +12,7 @@ from litestar.params import FromPath, JSONBody
 
 from cartstore import model
 from cartstore.errors import CartError, InvalidField
-from cartstore.store import canonical_properties
+from cartstore.free_json import canonical_properties
 from cartstore_api import cart_calls, schemas, views
 from cartstore_api.answers import NO_HEADERS, REPLAYED, Answer
 from cartstore_api.bodies import StrictBody
