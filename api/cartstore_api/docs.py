@@ -19,7 +19,7 @@ from cartstore_api import problems, schemas
 from cartstore_api.body_errors import described
 
 _REFUSED = {
-    "description": problems.DESCRIPTIONS[422],
+    "description": problems.description_of(422),
     "content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
 }
 

@@ -361,7 +361,7 @@ def _sane(number: int | None) -> int | None:
     return number if number is None or -_NUMBER_MAX <= number <= _NUMBER_MAX else None
 
 
-DESCRIPTIONS = {
+_DESCRIPTIONS = {
     400: "The body is not JSON, or a required header is missing.",
     401: "The token is missing, expired or not ours.",
     403: "The token lacks the scope, or the request came from another site.",
@@ -377,13 +377,18 @@ DESCRIPTIONS = {
 }
 
 
+def description_of(status: int) -> str:
+    """What the OpenAPI document says of a problem with this status."""
+    return _DESCRIPTIONS[status]
+
+
 def responses(*statuses: int) -> dict[int, ResponseSpec]:
     """The OpenAPI entries of the problems that a route may answer with."""
     return {
         status: ResponseSpec(
             data_container=Problem,
             generate_examples=False,
-            description=DESCRIPTIONS[status],
+            description=_DESCRIPTIONS[status],
             media_type=MEDIA_TYPE,
         )
         for status in statuses
