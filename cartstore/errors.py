@@ -61,6 +61,8 @@ class CartError(CartStoreError):
     """
 
     code = "CONFLICT"
+    errors: list[tuple[str, str]] | None = None
+    """(field, message) of every wrong field, when more than the first was looked for."""
 
     def __init__(
         self,

@@ -39,6 +39,9 @@ PROPERTIES_BYTES_MAX: Final = 2_048
 METADATA_BYTES_MAX: Final = 4_096
 """Of a checkout's metadata, as JSON in UTF-8."""
 
+JSON_DEPTH_MAX: Final = 32
+"""Nested arrays and objects of properties and of metadata; the outermost object is the first."""
+
 IDEMPOTENCY_KEY_LENGTH_MAX: Final = 255
 IDEMPOTENCY_RING_SIZE: Final = 16
 """How many keys a cart remembers (api.md, headers)."""
@@ -47,6 +50,9 @@ VARIANTS_MAX: Final = 2_048
 """Of one product."""
 
 IMAGES_MAX: Final = 250
+CURRENCIES_MAX: Final = 200
+"""Of one variant's prices: more than ISO 4217 has."""
+
 OPTIONS_MAX: Final = 3
 """Of one product: the number of option names (Shopify's own bound)."""
 

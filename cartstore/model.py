@@ -475,6 +475,11 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str = ""
     details_json: str = "{}"
 
+    @property
+    def is_readable(self) -> bool:
+        """False for one that a list names although what is stored of it cannot be read."""
+        return self.currency != ""
+
 
 class Checkout(msgspec.Struct, frozen=True, kw_only=True):
     payment: Payment

@@ -7,7 +7,6 @@ Refuses to know how a cart is kept (`engine.py`), how the record is written (`ar
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -27,6 +26,7 @@ from cartstore.catalog.repository import CatalogRepository
 from cartstore.engine import CartEngine
 from cartstore.errors import (
     CartEmpty,
+    CartError,
     IdempotencyKeyReused,
     Invalid,
     InvalidField,
@@ -45,6 +45,7 @@ from cartstore.errors import (
     StoreUnavailable,
 )
 from cartstore.failpoints import reach
+from cartstore.free_json import canonical_properties, check_properties_json, details_text
 from cartstore.model import (
     ID_PATTERN,
     NO_GUARD,
@@ -83,6 +84,7 @@ from cartstore.recovery.snapshots import DumpingEngine, sweep_activity, take_sna
 from cartstore.redis.gate import Gate
 from cartstore.redis.memory import EngineMemory
 from cartstore.settings import Settings
+from cartstore.texts import has_control
 
 _DISK_TEXTS = {
     "open": "open",
@@ -96,47 +98,6 @@ DRAIN_LAG_EVENTS_MAX = 10_000
 _LINE_ID_LENGTH_MAX = limits.ID_LENGTH_MAX + 14
 
 T = TypeVar("T")
-
-
-def canonical_properties(properties: Mapping[str, Any] | None) -> str | None:
-    """The one JSON text of these properties, so that equal properties make the same line.
-
-    Raises InvalidField for control characters, values that are no JSON, or more than
-    PROPERTIES_BYTES_MAX bytes. Empty properties are none.
-    """
-    if not properties:
-        return None
-    try:
-        encoded = msgspec.json.encode(properties, order="sorted")
-        text = encoded.decode()
-        # Escapes hide control characters from a look at the JSON text, so the values are looked at.
-        has_control = any(_has_control(part) for part in _texts_in(properties))
-    except (TypeError, ValueError, RecursionError, OverflowError, UnicodeError) as error:
-        raise InvalidField("properties must be a JSON object.", field="properties") from error
-    if len(encoded) > limits.PROPERTIES_BYTES_MAX:
-        raise InvalidField(
-            f"properties have {len(encoded)} bytes as JSON; at most {limits.PROPERTIES_BYTES_MAX} are kept.",
-            field="properties",
-        )
-    if has_control:
-        raise InvalidField("properties contain a control character.", field="properties")
-    return text
-
-
-def _texts_in(value: Any) -> Iterable[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for name, member in value.items():
-            yield str(name)
-            yield from _texts_in(member)
-    elif isinstance(value, list | tuple):
-        for member in value:
-            yield from _texts_in(member)
-
-
-def _has_control(text: str) -> bool:
-    return any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
 
 
 def _state_of(gate: Gate) -> str:
@@ -153,7 +114,7 @@ def _fingerprint(*parts: object) -> str:
 
 
 def _checked_text(value: str, field: str, length_max: int) -> str:
-    if not value or len(value) > length_max or _has_control(value):
+    if not value or len(value) > length_max or has_control(value):
         raise InvalidField(
             f"{field} must be 1 to {length_max} characters without control characters.", field=field
         )
@@ -335,16 +296,7 @@ class CartStore:
             raise InvalidField(
                 f"items must have 1 to {self.settings.max_lines_per_cart} entries.", field="items"
             )
-        seen: set[str] = set()
-        for number, item in enumerate(items):
-            if isinstance(item, PutItem) and not is_sku(item.sku):
-                raise ProductNotFound(sku=item.sku[: limits.ID_LENGTH_MAX], field=f"items[{number}].sku")
-            if isinstance(item, PutItemByLine):
-                self._check_line_id(item.line_id)
-            self._check_quantity(item.quantity, lowest=0, field=f"items[{number}].quantity")
-            if item.line_id in seen:
-                raise InvalidField("A line is named twice.", field=f"items[{number}]", line_id=item.line_id)
-            seen.add(item.line_id)
+        self._check_items(items)
         named = [(type(item).__name__, item.line_id, item.quantity) for item in items]
         return await self.engine.put_lines(
             owner.cart_id,
@@ -418,7 +370,7 @@ class CartStore:
         if line_ids is not None and not line_ids:
             raise InvalidField("line_ids must name at least one line, or be absent.", field="line_ids")
         self._check_line_ids(line_ids)
-        details_json = msgspec.json.encode(details or {}, order="sorted").decode()
+        details_json = details_text(details)
         fingerprint = _fingerprint(
             "begin_checkout",
             sorted(line_ids) if line_ids is not None else None,
@@ -492,7 +444,9 @@ class CartStore:
         for payment, orders in await self.archive.list_payments(
             owner.cart_id, limit=limit + len(kept) + 1, before=before
         ):
-            page.setdefault(payment.payment_id, _checkout_from_record(payment, orders))
+            listed = page.get(payment.payment_id)
+            if listed is None or not listed.payment.is_readable:
+                page[payment.payment_id] = _checkout_from_record(payment, orders)
         found = sorted(page.values(), key=_page_key, reverse=True)
         if before is not None:
             found = [checkout for checkout in found if _page_key(checkout) < before]
@@ -824,6 +778,30 @@ class CartStore:
                 field=field,
                 requested_quantity=quantity,
             )
+
+    def _check_items(self, items: Sequence[PutItem | PutItemByLine]) -> None:
+        """Raise what the first entry that cannot be set is refused with; its `errors` names all of them."""
+        seen: set[str] = set()
+        refused: list[CartError] = []
+        for number, item in enumerate(items):
+            at = f"items[{number}]"
+            try:
+                if isinstance(item, PutItem):
+                    if not is_sku(item.sku):
+                        raise ProductNotFound(sku=item.sku[: limits.ID_LENGTH_MAX], field=f"{at}.sku")
+                    check_properties_json(item.properties_json, f"{at}.properties")
+                else:
+                    self._check_line_id(item.line_id)
+                self._check_quantity(item.quantity, lowest=0, field=f"{at}.quantity")
+                if item.line_id in seen:
+                    raise InvalidField("A line is named twice.", field=at, line_id=item.line_id)
+            except CartError as error:
+                error.field = error.field or at
+                refused.append(error)
+            seen.add(item.line_id)
+        if refused:
+            refused[0].errors = [(error.field or "", error.message) for error in refused]
+            raise refused[0]
 
     @staticmethod
     def _check_line_id(line_id: str) -> None:

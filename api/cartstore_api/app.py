@@ -24,6 +24,7 @@ from cartstore_api.controllers import admin, cart, catalog, orders, service
 from cartstore_api.docs import DocsPage, Document
 from cartstore_api.doorbell import Doorbell
 from cartstore_api.edge import Edge
+from cartstore_api.guards import before_body
 from cartstore_api.lane import Lane
 from cartstore_api.observing import Observer
 from cartstore_api.services import Services
@@ -102,6 +103,7 @@ def create_app(
         ],
         lifespan=[serving],
         exception_handlers={Exception: problems.handle},
+        guards=[before_body],
         request_max_body_size=settings.max_body_bytes,
         cors_config=_cors(settings),
         openapi_config=OpenAPIConfig(

@@ -1,14 +1,14 @@
 """How JSON bodies are read: strictly, by decoders that are built once per route.
 
-Owns content types, malformed JSON, and characters that no stored text may have. Litestar's own reading
-is lenient ("5" would pass for 5), so it is replaced at the seam that Litestar offers for it.
+Owns content types, malformed JSON, how deep a body may be nested, and characters that no stored text may
+have. Litestar's own reading is lenient ("5" would pass for 5), so it is replaced at the seam that Litestar
+offers for it. What is said of a body that is refused is in body_errors.py.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import Any, ClassVar
 
 import msgspec
@@ -17,31 +17,75 @@ from litestar.dto.data_structures import DTOFieldDefinition
 from litestar.openapi.spec import Reference, Schema
 from litestar.typing import FieldDefinition
 
+from cartstore import limits
+from cartstore.nesting import is_deeper, place_deeper
+from cartstore.texts import has_control, may_have_control
+from cartstore_api import body_errors
 from cartstore_api.context import SCOPE_KEY, RequestContext
 from cartstore_api.problems import ProblemError, body_required
+from cartstore_api.schemas import FieldError
 
 _USUAL_TYPE = b"application/json"
 _JSON = re.compile(r"application/(?:[A-Za-z0-9.+-]+\+)?json\Z", re.IGNORECASE)
 _CHARSET = re.compile(r'charset\s*=\s*"?([^";\s]+)', re.IGNORECASE)
-_UNKNOWN_FIELD = re.compile(r"unknown field `(?P<name>.*)`", re.DOTALL)
-_REASON = re.compile(r"(?P<reason>.*?)(?: - at `(?:key in )?\$(?P<path>.*)`)?\Z", re.DOTALL)
-_BACKSLASH, _DELETE = b"\\\x7f"
-_MULTILINE = frozenset({"description"})
-"""Members whose text may have line breaks and tabs."""
+_DEPTH_MAX = limits.JSON_DEPTH_MAX + 3
+"""Of a whole body: what may be nested as deep as properties is at most the member of an entry of a list."""
+
+_SHORT = 256
+"""Bytes of a body that the decoder can read however it is nested; each member is looked at afterwards."""
+
+_FREE = ("properties", "metadata")
+"""Members whose value has no shape of its own."""
+
+
+class BodyDecoder:
+    """Decodes the bodies of one shape, and names everything that is wrong with one that is refused."""
+
+    __slots__ = ("_annotation", "_checks", "_decode")
+
+    def __init__(self, annotation: Any) -> None:
+        self._annotation = annotation
+        self._decode = msgspec.json.Decoder(annotation).decode
+        self._checks = body_errors.checker_of(annotation)
+
+    def decode(self, body: bytes) -> Any:
+        """Decode a body. Raises MALFORMED_JSON, VALIDATION_FAILED naming every member that is wrong."""
+        if len(body) > _SHORT and is_deeper(body, _DEPTH_MAX):
+            raise _too_deep(body)
+        try:
+            value = self._decode(body)
+        except msgspec.ValidationError as error:
+            raise self._refusal(body, body_errors.error_of(error)) from error
+        except (msgspec.DecodeError, UnicodeError) as error:
+            raise ProblemError("MALFORMED_JSON", f"The body is not JSON in UTF-8: {error}.") from error
+        # Most bodies are plain; a look with a regular expression is for the others.
+        if (not body.isascii() or b"\\" in body or b"\x7f" in body) and may_have_control(body):
+            for path, name, text in body_errors.texts_in(value):
+                found = body_errors.control_error(path, name, text)
+                if found is not None:
+                    raise self._refusal(body, found)
+        if self._checks is not None:
+            for found in self._checks(value, ""):
+                raise self._refusal(body, found)
+        return value
+
+    def _refusal(self, body: bytes, first: FieldError) -> ProblemError:
+        errors = body_errors.errors_in(body, self._annotation, first)
+        return ProblemError("VALIDATION_FAILED", errors[0].detail, field=errors[0].field, errors=errors)
 
 
 class StrictBody(AbstractDTO[Any]):
     """Decodes the `data` of a handler by its annotation, exactly."""
 
     config: ClassVar[DTOConfig] = DTOConfig()
-    _decoders: ClassVar[dict[str, msgspec.json.Decoder[Any]]] = {}
+    _decoders: ClassVar[dict[str, BodyDecoder]] = {}
 
     @classmethod
     def create_for_field_definition(
         cls, field_definition: FieldDefinition, handler_id: str, backend_cls: Any = None
     ) -> None:
         if field_definition.name == "data":
-            cls._decoders[handler_id] = msgspec.json.Decoder(field_definition.raw)
+            cls._decoders[handler_id] = BodyDecoder(field_definition.raw)
 
     @classmethod
     def create_openapi_schema(
@@ -70,14 +114,14 @@ class StrictBody(AbstractDTO[Any]):
         return read_body(context, value, self._decoders[handler_id])
 
 
-def read_body(context: RequestContext, body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
+def read_body(context: RequestContext, body: bytes, decoder: BodyDecoder) -> Any:
     """The body of a request, decoded. Raises MALFORMED_JSON, UNSUPPORTED_MEDIA_TYPE, VALIDATION_FAILED."""
     if not body:
         raise body_required()
     content_type = context.known.get(b"content-type")
     if content_type and content_type != _USUAL_TYPE:
         _check_media_type(content_type.decode("latin-1"))
-    return decode(body, decoder)
+    return decoder.decode(body)
 
 
 def _check_media_type(content_type: str) -> None:
@@ -88,33 +132,17 @@ def _check_media_type(content_type: str) -> None:
         raise ProblemError("UNSUPPORTED_MEDIA_TYPE", "This path takes application/json in UTF-8.")
 
 
-def decode(body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
-    """Decode a body. Raises MALFORMED_JSON, VALIDATION_FAILED naming the member."""
-    try:
-        value = decoder.decode(body)
-        # A raw control character below 0x20 is no JSON; any other needs one of these to get through.
-        if not body.isascii() or _BACKSLASH in body or _DELETE in body:
-            check_texts(value)
-    except msgspec.ValidationError as error:
-        raise _refusal_of(error) from error
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise ProblemError("MALFORMED_JSON", f"The body is not JSON in UTF-8: {error}.") from error
-    except RecursionError as error:
-        raise ProblemError("MALFORMED_JSON", "The body is nested too deeply.") from error
-    return value
-
-
-def check_texts(value: Any) -> None:
-    """Raise VALIDATION_FAILED for a control character anywhere in the texts of a decoded body."""
-    for path, name, text in _texts_of(value, "", ""):
-        is_multiline = name in _MULTILINE
-        if any(is_control(character) and not (is_multiline and character in "\n\r\t") for character in text):
-            raise ProblemError("VALIDATION_FAILED", f"{path} contains a control character.", field=path)
-
-
-def is_control(character: str) -> bool:
-    """Control characters, and the surrogates that no UTF-8 text can have."""
-    return unicodedata.category(character) in ("Cc", "Cs")
+def _too_deep(body: bytes) -> ProblemError:
+    """Names the member that has no shape of its own, else the outermost one, around what is too deep."""
+    place = place_deeper(body, _DEPTH_MAX)[:3]
+    named = next((number for number, part in enumerate(place, 1) if part in _FREE), 1)
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part[:64]}" for part in place[:named])
+    field = "".join(parts).removeprefix(".") or body_errors.BODY
+    return ProblemError(
+        "VALIDATION_FAILED",
+        f"{field} must not be nested more than {limits.JSON_DEPTH_MAX} levels deep.",
+        field=field,
+    )
 
 
 def check_text(text: str, field: str, length_max: int) -> str:
@@ -123,31 +151,6 @@ def check_text(text: str, field: str, length_max: int) -> str:
         raise ProblemError(
             "VALIDATION_FAILED", f"{field} may have at most {length_max} characters.", field=field
         )
-    if any(is_control(character) for character in text):
+    if has_control(text):
         raise ProblemError("VALIDATION_FAILED", f"{field} contains a control character.", field=field)
     return text
-
-
-def _texts_of(value: Any, path: str, name: str) -> Iterator[tuple[str, str, str]]:
-    if isinstance(value, str):
-        yield path or "body", name, value
-    elif isinstance(value, msgspec.Struct):
-        for field in value.__struct_fields__:
-            yield from _texts_of(getattr(value, field), f"{path}.{field}" if path else field, field)
-    elif isinstance(value, dict):
-        for key, member in value.items():
-            yield path or "body", "", str(key)
-            yield from _texts_of(member, f"{path}.{key}" if path else str(key), "")
-    elif isinstance(value, list):
-        for number, member in enumerate(value):
-            yield from _texts_of(member, f"{path}[{number}]", name)
-
-
-def _refusal_of(error: msgspec.ValidationError) -> ProblemError:
-    match = _REASON.match(str(error))
-    reason, path = (match["reason"], match["path"] or "") if match else (str(error), "")
-    if unknown := _UNKNOWN_FIELD.search(reason):
-        path = f"{path}.{unknown['name']}"
-        reason = "unknown field"
-    field = path.removeprefix(".") or "body"
-    return ProblemError("VALIDATION_FAILED", f"{field}: {reason.replace('`', '')}.", field=field)

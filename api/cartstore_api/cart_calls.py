@@ -9,7 +9,7 @@ from typing import Final
 
 from cartstore import model
 from cartstore.errors import CartError, InsufficientStock
-from cartstore.store import canonical_properties
+from cartstore.free_json import canonical_properties
 from cartstore_api import schemas
 from cartstore_api.answers import NO_HEADERS, REPLAYED, Answer
 from cartstore_api.conditions import guard_of, matches_etag, wants_representation

@@ -16,6 +16,7 @@ import msgspec
 from cartstore import model
 from cartstore.catalog.money import to_text
 from cartstore.settings import Settings
+from cartstore.stored_json import note_unreadable, passed_through
 from cartstore_api import views
 from cartstore_api.views import Products, time_text
 
@@ -26,6 +27,10 @@ _DAY_MS = 86_400_000
 _encode = msgspec.json.Encoder().encode
 
 _NO_CHANGES: Final = ',"changes":{}}'
+_UNREADABLE: Final = ',"unreadable":["properties"]}'
+"""The end of a line whose stored properties cannot be told."""
+
+_NO_CHANGES_UNREADABLE: Final = _NO_CHANGES[:-1] + _UNREADABLE
 _NO_PRODUCTS: Final[Products] = {}
 
 LineText = tuple[str, str, str]
@@ -76,7 +81,7 @@ class CartText:
             told.append(f"{before}{countdown}{after}")
             stable.append(before)
             if after is not _NO_CHANGES:
-                has_changes = True
+                has_changes = has_changes or after is not _NO_CHANGES_UNREADABLE
                 stable.append(after)
             units += line.quantity
             if is_available:
@@ -152,11 +157,15 @@ class CartText:
         revision, sku, line_id, quantity = line.revision, line.sku, line.line_id, line.quantity
         fragment = fragment or self._new_fragment(products.get(revision), sku)
         price, available = line.unit_price_minor, line.available_quantity
-        beginning = (
-            fragment.whole
-            if line_id == sku
-            else _beginning(line_id, sku, line.properties_json, fragment.before, fragment.image)
-        )
+        no_changes = _NO_CHANGES
+        if line_id == sku:
+            beginning = fragment.whole
+        else:
+            properties = line.properties_json
+            if passed_through(properties) is None:
+                note_unreadable("cart line", line_id, "properties")
+                properties, no_changes = None, _NO_CHANGES_UNREADABLE
+            beginning = _beginning(line_id, sku, properties, fragment.before, fragment.image)
         before = (
             f'{beginning}{quantity},"unit_price":"{to_text(price, currency)}",'
             f'"line_total":"{to_text(price * quantity, currency)}",'
@@ -165,10 +174,11 @@ class CartText:
             f'"available_quantity":{"null" if available is None else available},"hold":'
         )
         if price == line.current_price_minor and revision == line.current_revision:
-            changes = _NO_CHANGES
+            changes = no_changes
         else:
             found = views.changes_of(line, products, currency)
-            changes = f',"changes":{_json(found)}}}' if found else _NO_CHANGES
+            end = "}" if no_changes is _NO_CHANGES else _UNREADABLE
+            changes = f',"changes":{_json(found)}{end}' if found else no_changes
         if not line.held:
             return f"{before}null", "", changes
         expires_at_ms = line.hold_expires_at_ms

@@ -16,6 +16,12 @@ from litestar.enums import MediaType
 from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
 
 from cartstore_api import problems, schemas
+from cartstore_api.body_errors import described
+
+_REFUSED = {
+    "description": problems.description_of(422),
+    "content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
 
 
 class DocsPage(OpenAPIRenderPlugin):
@@ -49,8 +55,16 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
         schema["description"] = inspect.cleandoc(shape.__doc__)
         if shape.__struct_config__.forbid_unknown_fields:
             schema["additionalProperties"] = False
-    for path in document["paths"].values():
+        for member, is_list, said in described(shape):
+            place = schema["properties"][member]
+            if is_list:
+                place = next(it["items"] for it in (place, *place.get("oneOf", ())) if "items" in it)
+            place.update(said)
+    for name, path in document["paths"].items():
         for operation in path.values():
+            if name.startswith("/v1/") and "parameters" in operation:
+                # Whatever a path takes, it refuses query parameters that it does not know.
+                operation["responses"].setdefault("422", _REFUSED)
             body = operation.get("requestBody")
             content = body["content"].get("application/json") if body else None
             if content is not None and {"type": "null"} in content["schema"].get("oneOf", ()):

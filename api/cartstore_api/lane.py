@@ -14,12 +14,10 @@ import re
 from time import perf_counter
 from typing import Final
 
-import msgspec
-
 from cartstore.errors import OutcomeUnknown, StoreUnavailable
 from cartstore_api import cart_calls, framing, problems, schemas
 from cartstore_api.answers import Answer
-from cartstore_api.bodies import read_body
+from cartstore_api.bodies import BodyDecoder, read_body
 from cartstore_api.context import RawHeader, RequestContext
 from cartstore_api.observing import Observer
 from cartstore_api.services import Services
@@ -48,8 +46,8 @@ _LINE_METHODS: Final = {b"PATCH": "PATCH", b"DELETE": "DELETE"}
 _WITH_BODY: Final = frozenset({"POST", "PATCH"})
 _UNUSUAL: Final = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
 
-_add_item = msgspec.json.Decoder(schemas.AddItem)
-_set_quantity = msgspec.json.Decoder(schemas.SetQuantity)
+_add_item = BodyDecoder(schemas.AddItem)
+_set_quantity = BodyDecoder(schemas.SetQuantity)
 
 
 class HotRequest:
@@ -116,6 +114,9 @@ class Lane:
         services, context, method = self.services, request.context, request.method
         assert services is not None, "taken before the start"
         try:
+            if method in _WITH_BODY and b"authorization" in context.known:
+                # Before the body is looked at: who may not be here is told that, whatever was sent.
+                services.callers.claims_of(context)
             if method == "POST":
                 added = read_body(context, request.body, _add_item)
                 return await cart_calls.add_line(services, context, added)

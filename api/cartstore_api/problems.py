@@ -25,7 +25,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from cartstore.errors import CartError, CartStoreError, InsufficientStock, StoreError
 from cartstore_api.answers import PROBLEM, Answer
 from cartstore_api.context import RawHeader, RequestContext, context_of
-from cartstore_api.schemas import Cart, Fix, Shortfall
+from cartstore_api.schemas import Cart, FieldError, Fix, Shortfall
 
 MEDIA_TYPE = PROBLEM[1].decode()
 TYPE_PREFIX = "urn:cartstore:problem:"
@@ -138,6 +138,7 @@ class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
     code: str
     request_id: str
     field: str | None = None
+    errors: list[FieldError] | None = None
     line_id: str | None = None
     sku: str | None = None
     available_quantity: int | None = None
@@ -157,6 +158,7 @@ class ProblemError(Exception):
         detail: str,
         *,
         field: str | None = None,
+        errors: list[FieldError] | None = None,
         line_id: str | None = None,
         sku: str | None = None,
         available_quantity: int | None = None,
@@ -171,6 +173,7 @@ class ProblemError(Exception):
         self.code = code
         self.detail = detail
         self.field = field
+        self.errors = errors
         self.line_id = line_id
         self.sku = sku
         self.available_quantity = available_quantity
@@ -188,6 +191,11 @@ class ProblemError(Exception):
             error.code,
             error.message,
             field=error.field,
+            errors=(
+                [FieldError(field=field, detail=detail) for field, detail in error.errors]
+                if error.errors
+                else None
+            ),
             line_id=error.line_id,
             sku=error.sku,
             available_quantity=error.available_quantity,
@@ -230,6 +238,7 @@ def answer(context: RequestContext, exc: Exception, method: str, path: str) -> A
         code=error.code,
         request_id=context.request_id,
         field=error.field and _printable(error.field),
+        errors=_errors_of(error),
         line_id=error.line_id and _printable(error.line_id),
         sku=error.sku and _printable(error.sku),
         available_quantity=_sane(error.available_quantity),
@@ -318,13 +327,30 @@ def _translate_http(exc: HTTPException) -> ProblemError:
 
 
 def _translate_validation(exc: ValidationException) -> ProblemError:
-    entries = exc.extra if isinstance(exc.extra, list) else []
-    first: dict[str, Any] = entries[0] if entries else {}
-    field = str(first["key"]) if "key" in first else None
-    if field == "data":
+    entries: list[Any] = exc.extra if isinstance(exc.extra, list) else []
+    errors = [
+        FieldError(field=str(entry["key"]), detail=f"{entry['key']}: {entry.get('message') or exc.detail}")
+        for entry in entries
+        if isinstance(entry, dict) and "key" in entry
+    ]
+    if not errors:
+        return ProblemError("VALIDATION_FAILED", exc.detail)
+    if errors[0].field == "data":
         return body_required()
-    reason = str(first.get("message") or exc.detail)
-    return ProblemError("VALIDATION_FAILED", f"{field}: {reason}" if field else reason, field=field)
+    return ProblemError("VALIDATION_FAILED", errors[0].detail, field=errors[0].field, errors=errors)
+
+
+def _errors_of(error: ProblemError) -> list[FieldError] | None:
+    """All wrong fields; of a problem that names one field, that one."""
+    found = error.errors
+    if found is None and error.code == "VALIDATION_FAILED" and error.field:
+        found = [FieldError(field=error.field, detail=error.detail)]
+    if found is None:
+        return None
+    return [
+        FieldError(field=_printable(entry.field), detail=_printable(entry.detail, _DETAIL_LENGTH_MAX))
+        for entry in found
+    ]
 
 
 def _printable(text: str, length_max: int = _NAME_LENGTH_MAX) -> str:
@@ -348,10 +374,15 @@ _DESCRIPTIONS = {
     412: "`If-Match` named another version; `cart` is the current cart.",
     413: "The body is too large.",
     415: "The body has a media type that the path does not take.",
-    422: "A value is not allowed; `field` names it.",
+    422: "A value is not allowed; `field` names the first such field, `errors` all of them.",
     503: "Not applied: the store cannot take it now. Try again after `Retry-After` seconds.",
     504: "Unknown: the change may have been applied. Repeat it with the same `Idempotency-Key`.",
 }
+
+
+def description_of(status: int) -> str:
+    """What the OpenAPI document says of a problem with this status."""
+    return _DESCRIPTIONS[status]
 
 
 def responses(*statuses: int) -> dict[int, ResponseSpec]:

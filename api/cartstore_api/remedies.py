@@ -15,8 +15,9 @@ import msgspec
 from cartstore import limits, model
 from cartstore.catalog.money import to_text
 from cartstore.errors import CartError, CartStoreError, InsufficientStock, StoreError, VersionConflict
+from cartstore.free_json import canonical_properties
 from cartstore.model import Owner
-from cartstore.store import CartStore, canonical_properties
+from cartstore.store import CartStore
 from cartstore_api import schemas
 from cartstore_api.problems import ProblemError, shortfall_of
 from cartstore_api.quantities import Rules, rules_of

@@ -1,7 +1,7 @@
 """The shapes of the REST contract: what bodies may say and what answers say. No behaviour.
 
 Request shapes refuse unknown members. Shapes of PUT bodies also name the read-only members that the
-matching GET returns, typed loosely, so that what was read can be sent back; nothing reads those.
+matching GET returns, which are not decoded, so that what was read can be sent back; nothing reads those.
 """
 
 from __future__ import annotations
@@ -11,21 +11,27 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from cartstore import limits
-
-ReadOnly = Any
-"""A member that is taken and ignored."""
-
-Id = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.ID_LENGTH_MAX)]
-LineId = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.ID_LENGTH_MAX + 14)]
-Text = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.TEXT_LENGTH_MAX)]
-OptionalText = Annotated[str, msgspec.Meta(max_length=limits.TEXT_LENGTH_MAX)]
-Reason = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.REASON_LENGTH_MAX)]
-Reference = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.REFERENCE_LENGTH_MAX)]
-CurrencyCode = Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$", min_length=3, max_length=3)]
-Money = Annotated[str, msgspec.Meta(pattern="^[0-9]{1,16}([.][0-9]{1,4})?$", max_length=21)]
-"""A decimal string in the named currency."""
-LineIds = Annotated[list[LineId], msgspec.Meta(min_length=1, max_length=1_000)]
-
+from cartstore_api.field_types import (
+    AddedQuantity,
+    CountryCode,
+    CurrencyCode,
+    Email,
+    Id,
+    ImageUrl,
+    LineId,
+    LineIds,
+    Metadata,
+    Money,
+    OptionalText,
+    Properties,
+    Quantity,
+    ReadOnly,
+    Reason,
+    Reference,
+    Sku,
+    Text,
+    Unreadable,
+)
 
 # --- shared ----------------------------------------------------------------------------------------
 
@@ -36,6 +42,13 @@ class Fix(msgspec.Struct, kw_only=True):
     method: str
     path: str
     body: Any = None
+
+
+class FieldError(msgspec.Struct, kw_only=True):
+    """One of the fields that are wrong, by the path of its names, and what is wrong with it."""
+
+    field: str
+    detail: str
 
 
 class Shortfall(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -89,6 +102,7 @@ class Line(msgspec.Struct, kw_only=True):
     available_quantity: int | None
     hold: Hold | None
     changes: dict[str, Change]
+    unreadable: Unreadable = msgspec.UNSET
 
 
 class Discount(msgspec.Struct, kw_only=True):
@@ -175,14 +189,14 @@ class AddItem(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     sku: Id | None = None
     product_id: Id | None = None
     options: dict[str, str] | None = None
-    quantity: int = 1
-    properties: dict[str, Any] | None = None
+    quantity: AddedQuantity = 1
+    properties: Properties | None = None
 
 
 class SetQuantity(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """0 removes the line."""
 
-    quantity: int
+    quantity: Quantity
 
 
 class PutItem(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -190,8 +204,8 @@ class PutItem(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     sku: Id | None = None
     line_id: LineId | None = None
-    quantity: int
-    properties: dict[str, Any] | None = None
+    quantity: Quantity
+    properties: Properties | None = None
     variation_key: ReadOnly = None
     product_id: ReadOnly = None
     name: ReadOnly = None
@@ -205,6 +219,7 @@ class PutItem(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     available_quantity: ReadOnly = None
     hold: ReadOnly = None
     changes: ReadOnly = None
+    unreadable: ReadOnly = None
 
 
 class PutItems(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -253,7 +268,7 @@ class Validation(msgspec.Struct, kw_only=True):
 class Contact(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """How to reach the buyer."""
 
-    email: OptionalText | None = None
+    email: Email | None = None
     phone: OptionalText | None = None
 
 
@@ -267,7 +282,7 @@ class Address(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     city: Text
     state: OptionalText | None = None
     postal_code: OptionalText | None = None
-    country: Annotated[str, msgspec.Meta(pattern="^[A-Z]{2}$", min_length=2, max_length=2)]
+    country: CountryCode
 
 
 class BeginCheckout(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -280,7 +295,7 @@ class BeginCheckout(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     shipping_address: Address
     billing_address: Address | None = None
     expected_total: Money | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
 
 
 class OrderLine(msgspec.Struct, kw_only=True):
@@ -295,6 +310,7 @@ class OrderLine(msgspec.Struct, kw_only=True):
     quantity: int
     unit_price: str
     line_total: str
+    unreadable: Unreadable = msgspec.UNSET
 
 
 class Order(msgspec.Struct, kw_only=True):
@@ -310,6 +326,7 @@ class Order(msgspec.Struct, kw_only=True):
     currency: str
     payment_id: str
     created_at: str
+    unreadable: Unreadable = msgspec.UNSET
 
 
 class Orders(msgspec.Struct, kw_only=True):
@@ -409,6 +426,7 @@ class Product(msgspec.Struct, kw_only=True):
     options: list[str]
     currency: str
     variants: list[Variant]
+    unreadable: Unreadable = msgspec.UNSET
 
 
 class Products(msgspec.Struct, kw_only=True):
@@ -424,10 +442,10 @@ PositiveCount = Annotated[int, msgspec.Meta(ge=1, le=limits.QUANTITY_MAX)]
 class PutVariant(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A variation to be sold; null is the default of a member."""
 
-    sku: Id
-    options: dict[str, str] | None = None
+    sku: Sku
+    options: Annotated[dict[str, str], msgspec.Meta(max_length=limits.OPTIONS_MAX)] | None = None
     price: Money
-    prices: dict[str, Money] | None = None
+    prices: Annotated[dict[str, Money], msgspec.Meta(max_length=limits.CURRENCIES_MAX)] | None = None
     policy: Literal["deny", "backorder", "untracked"] | None = None
     available_on: OptionalText | None = None
     hold_policy: Literal["on_add", "on_checkout"] | None = None
@@ -449,7 +467,7 @@ class PutProduct(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     active: bool | None = None
     images: (
         Annotated[
-            list[Annotated[str, msgspec.Meta(min_length=1, max_length=limits.URL_LENGTH_MAX)]],
+            list[ImageUrl],
             msgspec.Meta(max_length=limits.IMAGES_MAX),
         ]
         | None
@@ -457,6 +475,7 @@ class PutProduct(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     options: Annotated[list[Text], msgspec.Meta(max_length=limits.OPTIONS_MAX)] | None = None
     currency: CurrencyCode | None = None
     variants: Annotated[list[PutVariant], msgspec.Meta(min_length=1, max_length=limits.VARIANTS_MAX)]
+    unreadable: ReadOnly = None
 
 
 class RejectedRow(msgspec.Struct, kw_only=True):
@@ -544,6 +563,7 @@ class LedgerEntry(msgspec.Struct, kw_only=True):
     reference: str
     order_id: str | None
     at: str
+    unreadable: Unreadable = msgspec.UNSET
 
 
 class Ledger(msgspec.Struct, kw_only=True):
@@ -563,6 +583,7 @@ class ArchivedEvent(msgspec.Struct, kw_only=True):
     type: str
     at: str
     body: dict[str, Any]
+    unreadable: Unreadable = msgspec.UNSET
 
 
 class Events(msgspec.Struct, kw_only=True):

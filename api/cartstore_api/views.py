@@ -1,30 +1,35 @@
 """From the store's vocabulary to the contract's shapes. Owns how money, times and names are written.
 
 A line and an order line keep what the buyer saw: their texts come from the catalog revision that they
-name. Where that revision cannot be had right now, the SKU stands in for the name.
+name. Where that revision cannot be had right now, the SKU stands in for the name. A row whose stored data
+cannot be read says so in `unreadable`: it must not keep a whole list from being told.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import msgspec
 
 from cartstore import model
+from cartstore.archive.repository import LedgerRow
 from cartstore.catalog.money import to_text
+from cartstore.errors import CartError
 from cartstore.store import CartStore, payment_hash
+from cartstore.stored_json import EMPTY, note_unreadable, passed_through
 from cartstore_api import schemas
 from cartstore_api.quantities import Rules, rules_of
 
-_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+T = TypeVar("T")
 
 Products = Mapping[int, model.Product]
 """Products by revision."""
 
 
+_YEAR_10000_MS = 253_402_300_800_000
 _MILLISECONDS = tuple(f".{number:03d}Z" for number in range(1_000))
 
 
@@ -135,33 +140,88 @@ async def products_of_orders(store: CartStore, orders: Iterable[model.Order]) ->
     return await store.products_by_revision({line.revision for order in orders for line in order.lines})
 
 
+class RowReader:
+    """Reads the members of one row of a list, and names those that cannot be read."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        self._kind, self._name = kind, name
+        self._unreadable: list[str] = []
+
+    def read(self, member: str, value: Callable[[], T], otherwise: T) -> T:
+        """The member's value; `otherwise` when what is stored of it does not give one."""
+        try:
+            return value()
+        except (CartError, ValueError, TypeError, ArithmeticError, LookupError, OSError) as error:
+            self.note(member, error)
+            return otherwise
+
+    def note(self, member: str, error: Exception | None = None) -> None:
+        """This member cannot be read."""
+        self._unreadable.append(member)
+        note_unreadable(self._kind, self._name, member, error)
+
+    def json(self, member: str, text: str | None) -> dict[str, Any]:
+        """A stored JSON object, undecoded; empty when it cannot be handed on."""
+        found = passed_through(text)
+        if found is None:
+            self.note(member)
+        return cast(dict[str, Any], found or EMPTY)
+
+    def time(self, member: str, at_ms: int) -> str:
+        """A time; empty when RFC 3339 has no word for it."""
+        if 0 <= at_ms < _YEAR_10000_MS:
+            return time_text(at_ms)
+        self.note(member)
+        return ""
+
+    @property
+    def unreadable(self) -> list[str] | msgspec.UnsetType:
+        return self._unreadable or msgspec.UNSET
+
+
 def order_view(order: model.Order, products: Products) -> schemas.Order:
+    row = RowReader("order", order.order_id)
+    # Every order has lines and a currency; one that cannot be read at all has neither.
+    if not order.lines:
+        row.note("lines")
     return schemas.Order(
         order_id=order.order_id,
         checkout_id=order.checkout_id,
         seller=order.seller or None,
         status=order.status,
         release_reason=order.release_reason,
-        lines=[_order_line_view(line, products.get(line.revision), order.currency) for line in order.lines],
-        total=to_text(order.total_minor, order.currency),
+        lines=[
+            _order_line_view(line, products.get(line.revision), order, number)
+            for number, line in enumerate(order.lines)
+        ],
+        total=row.read("total", lambda: to_text(order.total_minor, order.currency), ""),
         currency=order.currency,
         payment_id=order.payment_id,
-        created_at=time_text(order.created_at_ms),
+        created_at=row.time("created_at", order.created_at_ms if order.currency else -1),
+        unreadable=row.unreadable,
     )
 
 
-def _order_line_view(line: model.OrderLine, seen: model.Product | None, currency: str) -> schemas.OrderLine:
+def _order_line_view(
+    line: model.OrderLine, seen: model.Product | None, order: model.Order, number: int
+) -> schemas.OrderLine:
+    row = RowReader("order line", f"{order.order_id} {number}")
+    currency = order.currency
     variant = seen.variant(line.sku) if seen else None
+    properties = row.json("properties", line.properties_json)
     return schemas.OrderLine(
         line_id=line.line_id,
         sku=line.sku,
         name=name_of(seen, line.sku),
         image=image_of(seen),
         options=variant.options if variant else {},
-        properties=_decode_object(line.properties_json) if line.properties_json else {},
+        properties=properties,
         quantity=line.quantity,
-        unit_price=to_text(line.unit_price_minor, currency),
-        line_total=to_text(line.unit_price_minor * line.quantity, currency),
+        unit_price=row.read("unit_price", lambda: to_text(line.unit_price_minor, currency), ""),
+        line_total=row.read(
+            "line_total", lambda: to_text(line.unit_price_minor * line.quantity, currency), ""
+        ),
+        unreadable=row.unreadable,
     )
 
 
@@ -220,6 +280,9 @@ def checkout_view(
 
 def product_view(product: model.Product, levels: Mapping[str, model.StockLevel]) -> schemas.Product:
     """A product; `available` of its variants is told where the level is known."""
+    row = RowReader("product", product.id)
+    if not product.variants:
+        row.note("variants")
     return schemas.Product(
         id=product.id,
         title=product.title,
@@ -229,9 +292,15 @@ def product_view(product: model.Product, levels: Mapping[str, model.StockLevel])
         images=list(product.images),
         options=list(product.options),
         currency=product.currency,
-        variants=[
-            _variant_view(variant, product.currency, levels.get(variant.sku)) for variant in product.variants
-        ],
+        variants=row.read(
+            "variants",
+            lambda: [
+                _variant_view(variant, product.currency, levels.get(variant.sku))
+                for variant in product.variants
+            ],
+            [],
+        ),
+        unreadable=row.unreadable,
     )
 
 
@@ -255,6 +324,31 @@ def _variant_view(variant: model.Variant, currency: str, level: model.StockLevel
             else None
         ),
         available=level.available if level else None,
+    )
+
+
+def ledger_entry_view(entry: LedgerRow) -> schemas.LedgerEntry:
+    row = RowReader("ledger entry", f"{entry.seq}")
+    return schemas.LedgerEntry(
+        seq=entry.seq,
+        delta=entry.delta,
+        on_hand=entry.on_hand,
+        reason=entry.reason,
+        reference=entry.reference,
+        order_id=entry.order_id,
+        at=row.time("at", entry.at_ms),
+        unreadable=row.unreadable,
+    )
+
+
+def event_view(event: model.Event) -> schemas.ArchivedEvent:
+    row = RowReader("event", str(event.position))
+    return schemas.ArchivedEvent(
+        position=str(event.position),
+        type=event.type,
+        at=row.time("at", event.at_ms),
+        body=row.json("body", event.body_json),
+        unreadable=row.unreadable,
     )
 
 

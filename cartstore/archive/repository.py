@@ -392,8 +392,8 @@ class Archive:
             return list((await connection.execute(query)).all())
 
 
-_DIGITS_MAX: Final = 18
-"""Of a number inside a cursor: below 2**63, which PostgreSQL compares it as."""
+_DIGITS_MAX: Final = 19
+"""Of a number inside a cursor, which PostgreSQL compares as one below 2**63."""
 
 _BODY_JSON = sql_cast(events.c.body, Text).label("body_json")
 
@@ -405,6 +405,7 @@ _JOINED = (
         orders.c.status.label("order_status"),
         orders.c.release_reason,
         orders.c.total_minor,
+        orders.c.created_at_ms.label("order_created_at_ms"),
         *(column for column in order_lines.c if column.name not in ("order_id", "n")),
     )
     .select_from(payments.join(orders).join(order_lines))
@@ -471,7 +472,8 @@ def _order_of(rows: Sequence[Row[Any]]) -> Order:
         ),
         total_minor=first.total_minor,
         currency=first.currency,
-        created_at_ms=first.created_at_ms,
+        # Its own, which lists go by, though it is the payment's.
+        created_at_ms=first.order_created_at_ms,
     )
 
 
@@ -479,6 +481,8 @@ def _parse_cursor(cursor: str) -> tuple[int, str]:
     """`<number>.<rest>` as the lists above give it. Raises InvalidField for anything else."""
     number, point, rest = cursor.partition(".")
     if not (point and ID_PATTERN.match(cursor) and number.isdigit() and len(number) <= _DIGITS_MAX and rest):
+        raise _foreign_cursor()
+    if int(number) >= 2**63:
         raise _foreign_cursor()
     return int(number), rest
 

@@ -23,6 +23,7 @@ from cartstore.archive.events import CheckoutBegun, PaymentReleased, PaymentSett
 from cartstore.archive.tables import cart_snapshots, order_lines, orders, outbox_cursor, payments
 from cartstore.errors import StoreRecovering
 from cartstore.model import CartSnapshot, SnapshotLine
+from cartstore.stored_json import note_unreadable
 
 _COLUMNS: Final = (
     *("cart_id", "version", "status", "currency", "lines", "lines_count", "total_items", "subtotal_minor"),
@@ -107,10 +108,19 @@ class CartSnapshots:
         query = select(*_READ).where(cart_snapshots.c.cart_id == cart_id)
         async with self._database.reading() as connection:
             row = (await connection.execute(query)).one_or_none()
-        return _snapshot_of(row) if row is not None else None
+        return _read(row) if row is not None else None
 
     async def live(self, after: str, limit: int) -> list[CartSnapshot]:
-        """Carts that have lines and are not over, by id, strictly after one."""
+        """Carts that have lines and are not over, by id, strictly after one; without those that cannot be
+        read, so that one of them does not keep all others from coming back. Empty only at the end."""
+        while rows := await self._live(after, limit):
+            found = [snapshot for row in rows if (snapshot := _read(row)) is not None]
+            if found:
+                return found
+            after = rows[-1].cart_id
+        return []
+
+    async def _live(self, after: str, limit: int) -> Sequence[Row[Any]]:
         query = (
             select(*_READ)
             .where(
@@ -122,7 +132,7 @@ class CartSnapshots:
             .limit(limit)
         )
         async with self._database.reading(is_long=True) as connection:
-            return [_snapshot_of(row) for row in await connection.execute(query)]
+            return (await connection.execute(query)).all()
 
     async def count_live(self) -> int:
         """How many carts `live` would give in all."""
@@ -197,7 +207,8 @@ async def shift(connection: AsyncConnection, batch: Sequence[Decoded]) -> None:
         .order_by(cart_snapshots.c.cart_id)
         .with_for_update()
     )
-    known = {row.cart_id: _snapshot_of(row) for row in await connection.execute(query)}
+    # A snapshot that cannot be read is as none: what the engine has is stored over it.
+    known = {row.cart_id: _read(row) for row in await connection.execute(query)}
     shifted: dict[str, CartSnapshot] = {}
     for move in moves:
         snapshot = _shifted(shifted.get(move.cart_id) or known.get(move.cart_id), move)
@@ -326,6 +337,14 @@ async def _recorded_lines(
             )
         )
     return found
+
+
+def _read(row: Row[Any]) -> CartSnapshot | None:
+    try:
+        return _snapshot_of(row)
+    except (msgspec.DecodeError, RecursionError) as error:
+        note_unreadable("cart snapshot", row.cart_id, "lines", error)
+        return None
 
 
 def _snapshot_of(row: Row[Any]) -> CartSnapshot:

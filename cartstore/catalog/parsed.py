@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from cartstore.catalog.rules import image_url_problem
 from cartstore.errors import InvalidField
-from cartstore.limits import STOCK_MAX, URL_LENGTH_MAX
+from cartstore.limits import STOCK_MAX
 from cartstore.model import Product
 
 
@@ -53,11 +54,8 @@ def units_of(text: str, column: str) -> int:
 
 def image_problem(url: str) -> str | None:
     """Why this address of an image cannot be kept, or None."""
-    if not url.startswith(("https://", "http://")) or not url.isprintable():
-        return f"The image {url[:80]!r} was left out: it has no http(s) address."
-    if len(url) > URL_LENGTH_MAX:
-        return f"An image was left out: its address has more than {URL_LENGTH_MAX} characters."
-    return None
+    problem = image_url_problem(url)
+    return f"The image {url[:80]!r} was left out: it {problem}." if problem is not None else None
 
 
 def require_columns(columns: Sequence[str], wanted: Sequence[str], kind: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Select, Text, and_, exists, func, not_, select, update
+from sqlalchemy import Row, Select, Text, and_, exists, func, not_, select, update
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,10 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from cartstore.archive.arrays import array_of, columns_of, insert_rows, rows_of
 from cartstore.archive.database import Database
 from cartstore.archive.tables import product_revisions, products, stock_ledger, variants
-from cartstore.catalog.rules import check_product, is_control
+from cartstore.catalog.rules import check_product
 from cartstore.errors import Invalid, InvalidField, ProductNotFound
 from cartstore.limits import PAGE_SIZE_DEFAULT, VARIANTS_MAX
 from cartstore.model import Product, SkuFields, StockPolicy, Variant
+from cartstore.stored_json import note_unreadable
+from cartstore.texts import has_control
 
 PRODUCTS_PER_CHUNK: Final = 200
 """Of the products that are read at once when all of them are."""
@@ -106,7 +108,14 @@ class CatalogRepository:
         )
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
-        return {row.revision: _decode(row.revision, row.doc) for row in rows}
+        found: dict[int, Product] = {}
+        for row in rows:
+            try:
+                found[row.revision] = _decode(row.revision, row.doc)
+            except (msgspec.DecodeError, RecursionError) as error:
+                # Whoever asks has another word for what is absent.
+                note_unreadable("product revision", str(row.revision), "doc", error)
+        return found
 
     async def list_products(
         self,
@@ -118,7 +127,7 @@ class CatalogRepository:
     ) -> tuple[list[Product], str | None]:
         """A page of products by id, and the cursor of the next page: those whose title has every word of
         `q`, whatever the case, and whose seller is exactly `seller`."""
-        if any(is_control(character) for text in (q, seller, cursor) if text for character in text):
+        if any(text and has_control(text) for text in (q, seller, cursor)):
             # No stored text has one, and PostgreSQL takes no NUL even to compare with.
             return [], None
         query = _CURRENT
@@ -130,7 +139,7 @@ class CatalogRepository:
             query = query.where(products.c.product_id > cursor)
         async with self._database.reading() as connection:
             rows = (await connection.execute(query.order_by(products.c.product_id).limit(limit + 1))).all()
-        page = [_decode(row.revision, row.doc) for row in rows[:limit]]
+        page = [_current(row) for row in rows[:limit]]
         return page, page[-1].id if len(rows) > limit else None
 
     async def count(self) -> int:
@@ -182,7 +191,7 @@ class CatalogRepository:
 
 _DOC = sql_cast(product_revisions.c.doc, Text).label("doc")
 
-_CURRENT = select(products.c.revision, _DOC).join(
+_CURRENT = select(products.c.revision, _DOC, products.c.product_id, products.c.title, products.c.seller).join(
     product_revisions, products.c.revision == product_revisions.c.revision
 )
 
@@ -194,9 +203,27 @@ def _decode(revision: int, doc: str) -> Product:
     return msgspec.structs.replace(msgspec.json.decode(doc, type=Product), revision=revision)
 
 
+def _current(row: Row[Any]) -> Product:
+    """A product as it is now. One that cannot be read has no variants, which no other product lacks, and is
+    not on sale: it can be seen, and stored anew."""
+    try:
+        return _decode(row.revision, row.doc)
+    except (msgspec.DecodeError, RecursionError) as error:
+        note_unreadable("product", row.product_id, "doc", error)
+    return Product(
+        id=row.product_id,
+        title=row.title,
+        seller=row.seller,
+        active=False,
+        currency="",
+        variants=(),
+        revision=row.revision,
+    )
+
+
 async def _one(connection: AsyncConnection, query: Select[Any]) -> Product | None:
     row = (await connection.execute(query)).one_or_none()
-    return _decode(row.revision, row.doc) if row is not None else None
+    return _current(row) if row is not None else None
 
 
 async def _product_of_sku(connection: AsyncConnection, sku: str) -> Product | None:
@@ -250,7 +277,7 @@ async def _store(
             if product.id in changed:
                 raise InvalidField("This product is given twice.", field="id")
             wanted = merge(before, product) if merge is not None and before is not None else product
-            check_product(wanted)
+            check_product(wanted, before)
             _check_owners(wanted, owners)
         except Invalid as problem:
             outcomes.append(problem)
@@ -278,7 +305,7 @@ async def _store(
 async def _stored(connection: AsyncConnection, given: Sequence[Product]) -> dict[str, Product]:
     ids = sorted({product.id for product in given})
     query = _CURRENT.where(products.c.product_id.in_(array_of(products.c.product_id, ids)))
-    found = [_decode(row.revision, row.doc) for row in await connection.execute(query)]
+    found = [_current(row) for row in await connection.execute(query)]
     return {product.id: product for product in found}
 
 

@@ -3,8 +3,9 @@ whoever makes products (REST, import) is held to the same ones."""
 
 from __future__ import annotations
 
-import unicodedata
+from collections.abc import Iterator
 from datetime import datetime
+from urllib.parse import urlsplit
 
 from cartstore.catalog.money import exponent_of
 from cartstore.errors import InvalidField
@@ -20,104 +21,158 @@ from cartstore.limits import (
     VARIANTS_MAX,
 )
 from cartstore.model import ID_PATTERN, Product, Variant, is_sku
+from cartstore.texts import has_control
 
-_LINE_BREAKS = "\n\r\t"
+FIELDS_NAMED_MAX = 100
+"""Wrong fields of one product that are named; whoever has more has made the same mistake again and again."""
 
 
-def check_product(product: Product) -> None:
-    """Raise InvalidField, naming the field as REST spells it, for the first value that is not allowed."""
+def check_product(product: Product, stored: Product | None = None) -> None:
+    """Raise InvalidField when a value is not allowed: its `field`, as REST spells it, is the first wrong one,
+    and its `errors` has all of them. Images that `stored` has already are not looked at again, so that a
+    product from before a rule can still be changed."""
+    known = frozenset(stored.images) if stored is not None else frozenset()
+    first: InvalidField | None = None
+    errors: list[tuple[str, str]] = []
+    for problem in _problems_of(product, known):
+        first = first or problem
+        errors.append((problem.field or "", problem.message))
+        if len(errors) == FIELDS_NAMED_MAX:
+            break
+    if first is not None:
+        first.errors = errors
+        raise first
+
+
+def image_url_problem(url: str) -> str | None:
+    """What is wrong with the address of an image, as the end of a sentence; None when nothing is.
+
+    Browsers follow it, so it must not be one that runs something (`javascript:`, `data:`).
+    """
+    if len(url) > URL_LENGTH_MAX:
+        return f"must have at most {URL_LENGTH_MAX} characters"
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and url.isprintable()
+    except ValueError:
+        is_address = False
+    if not is_address or url[:1].isspace() or " " in parts.netloc:
+        return "must be an http or https URL"
+    return None
+
+
+def _problems_of(product: Product, known_images: frozenset[str]) -> Iterator[InvalidField]:
     if not ID_PATTERN.match(product.id):
-        raise InvalidField("A product id is 1 to 128 of A-Z a-z 0-9 . _ ~ -", field="id")
-    _check_text(product.title, "title", TEXT_LENGTH_MAX)
+        yield InvalidField("A product id is 1 to 128 of A-Z a-z 0-9 . _ ~ -", field="id")
+    yield from _text(product.title, "title", TEXT_LENGTH_MAX)
     if product.description is not None:
-        _check_text(
-            product.description, "description", DESCRIPTION_LENGTH_MAX, lowest=0, allowed=_LINE_BREAKS
+        yield from _text(
+            product.description, "description", DESCRIPTION_LENGTH_MAX, lowest=0, is_multiline=True
         )
     if product.seller is not None:
-        _check_text(product.seller, "seller", TEXT_LENGTH_MAX)
-    if len(product.images) > IMAGES_MAX:
-        raise InvalidField(f"A product has at most {IMAGES_MAX} images.", field="images")
-    for number, image in enumerate(product.images):
-        _check_text(image, f"images[{number}]", URL_LENGTH_MAX)
-    exponent_of(product.currency)
-    _check_options(product)
-    _check_variants(product)
+        yield from _text(product.seller, "seller", TEXT_LENGTH_MAX)
+    yield from _images(product.images, known_images)
+    yield from _currency(product.currency)
+    yield from _options(product)
+    yield from _variants(product)
 
 
-def _check_options(product: Product) -> None:
+def _images(images: tuple[str, ...], known: frozenset[str]) -> Iterator[InvalidField]:
+    if len(images) > IMAGES_MAX:
+        yield InvalidField(f"A product has at most {IMAGES_MAX} images.", field="images")
+        return
+    for number, image in enumerate(images):
+        if image not in known and (problem := image_url_problem(image)) is not None:
+            yield InvalidField(f"images[{number}] {problem}.", field=f"images[{number}]")
+
+
+def _options(product: Product) -> Iterator[InvalidField]:
     if len(product.options) > OPTIONS_MAX:
-        raise InvalidField(f"A product has at most {OPTIONS_MAX} options.", field="options")
+        yield InvalidField(f"A product has at most {OPTIONS_MAX} options.", field="options")
+        return
     for number, name in enumerate(product.options):
-        _check_text(name, f"options[{number}]", TEXT_LENGTH_MAX)
+        yield from _text(name, f"options[{number}]", TEXT_LENGTH_MAX)
     if len(set(product.options)) != len(product.options):
-        raise InvalidField("Two options have the same name.", field="options")
+        yield InvalidField("Two options have the same name.", field="options")
 
 
-def _check_variants(product: Product) -> None:
+def _variants(product: Product) -> Iterator[InvalidField]:
     if not 1 <= len(product.variants) <= VARIANTS_MAX:
-        raise InvalidField(f"A product has 1 to {VARIANTS_MAX} variants.", field="variants")
+        yield InvalidField(f"A product has 1 to {VARIANTS_MAX} variants.", field="variants")
+        return
     skus: set[str] = set()
     combinations: set[tuple[str, ...]] = set()
     for number, variant in enumerate(product.variants):
         at = f"variants[{number}]"
-        _check_variant(variant, at)
+        yield from _variant(variant, at)
         if variant.sku in skus:
-            raise InvalidField(f"SKU {variant.sku} is listed twice.", field=f"{at}.sku", sku=variant.sku)
+            yield InvalidField(f"SKU {variant.sku} is listed twice.", field=f"{at}.sku", sku=variant.sku)
         skus.add(variant.sku)
         if set(variant.options) != set(product.options):
             names = ", ".join(product.options) or "none"
-            raise InvalidField(
+            yield InvalidField(
                 f"A variant names exactly the product's options: {names}.", field=f"{at}.options"
             )
+            continue
         for name, value in variant.options.items():
-            _check_text(value, f"{at}.options.{name}", TEXT_LENGTH_MAX)
+            yield from _text(value, f"{at}.options.{name}", TEXT_LENGTH_MAX)
         combination = tuple(variant.options[name] for name in product.options)
         if combination in combinations:
-            raise InvalidField("Two variants have the same options.", field=f"{at}.options", sku=variant.sku)
+            yield InvalidField("Two variants have the same options.", field=f"{at}.options", sku=variant.sku)
         combinations.add(combination)
 
 
-def _check_variant(variant: Variant, at: str) -> None:
+def _variant(variant: Variant, at: str) -> Iterator[InvalidField]:
     if not is_sku(variant.sku):
-        raise InvalidField("A SKU is 1 to 128 of A-Z a-z 0-9 . _ ~ -", field=f"{at}.sku")
-    _check_range(variant.price_minor, f"{at}.price", 0, PRICE_MINOR_MAX)
+        yield InvalidField("A SKU is 1 to 128 of A-Z a-z 0-9 . _ ~ -", field=f"{at}.sku")
+    yield from _range(variant.price_minor, f"{at}.price", 0, PRICE_MINOR_MAX)
     for currency, price_minor in variant.prices_minor.items():
-        exponent_of(currency)
-        _check_range(price_minor, f"{at}.prices.{currency}", 0, PRICE_MINOR_MAX)
+        yield from _currency(currency)
+        yield from _range(price_minor, f"{at}.prices.{currency}", 0, PRICE_MINOR_MAX)
     if variant.available_on is not None:
         try:
             datetime.fromisoformat(variant.available_on)
         except ValueError:
-            raise InvalidField("available_on must be an ISO 8601 date.", field=f"{at}.available_on") from None
+            yield InvalidField("available_on must be an ISO 8601 date.", field=f"{at}.available_on")
     if variant.hold_ttl_seconds is not None:
-        _check_range(variant.hold_ttl_seconds, f"{at}.hold_ttl_seconds", 1, SETTING_MAX)
-    _check_range(variant.min_quantity, f"{at}.min_quantity", 1, QUANTITY_MAX)
-    _check_range(variant.multiple_of, f"{at}.multiple_of", 1, QUANTITY_MAX)
+        yield from _range(variant.hold_ttl_seconds, f"{at}.hold_ttl_seconds", 1, SETTING_MAX)
+    yield from _range(variant.min_quantity, f"{at}.min_quantity", 1, QUANTITY_MAX)
+    yield from _range(variant.multiple_of, f"{at}.multiple_of", 1, QUANTITY_MAX)
     if variant.max_quantity is not None:
-        _check_range(variant.max_quantity, f"{at}.max_quantity", 1, QUANTITY_MAX)
-        if variant.max_quantity // variant.multiple_of * variant.multiple_of < variant.min_quantity:
-            raise InvalidField(
+        yield from _range(variant.max_quantity, f"{at}.max_quantity", 1, QUANTITY_MAX)
+        if _fits_nothing(variant, variant.max_quantity):
+            yield InvalidField(
                 "No quantity fits min_quantity, max_quantity and multiple_of.", field=f"{at}.max_quantity"
             )
     if variant.max_per_customer is not None:
-        _check_range(variant.max_per_customer.quantity, f"{at}.max_per_customer.quantity", 1, QUANTITY_MAX)
-        _check_range(
-            variant.max_per_customer.window_seconds, f"{at}.max_per_customer.window_seconds", 1, SETTING_MAX
-        )
+        limit = variant.max_per_customer
+        yield from _range(limit.quantity, f"{at}.max_per_customer.quantity", 1, QUANTITY_MAX)
+        yield from _range(limit.window_seconds, f"{at}.max_per_customer.window_seconds", 1, SETTING_MAX)
 
 
-def _check_range(value: int, field: str, lowest: int, highest: int) -> None:
+def _fits_nothing(variant: Variant, max_quantity: int) -> bool:
+    """Whether no quantity is allowed, of rules that are each in their range."""
+    if min(variant.min_quantity, variant.multiple_of, max_quantity) < 1:
+        return False
+    return max_quantity // variant.multiple_of * variant.multiple_of < variant.min_quantity
+
+
+def _currency(code: str) -> Iterator[InvalidField]:
+    try:
+        exponent_of(code)
+    except InvalidField as problem:
+        yield problem
+
+
+def _range(value: int, field: str, lowest: int, highest: int) -> Iterator[InvalidField]:
     if not lowest <= value <= highest:
-        raise InvalidField(f"{field} must be {lowest} to {highest}.", field=field)
+        yield InvalidField(f"{field} must be {lowest} to {highest}.", field=field)
 
 
-def _check_text(value: str, field: str, length_max: int, *, lowest: int = 1, allowed: str = "") -> None:
+def _text(
+    value: str, field: str, length_max: int, *, lowest: int = 1, is_multiline: bool = False
+) -> Iterator[InvalidField]:
     if not lowest <= len(value) <= length_max:
-        raise InvalidField(f"{field} must have {lowest} to {length_max} characters.", field=field)
-    if any(is_control(character) for character in value if character not in allowed):
-        raise InvalidField(f"{field} has a control character.", field=field)
-
-
-def is_control(character: str) -> bool:
-    """Control characters, and halves of surrogate pairs, which no UTF-8 can carry."""
-    return unicodedata.category(character) in ("Cc", "Cs")
+        yield InvalidField(f"{field} must have {lowest} to {length_max} characters.", field=field)
+    elif has_control(value, is_multiline=is_multiline):
+        yield InvalidField(f"{field} has a control character.", field=field)

@@ -8,9 +8,9 @@ import re
 import unicodedata
 from typing import Final
 
-from cartstore.catalog.rules import is_control
 from cartstore.limits import ID_LENGTH_MAX
 from cartstore.model import is_sku
+from cartstore.texts import without_control
 
 _READABLE_LENGTH_MAX: Final = 100
 """Of the readable part of an id that ends in a digest."""
@@ -76,14 +76,14 @@ def text_of_html(source: str) -> str:
 
 
 def _tidy(text: str) -> str:
-    visible = "".join(character for character in text if character in "\n\t" or not is_control(character))
+    visible = without_control(text, is_multiline=True)
     lines = (" ".join(line.split()) for line in visible.split("\n"))
     return "\n".join(line for line in lines if line)
 
 
 def one_line(text: str) -> str:
     """The text with control characters as spaces, and no space around it."""
-    return "".join(" " if is_control(character) else character for character in text).strip()
+    return without_control(text, " ").strip()
 
 
 def id_of(text: str) -> str:

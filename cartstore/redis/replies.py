@@ -272,6 +272,41 @@ def read_checkout(reply: Sequence[Any]) -> Checkout:
     )
 
 
+def unreadable_checkout(cart_id: str, payment_id: str) -> Checkout:
+    """What is known of a payment whose hash cannot be read: its name, and that of its first order. It has no
+    currency, which no other payment lacks."""
+    checkout_id, order_id = f"c{payment_id[1:]}", f"o{payment_id[1:]}-1"
+    order = Order(
+        order_id=order_id,
+        payment_id=payment_id,
+        checkout_id=checkout_id,
+        cart_id=cart_id,
+        seller="",
+        status="pending",
+        release_reason=None,
+        lines=(),
+        total_minor=0,
+        currency="",
+        created_at_ms=0,
+    )
+    payment = Payment(
+        payment_id=payment_id,
+        checkout_id=checkout_id,
+        checkout_type="full_cart",
+        cart_id=cart_id,
+        status="pending",
+        amount_minor=0,
+        currency="",
+        gateway="",
+        method="",
+        attempts=0,
+        order_ids=(order_id,),
+        expires_at_ms=0,
+        created_at_ms=0,
+    )
+    return Checkout(payment=payment, orders=(order,), read_at_ms=0)
+
+
 def payment_fields(payment: Payment, cart_ttl_ms: int) -> list[str]:
     """Names and values of a payment hash, for putting one back from the record."""
     fields = {

@@ -15,6 +15,7 @@ import msgspec
 from cartstore import limits
 from cartstore.errors import (
     CartEmpty,
+    ContractError,
     InsufficientStock,
     InvalidQuantity,
     ItemNotFound,
@@ -69,8 +70,10 @@ from cartstore.redis.replies import (
     read_line,
     read_replayed,
     read_summary,
+    unreadable_checkout,
 )
 from cartstore.redis.scripts import Script, script
+from cartstore.stored_json import note_unreadable
 
 _STOCK_BATCH = 200
 """SKUs that one stock_read call looks at."""
@@ -561,8 +564,16 @@ class RedisEngine:
 
     async def list_payments(self, cart_id: str) -> list[Checkout]:
         reply = await self.call(script("payment_list"), (self.keys.gate, self.keys.orders(cart_id)))
-        found = await asyncio.gather(*(self.read_payment(payment_id) for payment_id in reply[1:]))
+        found = await asyncio.gather(*(self._listed(cart_id, payment_id) for payment_id in reply[1:]))
         return [checkout for checkout in found if checkout is not None]
+
+    async def _listed(self, cart_id: str, payment_id: str) -> Checkout | None:
+        """As `read_payment`; one that cannot be read is told as such, and does not keep others from being."""
+        try:
+            return await self.read_payment(payment_id)
+        except (ContractError, KeyError, ValueError, TypeError, IndexError) as error:
+            note_unreadable("payment", payment_id, "hash", error)
+            return unreadable_checkout(cart_id, payment_id)
 
     async def settle_payment(self, payment_id: str) -> PaymentResult:
         return await self._payment("payment_settle", payment_id, self._releases_per_call)

@@ -336,6 +336,7 @@ PROBLEM = {
     "instance": str,
     "code": str,
     "field?": str,
+    "errors?": [{"field": str, "detail": str}],
     "line_id?": str,
     "sku?": str,
     "available_quantity?": _count,
@@ -405,6 +406,8 @@ def check_problem(at: str, path: str, status: int, headers: Mapping[str, str], t
         assert "cart" in told, (at, told)
     if told["code"] in ("VALIDATION_FAILED", "INVALID_QUANTITY"):
         assert "field" in told or "shortfalls" in told, (at, told)
+        if told["code"] == "VALIDATION_FAILED" and "field" in told:
+            assert told["errors"][0]["field"] == told["field"], (at, told)
     if told["code"] in FIXED and path.startswith(("/v1/cart", "/v1/checkout")):
         assert "fix" in told, (at, told)
     if status in (429, 503):

@@ -96,7 +96,7 @@ class Api:
         self, sku: str = "MUG", *, stock: int | None = 10, price: str = "9.99", **variant: Any
     ) -> str:
         """A product of one variant, with this stock; its SKU."""
-        product = {"title": f"The {sku}", "images": [f"/{sku}.jpg"]}
+        product = {"title": f"The {sku}", "images": [f"https://img.test/{sku}.jpg"]}
         product.update(
             {name: variant.pop(name) for name in ("seller", "active", "currency") if name in variant}
         )

@@ -75,7 +75,11 @@ async def test_add_gives_line_and_summary_when_there_is_stock(api: Any) -> None:
         "9.99",
         "19.98",
     )
-    assert (line["name"], line["image"], line["product_id"]) == ("The MUG", "/MUG.jpg", "p-MUG")
+    assert (line["name"], line["image"], line["product_id"]) == (
+        "The MUG",
+        "https://img.test/MUG.jpg",
+        "p-MUG",
+    )
     assert line["properties"] == {"engraving": "Hi"}
     assert line["line_id"] == line["variation_key"] != "MUG"
     assert (line["is_available"], line["available_quantity"], line["changes"]) == (True, 10, {})
@@ -310,11 +314,15 @@ async def test_read_names_the_changes_when_price_name_and_image_moved(api: Any) 
 
     (line,) = cart["items"]
     assert cart["has_changes"] is True
-    assert (line["name"], line["unit_price"], line["image"]) == ("The MUG", "9.99", "/MUG.jpg")
+    assert (line["name"], line["unit_price"], line["image"]) == (
+        "The MUG",
+        "9.99",
+        "https://img.test/MUG.jpg",
+    )
     assert line["changes"] == {
         "price": {"old": "9.99", "new": "8.50"},
         "name": {"old": "The MUG", "new": "A better mug"},
-        "image": {"old": "/MUG.jpg", "new": None},
+        "image": {"old": "https://img.test/MUG.jpg", "new": None},
     }
 
 

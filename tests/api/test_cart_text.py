@@ -63,7 +63,7 @@ async def test_carts_have_the_contracts_shape_when_the_catalog_changed(api: Any)
     await api.done(api.admin.put("/v1/admin/products/p-MUG", json=product))
     product = {
         "title": "The CUP",
-        "images": ["/CUP.jpg"],
+        "images": ["https://img.test/CUP.jpg"],
         "active": False,
         "variants": [{"sku": "CUP", "price": "9.99"}],
     }
@@ -77,7 +77,7 @@ async def test_carts_have_the_contracts_shape_when_the_catalog_changed(api: Any)
     assert mug["changes"] == {
         "price": {"old": "9.99", "new": "12.00"},
         "name": {"old": "The MUG", "new": "Another"},
-        "image": {"old": "/MUG.jpg", "new": None},
+        "image": {"old": "https://img.test/MUG.jpg", "new": None},
     }
     assert (cup["changes"], cup["is_available"]) == ({}, False)
     assert (cart["has_changes"], cart["has_unavailable_items"]) == (True, True)

@@ -20,7 +20,7 @@ async def test_put_creates_a_product_when_it_is_new(api: Any) -> None:
         "title": "Shirt",
         "description": "Two\nlines",
         "seller": "Weavers",
-        "images": ["/a.jpg"],
+        "images": ["https://img.test/a.jpg"],
         "options": ["Size"],
         "currency": "EUR",
         "variants": [

@@ -51,6 +51,11 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "add control": ("POST", ITEMS, {"json": {"sku": "MU\x00G"}}),
     "add too large": ("POST", ITEMS, {"content": b"x" * 70_000}),
     "add deep": ("POST", ITEMS, {"content": b"[" * 30_000}),
+    "add many wrong": ("POST", ITEMS, {"json": {"sku": 1, "quantity": -1, "properties": {"a": "\x01"}}}),
+    "add wrong product": ("POST", ITEMS, {"json": {"sku": "x" * 200, "options": {"a": 1}, "price": 1}}),
+    "set many wrong": ("PATCH", LINE, {"json": {"quantity": "1", "price": 1}}),
+    "add no json by nobody": ("POST", ITEMS, {"content": b"{", "headers": {"Authorization": "Bearer x.y"}}),
+    "set no json by nobody": ("PATCH", LINE, {"content": b"{", "headers": {"Authorization": "Bearer x.y"}}),
     "add other version": ("POST", ITEMS, {"json": {"sku": "MUG"}, "headers": {"If-Match": '"1"'}}),
     "add odd version": ("POST", ITEMS, {"json": {"sku": "MUG"}, "headers": {"If-Match": "x"}}),
     "add with key": ("POST", ITEMS, {"json": {"sku": "MUG"}, "headers": {"Idempotency-Key": "k1"}}),
@@ -315,6 +320,23 @@ async def test_answers_are_the_same_when_requests_take_either_lane(lanes: list[A
             differing[name] = answers
 
     assert not differing
+
+
+async def test_depth_is_bounded_the_same_when_requests_take_either_lane(lanes: list[Api]) -> None:
+    for depth in (31, 32, 33, 35, 36, 64, 256, *range(970, 990), 1_000, 5_000):
+        properties = b'{"a":' * depth + b"1" + b"}" * depth
+        answers = []
+        for api in lanes:
+            added = await api.ana.post(ITEMS, content=b'{"sku":"MUG","properties":%b}' % properties)
+            answers.append(comparable(added))
+            if depth > 32:
+                assert (added.status_code, added.json()["field"]) == (422, "properties"), depth
+                assert "32 levels" in added.json()["detail"]
+            else:
+                assert added.status_code == 201, depth
+                assert (await api.ana.get("/v1/cart")).content.count(b"{" + b'"a":') == depth
+            await api.ana.delete("/v1/cart")
+        assert answers[0] == answers[1], depth
 
 
 async def sent_raw(

@@ -18,6 +18,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 
 from cartstore import limits, model
 from cartstore.catalog.money import to_minor
+from cartstore.catalog.rules import FIELDS_NAMED_MAX, check_product
 from cartstore.errors import CartError, InvalidField
 from cartstore.recovery.drift import Drift
 from cartstore.recovery.reconcile import Reconciler
@@ -25,7 +26,7 @@ from cartstore.recovery.report import ReconcileReport
 from cartstore_api import schemas, views
 from cartstore_api.answers import Answer
 from cartstore_api.bodies import StrictBody
-from cartstore_api.context import context_of
+from cartstore_api.guards import SCOPE
 from cartstore_api.operations import Admin
 from cartstore_api.paging import Cursor, Limit, check_cursor
 from cartstore_api.problems import ProblemError, responses
@@ -66,6 +67,7 @@ class AdminCatalogController(Controller):
 
     @put(
         "/{product_id:str}",
+        opt={SCOPE: CATALOG},
         operation_class=Admin,
         operation_id="PutProduct",
         summary="Create or change a product",
@@ -77,13 +79,13 @@ class AdminCatalogController(Controller):
     ) -> Response[schemas.Product]:
         """Visible to the next request. Takes what `GET /v1/products/{id}` gives. Scope: catalog:write."""
         services = services_of(request)
-        services.callers.require(context_of(request), CATALOG)
         product = await services.store.put_product(_product_of(product_id, data, services.settings.currency))
         return answer(views.product_view(product, await services.store.stock_of([product])))
 
     @post(
         "/import",
         status_code=200,
+        opt={SCOPE: CATALOG},
         operation_class=ImportOperation,
         operation_id="ImportProducts",
         summary="Import a catalog",
@@ -94,7 +96,6 @@ class AdminCatalogController(Controller):
         """A shop's export as CSV. Rows that cannot be taken are named with line and reason, the rest go in.
         Importing again changes prices and texts that changed, never stock. Scope: catalog:write."""
         services = services_of(request)
-        services.callers.require(context_of(request), CATALOG)
         media_type = (request.headers.get("content-type") or "").partition(";")[0].strip().lower()
         if media_type not in _CATALOG_TYPES:
             raise ProblemError("UNSUPPORTED_MEDIA_TYPE", "This path takes text/csv.")
@@ -125,6 +126,7 @@ class AdminStockController(Controller):
     @post(
         "/{sku:str}/adjust",
         status_code=200,
+        opt={SCOPE: STOCK},
         operation_class=Admin,
         operation_id="AdjustStock",
         summary="Adjust a SKU's stock",
@@ -136,7 +138,6 @@ class AdminStockController(Controller):
         """Adds units (negative: takes away). The same reference with the same content is answered with the
         first result, with other content refused. Scope: stock:write."""
         services = services_of(request)
-        services.callers.require(context_of(request), STOCK)
         result = await services.store.adjust_stock(
             sku, data.delta, reason=data.reason, reference=data.reference
         )
@@ -145,6 +146,7 @@ class AdminStockController(Controller):
     @post(
         "/adjust",
         status_code=200,
+        opt={SCOPE: STOCK},
         operation_class=Admin,
         operation_id="AdjustStocks",
         summary="Adjust the stock of many SKUs",
@@ -157,7 +159,6 @@ class AdminStockController(Controller):
         """A list of adjustments, each on its own. When some are refused the problem names them; the others
         were applied, and the whole list can be sent again: a reference counts once. Scope: stock:write."""
         services = services_of(request)
-        services.callers.require(context_of(request), STOCK)
         outcomes = await _adjust_all(services, data)
         refused = [
             (entry, outcome)
@@ -175,6 +176,7 @@ class AdminStockController(Controller):
 
     @put(
         "/{sku:str}",
+        opt={SCOPE: STOCK},
         operation_class=Admin,
         operation_id="SetStock",
         summary="Set a SKU's stock",
@@ -186,7 +188,6 @@ class AdminStockController(Controller):
         """Moves on_hand to a value, applied as a delta; an untracked SKU is limited by stock from then on.
         Refused below what is held, and when `expected_on_hand` differs. Scope: stock:write."""
         services = services_of(request)
-        services.callers.require(context_of(request), STOCK)
         result = await services.store.set_stock(
             sku,
             data.on_hand,
@@ -198,6 +199,7 @@ class AdminStockController(Controller):
 
     @get(
         "/{sku:str}/ledger",
+        opt={SCOPE: OPERATIONS},
         operation_class=Admin,
         operation_id="ReadLedger",
         summary="Read a SKU's ledger",
@@ -212,22 +214,10 @@ class AdminStockController(Controller):
     ) -> Response[schemas.Ledger]:
         """Every change of its on_hand that was archived, newest first. Scope: ops:read."""
         services = services_of(request)
-        services.callers.require(context_of(request), OPERATIONS)
         place = check_cursor(cursor)
         await services.store.read_stock(sku)
         rows, next_cursor = await services.store.archive.ledger(sku, limit=limit, cursor=place)
-        items = [
-            schemas.LedgerEntry(
-                seq=row.seq,
-                delta=row.delta,
-                on_hand=row.on_hand,
-                reason=row.reason,
-                reference=row.reference,
-                order_id=row.order_id,
-                at=views.time_text(row.at_ms),
-            )
-            for row in rows
-        ]
+        items = [views.ledger_entry_view(row) for row in rows]
         return answer(schemas.Ledger(items=items, next_cursor=next_cursor))
 
 
@@ -238,6 +228,7 @@ class AdminOrderController(Controller):
     tags = ("Admin: operations",)
 
     @get(
+        opt={SCOPE: OPERATIONS},
         operation_class=Admin,
         operation_id="ListAllOrders",
         summary="List orders of all carts",
@@ -252,7 +243,6 @@ class AdminOrderController(Controller):
     ) -> Response[schemas.Orders]:
         """Archived orders, newest first. Scope: ops:read."""
         services = services_of(request)
-        services.callers.require(context_of(request), OPERATIONS)
         orders, next_cursor = await services.store.archive.list_orders(
             status=status, limit=limit, cursor=check_cursor(cursor)
         )
@@ -263,6 +253,7 @@ class AdminOrderController(Controller):
     @post(
         "/{order_id:str}/refunded",
         status_code=200,
+        opt={SCOPE: ADMIN},
         operation_class=Admin,
         operation_id="CloseRefund",
         summary="Close a refund",
@@ -272,7 +263,6 @@ class AdminOrderController(Controller):
         """Records that the money of a `refund_due` order went back. Repeated: the same answer.
         Scope: admin."""
         services = services_of(request)
-        services.callers.require(context_of(request), ADMIN)
         result = await services.store.close_refund(order_id)
         order = next(order for order in result.orders if order.order_id == order_id)
         products = await views.products_of_orders(services.store, (order,))
@@ -287,6 +277,7 @@ class AdminController(Controller):
 
     @get(
         "/carts/{cart_id:str}",
+        opt={SCOPE: OPERATIONS},
         operation_class=Admin,
         operation_id="ReadAnyCart",
         summary="Read anybody's cart",
@@ -295,7 +286,6 @@ class AdminController(Controller):
     async def cart(self, request: AnyRequest, cart_id: FromPath[str]) -> Response[schemas.Cart]:
         """By its id; an absent cart reads as an empty one. Scope: ops:read."""
         services = services_of(request)
-        services.callers.require(context_of(request), OPERATIONS)
         if not _CART_ID.match(cart_id):
             raise ProblemError("NOT_FOUND", "A cart's id begins with u. or g.")
         cart = await services.store.engine.read_cart(cart_id)
@@ -304,6 +294,7 @@ class AdminController(Controller):
 
     @get(
         "/events",
+        opt={SCOPE: OPERATIONS},
         operation_class=Admin,
         operation_id="ListEvents",
         summary="Read the event feed",
@@ -315,25 +306,17 @@ class AdminController(Controller):
         """Archived events after a position, oldest first: everything that happened to stock, orders and
         payments, for other systems to follow. Scope: ops:read."""
         services = services_of(request)
-        services.callers.require(context_of(request), OPERATIONS)
         if after and not _POSITION.match(after):
             raise InvalidField("after must be the position of an event.", field="after")
         position = model.Position.parse(after) if after else model.Position(0, 0)
         events = await services.store.archive.events_after(position, limit + 1)
-        items = [
-            schemas.ArchivedEvent(
-                position=str(event.position),
-                type=event.type,
-                at=views.time_text(event.at_ms),
-                body=event.body,
-            )
-            for event in events[:limit]
-        ]
+        items = [views.event_view(event) for event in events[:limit]]
         next_cursor = items[-1].position if len(events) > limit else None
         return answer(schemas.Events(items=items, next_cursor=next_cursor))
 
     @get(
         "/reconcile",
+        opt={SCOPE: OPERATIONS},
         operation_class=Admin,
         operation_id="CheckConsistency",
         summary="Compare engine and record",
@@ -342,12 +325,12 @@ class AdminController(Controller):
     async def check(self, request: AnyRequest) -> Response[schemas.Reconciliation]:
         """Goes round once and repairs nothing; `drift` is everything that disagrees. Scope: ops:read."""
         services = services_of(request)
-        services.callers.require(context_of(request), OPERATIONS)
         return answer(_reconciliation(await Reconciler(services.store).run(repair=False)))
 
     @post(
         "/reconcile",
         status_code=200,
+        opt={SCOPE: ADMIN},
         operation_class=Admin,
         operation_id="Reconcile",
         summary="Reconcile engine and record",
@@ -357,11 +340,11 @@ class AdminController(Controller):
         """Goes round once and repairs what is provably safe to; `drift` is what could not be repaired. Scope:
         admin."""
         services = services_of(request)
-        services.callers.require(context_of(request), ADMIN)
         return answer(_reconciliation(await Reconciler(services.store).run()))
 
     @get(
         "/stats",
+        opt={SCOPE: OPERATIONS},
         operation_class=Admin,
         operation_id="ReadStats",
         summary="Read the deployment's figures",
@@ -370,7 +353,6 @@ class AdminController(Controller):
     async def stats(self, request: AnyRequest) -> Response[schemas.Stats]:
         """Sizes and readiness at a glance. Scope: ops:read."""
         services = services_of(request)
-        services.callers.require(context_of(request), OPERATIONS)
         found = await services.store.readiness()
         settings = services.settings
         return answer(
@@ -386,11 +368,13 @@ class AdminController(Controller):
 
 
 def _product_of(product_id: str, data: schemas.PutProduct, currency: str) -> model.Product:
-    """The product that a body describes; absent and null members have their defaults. Raises InvalidField."""
+    """The product that a body describes; absent and null members have their defaults. Raises InvalidField,
+    naming every field that is wrong."""
     if not model.ID_PATTERN.match(product_id):
         raise InvalidField("A product id is 1 to 128 of A-Z a-z 0-9 . _ ~ -", field="id")
     currency = data.currency or currency
-    return model.Product(
+    prices = _Prices()
+    product = model.Product(
         id=product_id,
         title=data.title,
         description=data.description,
@@ -400,20 +384,44 @@ def _product_of(product_id: str, data: schemas.PutProduct, currency: str) -> mod
         options=tuple(data.options or ()),
         currency=currency,
         variants=tuple(
-            _variant_of(variant, currency, f"variants[{number}]")
+            _variant_of(variant, currency, prices, f"variants[{number}]")
             for number, variant in enumerate(data.variants)
         ),
     )
+    if prices.refused:
+        errors = [(error.field or "", error.message) for error in prices.refused]
+        try:
+            check_product(product)
+        except InvalidField as error:
+            errors += error.errors or ()
+        first = prices.refused[0]
+        first.errors = errors[:FIELDS_NAMED_MAX]
+        raise first
+    return product
 
 
-def _variant_of(variant: schemas.PutVariant, currency: str, at: str) -> model.Variant:
+class _Prices:
+    """Reads the prices of a product; those that are none are kept, and read as 0 for the time being."""
+
+    def __init__(self) -> None:
+        self.refused: list[InvalidField] = []
+
+    def minor(self, text: str, currency: str, field: str) -> int:
+        try:
+            return to_minor(text, currency, field=field)
+        except InvalidField as error:
+            self.refused.append(error)
+            return 0
+
+
+def _variant_of(variant: schemas.PutVariant, currency: str, prices: _Prices, at: str) -> model.Variant:
     limit = variant.max_per_customer
     return model.Variant(
         sku=variant.sku,
         options=variant.options or {},
-        price_minor=to_minor(variant.price, currency, field=f"{at}.price"),
+        price_minor=prices.minor(variant.price, currency, f"{at}.price"),
         prices_minor={
-            code: to_minor(text, code, field=f"{at}.prices.{code}")
+            code: prices.minor(text, code, f"{at}.prices.{code}")
             for code, text in (variant.prices or {}).items()
         },
         policy=variant.policy or "deny",

@@ -11,13 +11,14 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, JSONBody
 
 from cartstore import model
-from cartstore.errors import CartError
-from cartstore.store import canonical_properties
+from cartstore.errors import CartError, InvalidField
+from cartstore.free_json import canonical_properties
 from cartstore_api import cart_calls, schemas, views
 from cartstore_api.answers import NO_HEADERS, REPLAYED, Answer
 from cartstore_api.bodies import StrictBody
 from cartstore_api.conditions import guard_of
 from cartstore_api.context import context_of
+from cartstore_api.guards import AUTHENTICATED
 from cartstore_api.operations import CachedCartRead, CartMutation, CartRead
 from cartstore_api.problems import ProblemError, responses
 from cartstore_api.services import Services, answer, services_of
@@ -54,6 +55,7 @@ class CartController(Controller):
     path = "/v1/cart"
     tags = ("Cart",)
     dto = StrictBody
+    opt = AUTHENTICATED
 
     @get(
         operation_class=CachedCartRead,
@@ -142,7 +144,7 @@ class CartController(Controller):
         try:
             result = await services.store.put_lines(
                 owner,
-                [_put_item(item, number) for number, item in enumerate(data.items)],
+                _put_items(data.items),
                 mode=data.mode,
                 guard=guard,
             )
@@ -264,6 +266,20 @@ class CartController(Controller):
         return await _cart_answer(services, request, owner, result)
 
 
+def _put_items(items: Sequence[schemas.PutItem]) -> list[model.PutItem | model.PutItemByLine]:
+    """Raises VALIDATION_FAILED, naming every entry that is none."""
+    read: list[model.PutItem | model.PutItemByLine] = []
+    errors: list[schemas.FieldError] = []
+    for number, item in enumerate(items):
+        try:
+            read.append(_put_item(item, number))
+        except (ProblemError, InvalidField) as error:
+            errors.append(schemas.FieldError(field=error.field or "items", detail=str(error)))
+    if errors:
+        raise ProblemError("VALIDATION_FAILED", errors[0].detail, field=errors[0].field, errors=errors)
+    return read
+
+
 def _put_item(item: schemas.PutItem, number: int) -> model.PutItem | model.PutItemByLine:
     """A SKU names the line together with the properties; a line id alone names a line that is there."""
     if item.sku is None:
@@ -271,7 +287,7 @@ def _put_item(item: schemas.PutItem, number: int) -> model.PutItem | model.PutIt
             field = f"items[{number}].sku"
             raise ProblemError("VALIDATION_FAILED", f"{field}: name a sku or a line_id.", field=field)
         return model.PutItemByLine(line_id=item.line_id, quantity=item.quantity)
-    properties_json = canonical_properties(item.properties)
+    properties_json = canonical_properties(item.properties, f"items[{number}].properties")
     if item.line_id is not None and item.line_id != model.line_id_of(item.sku, properties_json):
         if item.properties is None and model.sku_of(item.line_id) == item.sku:
             return model.PutItemByLine(line_id=item.line_id, quantity=item.quantity)

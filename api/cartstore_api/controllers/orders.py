@@ -18,6 +18,7 @@ from cartstore_api.bodies import StrictBody
 from cartstore_api.callers import UNKNOWN_GUEST
 from cartstore_api.conditions import idempotency_key_of, if_match_of, required_idempotency_key_of
 from cartstore_api.context import context_of
+from cartstore_api.guards import AUTHENTICATED, CALLED_BY_GATEWAYS
 from cartstore_api.operations import CartRead, CheckoutMutation, OrderMutation, OrderRead, Public
 from cartstore_api.paging import Cursor, Limit, check_cursor
 from cartstore_api.problems import ProblemError, responses
@@ -34,6 +35,7 @@ class CheckoutController(Controller):
     path = "/v1/checkout"
     tags = ("Checkout",)
     dto = StrictBody
+    opt = AUTHENTICATED
 
     @post(
         status_code=201,
@@ -76,6 +78,7 @@ class OrderController(Controller):
 
     path = "/v1/orders"
     tags = ("Orders",)
+    opt = AUTHENTICATED
 
     @get(
         operation_class=CartRead,
@@ -139,6 +142,7 @@ class PaymentController(Controller):
     path = "/v1/payments"
     tags = ("Payments",)
     dto = StrictBody
+    opt = AUTHENTICATED
 
     @get(
         "/{payment_id:str}",
@@ -202,6 +206,7 @@ class WebhookController(Controller):
 
     path = "/v1/webhooks"
     tags = ("Payments",)
+    opt = CALLED_BY_GATEWAYS
 
     @post(
         "/{gateway_name:str}",
@@ -234,15 +239,7 @@ class WebhookController(Controller):
 
 
 def _details_of(data: schemas.BeginCheckout) -> dict[str, Any]:
-    """What is kept with the checkout as it is. Raises VALIDATION_FAILED."""
-    if data.metadata is not None:
-        size = len(msgspec.json.encode(data.metadata))
-        if size > limits.METADATA_BYTES_MAX:
-            raise ProblemError(
-                "VALIDATION_FAILED",
-                f"metadata has {size} bytes as JSON; at most {limits.METADATA_BYTES_MAX} are kept.",
-                field="metadata",
-            )
+    """What is kept with the checkout as it is."""
     details = {
         "contact": data.contact,
         "shipping_address": data.shipping_address,

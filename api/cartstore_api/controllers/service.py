@@ -62,13 +62,14 @@ class ServiceController(Controller):
         summary="Read the metrics",
         media_type="text/plain",
     )
-    async def metrics(self, request: AnyRequest) -> Response[str]:
+    async def metrics(self, request: AnyRequest) -> Response[bytes]:
         """For Prometheus: one view over all processes."""
         services = services_of(request)
         found = await services.store.readiness()
         services.observer.flush()
-        text = metrics.render(found["checks"], await services.store.read_engine_memory()).decode()
-        return Response(text, media_type=metrics.CONTENT_TYPE)
+        text = metrics.render(found["checks"], await services.store.read_engine_memory())
+        # Litestar names a charset after whatever media type is a text, also after one that has a charset.
+        return Response(text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
     @get("/", include_in_schema=False)
     async def root(self) -> Redirect:
