@@ -246,7 +246,8 @@ class CartEngine(Protocol):
         Released before: units are taken again if every `held` line can be served from free units plus the
         holds of the cart's lines of the same ids, whatever those were taken for (the buyer has paid):
         paid, and the returned lines leave the cart (as far as they are still there; the cart gets a new
-        version); else refund_due. Repeated: changed=False
+        version); else refund_due. So long after its checkout that the record has removed the address, or
+        may have (retention), always refund_due. Repeated: changed=False
         with the state as it is (paid, refund_due or refunded). Raises PaymentNotFound.
         """
         ...

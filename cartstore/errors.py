@@ -2,6 +2,7 @@
 
 CartStoreError
 ├── CartError                      expected, the caller can act on it; never logged as an error
+│   ├── EventsGone                 events before the oldest that is kept
 │   ├── NotFound                   ItemNotFound · ProductNotFound · OrderNotFound · PaymentNotFound
 │   ├── Conflict                   CartEmpty · InsufficientStock · ProductInactive · PriceChanged
 │   │                              TotalChanged · CheckoutRefused · StockConflict · CurrencyMismatch
@@ -112,6 +113,20 @@ class PaymentNotFound(NotFound):
     """You have no such payment."""
 
     code = "PAYMENT_NOT_FOUND"
+
+
+class EventsGone(CartError):
+    """Events that were asked for are not kept any more. Sets oldest and after.
+
+    `oldest`: position of the oldest event that is kept; `after`: what to read after to get it.
+    """
+
+    code = "EVENTS_GONE"
+
+    def __init__(self, message: str | None = None, *, oldest: str | None = None, after: str = "0-0") -> None:
+        super().__init__(message)
+        self.oldest = oldest
+        self.after = after
 
 
 class Conflict(CartError):

@@ -96,5 +96,8 @@ and takes a quarter of a second with so many."""
 OUTBOX_EVENTS_MAX: Final = 1_000_000
 """At this length of the outbox checkout answers StoreFull, long before memory is full."""
 
+RETENTION_EVENTS_DAYS_MIN: Final = 7
+"""Archived events are kept for at least so long, unless they are kept for ever."""
+
 TOMBSTONE_MS: Final = 24 * 3600 * 1000
 """How long the engine keeps an archived, terminal order (and a stock reference) for repeated calls."""

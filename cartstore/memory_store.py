@@ -249,11 +249,14 @@ class MemoryEngine:
         *,
         now_ms: Callable[[], int] | None = None,
         lifetime_ms: int = 7_200_000,
+        unpaid_kept_ms: int = 0,
     ) -> None:
-        """`now_ms` is the only clock. No hold and no payment's window lasts longer than `lifetime_ms`: one
+        """`unpaid_kept_ms`: so long after its checkout a released payment is not paid any more; 0: never.
+        `now_ms` is the only clock. No hold and no payment's window lasts longer than `lifetime_ms`: one
         whose end is further away shows that the clock was set back, and is due. A longer one raises it."""
         self.partition = partition
         self.lifetime_ms = lifetime_ms
+        self.unpaid_kept_ms = unpaid_kept_ms
         self.events: list[Event] = []
         """The outbox: one entry per transition that changed an order, on_hand or sold."""
         self.is_disk_low = False
@@ -1039,7 +1042,9 @@ class MemoryEngine:
         for line in record.lines():
             if line.mode != "untracked":
                 self._release_due(line.sku, now)
-        if self._is_servable(record):
+        kept_until_ms = record.payment.created_at_ms + self.unpaid_kept_ms
+        is_too_late = record.payment.is_redacted or (self.unpaid_kept_ms > 0 and now >= kept_until_ms)
+        if not is_too_late and self._is_servable(record):
             self._take_back(record, now)
             self._sell(record, now)
         else:

@@ -474,6 +474,8 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True):
     created_at_ms: int
     fingerprint: str = ""
     details_json: str = "{}"
+    is_redacted: bool = False
+    """Retention removed the details: it was released and never paid; money that comes now is owed back."""
 
     @property
     def is_readable(self) -> bool:

@@ -40,6 +40,7 @@ from cartstore.urls import (
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=limits.SETTING_MAX)]
 Size = Annotated[int, msgspec.Meta(ge=0, le=limits.SETTING_MAX)]
+Days = Annotated[int, msgspec.Meta(ge=0, le=limits.SETTING_MAX)]
 Switch = Literal["on", "off"]
 
 JWT_SECRET_LENGTH_MIN: Final = 32
@@ -170,6 +171,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Interval of the hold and payment expiry jobs."""
     reconcile_seconds: Count = 10
     """Interval of the reconcile job."""
+    retention_events_days: Days = 90
+    """How long the record keeps archived events: 0 for ever, else at least 7."""
+    retention_snapshots_days: Days = 90
+    """How long the record keeps snapshots of carts that have ended, from their last change. 0: for ever."""
+    retention_unpaid_days: Days = 30
+    """How long the record keeps address, contact and metadata of orders that were released and never paid,
+    from their checkout. Money that comes for them later is to be refunded. 0: for ever."""
     env: Literal["development", "production"] = "development"
     """`production` demands explicit secrets and Secure cookies and refuses the simulated gateway."""
 
@@ -198,6 +206,12 @@ def _contradictions(settings: Settings) -> Iterator[Problem]:
         yield Problem(error.message, ("trusted_proxies",))
     if settings.is_production and settings.failpoint:
         yield Problem("CARTSTORE_FAILPOINT is for tests; production refuses it.", ("env", "failpoint"))
+    if 0 < settings.retention_events_days < limits.RETENTION_EVENTS_DAYS_MIN:
+        yield Problem(
+            "CARTSTORE_RETENTION_EVENTS_DAYS must be 0 (for ever) or at least "
+            f"{limits.RETENTION_EVENTS_DAYS_MIN}: other systems read the events.",
+            ("retention_events_days",),
+        )
     if settings.jwt_secret and len(settings.jwt_secret) < JWT_SECRET_LENGTH_MIN:
         yield Problem(
             f"CARTSTORE_JWT_SECRET must have at least {JWT_SECRET_LENGTH_MIN} characters.", ("jwt_secret",)

@@ -19,6 +19,7 @@ from cartstore.archive.acknowledgement import Acknowledgement
 from cartstore.archive.drain import Outbox, drain
 from cartstore.archive.quarantine import QuarantineCounts
 from cartstore.archive.repository import Archive
+from cartstore.archive.retention import Retention, RetentionBatch, RetentionKind, policy_of
 from cartstore.catalog.cache import RevisionCache, SkuCache
 from cartstore.catalog.importing import IMPORT_REFERENCE, ImportReport, import_catalog
 from cartstore.catalog.money import to_minor
@@ -176,6 +177,7 @@ class CartStore:
         self._recovery = recovery
         self._engine_memory = engine_memory
         self._acknowledgement = acknowledgement
+        self._retention = Retention(archive.database, outbox, policy_of(settings))
         self._revisions = RevisionCache(catalog)
         self._by_sku = SkuCache(catalog)
         self._activity_offset = 0
@@ -692,6 +694,11 @@ class CartStore:
         )
         self._activity_offset = await sweep_activity(engine, self.archive.snapshots, self._activity_offset)
         return taken
+
+    async def apply_retention(self, kind: RetentionKind) -> RetentionBatch:
+        """Remove a batch of one kind of what the record keeps no longer (settings `retention_*_days`). May
+        run beside itself and beside everything else."""
+        return await self._retention.run_batch(kind)
 
     async def unfreeze_sku(self, sku: str) -> bool:
         """Let the sale of a SKU go on that a rejected event stopped; whether the record had it as frozen.

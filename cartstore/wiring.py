@@ -19,6 +19,7 @@ from cartstore import limits
 from cartstore.archive import Archive, migrate
 from cartstore.archive.acknowledgement import AckMode, Acknowledgement
 from cartstore.archive.drain import drain
+from cartstore.archive.retention import DAY_MS
 from cartstore.catalog.repository import CatalogRepository
 from cartstore.embedded import embedded_parts
 from cartstore.errors import ConfigurationError, StoreError, WritesRefused
@@ -103,7 +104,9 @@ async def open_store(
         caller = await stack.enter_async_context(
             WireCaller.open(settings.redis_url, rights=question(keys), on_partly_applied=cut_off.note)
         )
-        engine = AuditedRedisEngine(caller, partition, client)
+        engine = AuditedRedisEngine(
+            caller, partition, client, unpaid_kept_ms=settings.retention_unpaid_days * DAY_MS
+        )
         outbox = RedisOutbox(engine, client)
         recovery = Recovery(
             client=client,

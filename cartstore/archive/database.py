@@ -73,6 +73,7 @@ class Database:
         # Shares the pool; statements outside a transaction save a round trip before and after each. Behind a
         # pooler preparing and executing would be two transactions, on two server connections at worst.
         self._reader = engine if is_pooled else engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._repeatable = engine.execution_options(isolation_level="REPEATABLE READ")
 
     @classmethod
     async def open(cls, database_url: str) -> Database:
@@ -100,14 +101,15 @@ class Database:
         await self._engine.dispose()
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """One transaction: committed when the body ends, rolled back when it raises.
+    async def transaction(self, *, is_repeatable: bool = False) -> AsyncIterator[AsyncConnection]:
+        """One transaction: committed when the body ends, rolled back when it raises. `is_repeatable`: all its
+        statements see the database as it was when it began.
 
         Raises StoreUnavailable (nothing is applied), OutcomeUnknown (the connection was lost while the
         commit was under way), EventRefused (a constraint or a value that PostgreSQL does not take).
         """
         with translated():
-            async with self._begun() as connection:
+            async with self._begun(self._repeatable if is_repeatable else self._engine) as connection:
                 try:
                     yield connection
                 except TimeoutError:
@@ -118,7 +120,7 @@ class Database:
                     await connection.commit()
 
     @asynccontextmanager
-    async def _begun(self) -> AsyncIterator[AsyncConnection]:
+    async def _begun(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         """A connection whose transaction the server has begun.
 
         A connection that was used a moment ago is not asked for a sign of life, yet the server may have been
@@ -127,7 +129,7 @@ class Database:
         hence as many rounds before a failure is believed.
         """
         for round_ in range(POOL_CONNECTIONS_MAX + 1):
-            async with self._acquired(self._engine) as connection:
+            async with self._acquired(engine) as connection:
                 try:
                     # The driver's adapter sends BEGIN with the first statement only, so that one is needed.
                     async with _cut_off_after(BEGIN_SECONDS_MAX, connection):

@@ -29,11 +29,12 @@ from cartstore.archive.tables import (
     orders,
     outbox_cursor,
     payments,
+    retention,
     stock,
     stock_ledger,
 )
 from cartstore.archive.writing import CURSOR, PARTITION, apply, following, locked_cursor, move_cursor
-from cartstore.errors import ConfigurationError, InvalidField, StoreRecovering
+from cartstore.errors import ConfigurationError, EventsGone, InvalidField, StoreRecovering
 from cartstore.failpoints import reach
 from cartstore.limits import PAGE_SIZE_DEFAULT
 from cartstore.model import (
@@ -235,6 +236,31 @@ class Archive:
             )
             for row in rows
         ]
+
+    async def read_feed(self, after: Position | None, limit: int) -> list[Event]:
+        """Archived events strictly after a position (None: from the oldest that is kept), oldest first.
+
+        Raises EventsGone when some of them are not kept any more.
+        """
+        found = await self.events_after(after or Position(0, 0), limit)
+        if after is not None:
+            # After the events: what retention removes from now on is in `found`.
+            gone = await self.events_gone()
+            if after < gone:
+                # There is one: the newest event is never removed.
+                oldest = (await self.events_after(gone, 1))[0].position
+                raise EventsGone(
+                    f"Events up to {gone} are not kept any more; the oldest that is kept is {oldest}.",
+                    oldest=str(oldest),
+                    after=str(gone),
+                )
+        return found
+
+    async def events_gone(self) -> Position:
+        """The last event that retention removed; 0-0 before the first."""
+        async with self.database.reading() as connection:
+            row = (await connection.execute(select(retention))).one()
+        return Position(row.events_gone_epoch, row.events_gone_seq)
 
     # --- payments and orders -------------------------------------------------------------------
 
@@ -443,6 +469,7 @@ def _payment_of(rows: Sequence[Row[Any]]) -> Payment:
         created_at_ms=first.created_at_ms,
         fingerprint=first.fingerprint,
         details_json=first.details_json,
+        is_redacted=first.redacted_at_ms is not None,
     )
 
 

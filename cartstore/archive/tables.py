@@ -89,8 +89,10 @@ product_revisions = Table(
     Column("revision", BigInteger, Identity(always=True), primary_key=True),
     Column("product_id", Text, nullable=False),
     Column("doc", JSONB, nullable=False),
+    # A revision is superseded since its product's next one was created.
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Index(None, "product_id", "revision"),
-    comment="Every state that any product ever had; carts and orders refer to it, so rows stay for ever.",
+    comment="The states of every product that are current or that a cart, an order or an event refers to.",
 )
 
 products = Table(
@@ -148,6 +150,8 @@ payments = Table(
     Column("fingerprint", Text, nullable=False),
     # Text, not jsonb: kept as it came, and nothing that a buyer wrote can make PostgreSQL refuse it.
     Column("details_json", Text, nullable=False),
+    # When address, contact and metadata were removed from details_json; NULL: they were not.
+    Column("redacted_at_ms", BigInteger),
     *_not_negative("amount_minor", "attempts", "created_at_ms"),
     CheckConstraint("expires_at_ms >= created_at_ms", name="expires_at_ms"),
     CheckConstraint("currency ~ '^[A-Z]{3}$'", name="currency"),
@@ -155,6 +159,13 @@ payments = Table(
     _one_of("checkout_type", get_args(CheckoutType)),
     Index(None, "cart_id", "created_at_ms", "payment_id"),
     Index("payments_pending_idx", "expires_at_ms", postgresql_where=text("status = 'pending'")),
+    # What retention looks for: payments that were released and not redacted yet, oldest first.
+    Index(
+        "payments_unredacted_idx",
+        "created_at_ms",
+        "payment_id",
+        postgresql_where=text("redacted_at_ms IS NULL AND status IN ('expired', 'cancelled')"),
+    ),
 )
 
 orders = Table(
@@ -196,6 +207,8 @@ order_lines = Table(
     Column("first_held_at_ms", BigInteger, nullable=False),
     Column("properties_json", Text),
     PrimaryKeyConstraint("order_id", "n"),
+    # Retention asks which product revisions no order refers to.
+    Index(None, "revision"),
     CheckConstraint("n >= 1", name="n"),
     CheckConstraint("quantity >= 1", name="quantity"),
     CheckConstraint("held = CASE mode WHEN 'held' THEN quantity ELSE 0 END", name="held"),
@@ -259,7 +272,23 @@ events = Table(
     Column("at_ms", BigInteger, nullable=False),
     Column("body", JSONB, nullable=False),
     PrimaryKeyConstraint("epoch", "seq"),
+    # Retention removes personal data from the event of a checkout, which it knows by its payment.
+    Index(
+        "events_checkout_begun_idx",
+        text("(body ->> 'payment_id')"),
+        postgresql_where=text("type = 'checkout_begun'"),
+    ),
     comment="The applied events themselves: the feed for other systems.",
+)
+
+retention = Table(
+    "retention",
+    metadata,
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("events_gone_epoch", BigInteger, nullable=False, server_default=text("0")),
+    Column("events_gone_seq", BigInteger, nullable=False, server_default=text("0")),
+    *_not_negative("partition", "events_gone_epoch", "events_gone_seq"),
+    comment="The last removed event of each partition; its row lock makes removal single.",
 )
 
 rejected_events = Table(

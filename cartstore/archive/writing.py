@@ -45,7 +45,7 @@ CURSOR = select(
 ).where(outbox_cursor.c.partition == PARTITION)
 
 _EVENT_COLUMNS = ("epoch", "seq", "nonce", "type", "at_ms", "body")
-_PAYMENT_COLUMNS = tuple(column.name for column in payments.c)
+_PAYMENT_COLUMNS = tuple(column.name for column in payments.c if column.name != "redacted_at_ms")
 _ORDER_COLUMNS = tuple(column.name for column in orders.c)
 _LINE_COLUMNS = tuple(column.name for column in order_lines.c)
 _LEDGER_COLUMNS = tuple(column.name for column in stock_ledger.c)

@@ -258,6 +258,7 @@ def _read_payment(fields: dict[str, str]) -> Payment:
         created_at_ms=int(fields["created"]),
         fingerprint=fields["fingerprint"],
         details_json=fields["details"],
+        is_redacted="redacted" in fields,
     )
 
 
@@ -328,6 +329,8 @@ def payment_fields(payment: Payment, cart_ttl_ms: int) -> list[str]:
         "details": payment.details_json,
         "event": "0-0",
     }
+    if payment.is_redacted:
+        fields["redacted"] = "1"
     return [part for field in fields.items() for part in field]
 
 

@@ -114,7 +114,9 @@ class RedisEngine:
     """One partition on Redis or Valkey; fulfils `cartstore.engine.CartEngine`.
 
     `now_ms` overrides the engine's clock, for tests. `outbox_events_max`: at this length of the outbox new
-    checkouts are refused with StoreFull.
+    checkouts are refused with StoreFull. `unpaid_kept_ms`: so long after its checkout a released payment is
+    not paid any more, its money is owed back, because the record no longer knows where to send the goods;
+    0: never.
     """
 
     def __init__(
@@ -125,6 +127,7 @@ class RedisEngine:
         now_ms: Callable[[], int] | None = None,
         releases_per_call: int = limits.RELEASES_PER_CALL,
         outbox_events_max: int = limits.OUTBOX_EVENTS_MAX,
+        unpaid_kept_ms: int = 0,
     ) -> None:
         self.caller = caller
         self.partition = partition
@@ -132,6 +135,7 @@ class RedisEngine:
         self._now_ms = now_ms
         self._releases_per_call = releases_per_call
         self._outbox_events_max = outbox_events_max
+        self._unpaid_kept_ms = unpaid_kept_ms
         # A nonce tells two histories apart that issued the same sequence number; a random part per engine
         # object and a counter are as unique as random bytes per call, and cheaper.
         self._nonce_prefix = secrets.token_hex(8)
@@ -576,7 +580,9 @@ class RedisEngine:
             return unreadable_checkout(cart_id, payment_id)
 
     async def settle_payment(self, payment_id: str) -> PaymentResult:
-        return await self._payment("payment_settle", payment_id, self._releases_per_call)
+        return await self._payment(
+            "payment_settle", payment_id, self._releases_per_call, self._unpaid_kept_ms
+        )
 
     async def fail_payment(self, payment_id: str) -> PaymentResult:
         return await self._payment("payment_fail", payment_id)

@@ -9,6 +9,7 @@
   ARGV[2]  now override           ms, '' in production
   ARGV[3]  nonce                  of this call
   ARGV[4]  release limit          due holds released at most, over all SKUs
+  ARGV[5]  unpaid kept            ms after its checkout from which a released payment is not paid any more, 0 for never
   Returns  {'OK', now, position, <payment>, <order>...} | {'UNCHANGED', now, position, <payment>, <order>...}
            {'PAYMENT_NOT_FOUND'} | {'AGAIN'} | {'STORE_FULL'} | {'FENCED'}
   Faults   CARTBADARG
@@ -36,9 +37,12 @@ local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
 if not call then
   return { 'FENCED' }
 end
-local limit = tonumber(ARGV[4])
+local limit, unpaid_kept = tonumber(ARGV[4]), tonumber(ARGV[5])
 if not limit then
   return redis.error_reply('CARTBADARG release limit')
+end
+if not unpaid_kept then
+  return redis.error_reply('CARTBADARG unpaid kept')
 end
 local payment_id = string.sub(KEYS[2], #call.prefix + 9)
 local payment = payment_load(call, payment_id)
@@ -92,6 +96,11 @@ for sku in pairs(releases) do
   limit = limit - released
 end
 if not was_pending then
+  -- The record has removed, or may remove, the address that the goods would go to.
+  local kept_until = tonumber(payment.created) + unpaid_kept
+  if payment.redacted or (unpaid_kept > 0 and call.now >= kept_until) then
+    outcome = 'refund_due'
+  end
   cart = cart_load(call, payment.cart)
   local own = {}
   for _, order in ipairs(payment.list) do

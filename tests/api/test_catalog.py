@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import delete, update
+
+from cartstore.archive.tables import events, retention
 
 SHOPIFY = """\
 Handle,Title,Vendor,Option1 Name,Option1 Value,Variant SKU,Variant Inventory Qty,\
@@ -301,6 +304,30 @@ async def test_import_refuses_when_the_file_is_too_large(api: Any) -> None:
 
     assert (response.status_code, response.json()["code"]) == (413, "BODY_TOO_LARGE")
     assert pieces < 70
+
+
+async def test_events_name_the_oldest_when_those_asked_for_are_gone(api: Any) -> None:
+    await api.sell(stock=1)
+    await api.stock("MUG", 1)
+    await api.stock("MUG", 1)
+    await api.archive()
+    items = (await api.admin.get("/v1/admin/events")).json()["items"]
+    first, second, oldest = [item["position"] for item in items][-3:]
+    epoch, seq = second.split("-")
+    async with api.store.archive.database.transaction() as connection:
+        values = {"events_gone_epoch": int(epoch), "events_gone_seq": int(seq)}
+        await connection.execute(update(retention).values(**values))
+        await connection.execute(delete(events).where(events.c.seq <= int(seq)))
+
+    gone = await api.admin.get("/v1/admin/events", params={"after": first})
+    fixed = await api.admin.get(gone.json()["fix"]["path"])
+    anew = await api.admin.get("/v1/admin/events")
+    caught_up = await api.admin.get("/v1/admin/events", params={"after": second})
+
+    assert (gone.status_code, gone.json()["code"], gone.json()["field"]) == (410, "EVENTS_GONE", "after")
+    assert oldest in gone.json()["detail"]
+    for answer in (fixed, anew, caught_up):
+        assert [item["position"] for item in answer.json()["items"]] == [oldest]
 
 
 async def test_events_are_followed_when_positions_are_passed_on(api: Any) -> None:

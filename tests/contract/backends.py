@@ -28,7 +28,7 @@ from cartstore.redis.outbox import RedisOutbox
 from cartstore.redis.store import RedisEngine
 from cartstore.redis.wire import WireCaller, connection
 
-from .shop import LIFETIME_MS, PARTITION, Clock, Shop
+from .shop import LIFETIME_MS, PARTITION, UNPAID_KEPT_MS, Clock, Shop
 
 BACKENDS = tuple(os.environ.get("TEST_BACKENDS", "memory,fakeredis,real,wire,carried").split(","))
 
@@ -41,7 +41,7 @@ os.environ["LUA_PATH"] = f"{Path(__file__).parents[1] / 'lua'}/?.lua;;"
 @asynccontextmanager
 async def open_memory() -> AsyncIterator[Shop]:
     clock = Clock()
-    engine = MemoryEngine(PARTITION, now_ms=clock, lifetime_ms=LIFETIME_MS)
+    engine = MemoryEngine(PARTITION, now_ms=clock, lifetime_ms=LIFETIME_MS, unpaid_kept_ms=UNPAID_KEPT_MS)
 
     async def read_events() -> list[Event]:
         return list(engine.events)
@@ -104,7 +104,7 @@ async def open_carried(url: str) -> AsyncIterator[Shop]:
 
 async def _open_on(caller: ScriptCaller, client: Redis) -> Shop:
     clock = Clock()
-    engine = RedisEngine(caller, PARTITION, now_ms=clock)
+    engine = RedisEngine(caller, PARTITION, now_ms=clock, unpaid_kept_ms=UNPAID_KEPT_MS)
     outbox = RedisOutbox(engine, client)
     is_open = await open_gate(
         caller, engine.keys, seen=Gate(), epoch=1, seq=0, change=0, lifetime_ms=LIFETIME_MS

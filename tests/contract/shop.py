@@ -63,6 +63,8 @@ TERMS = CartTerms(
 )
 WINDOW_MS = 15 * MINUTE_MS
 LIFETIME_MS = 120 * MINUTE_MS
+UNPAID_KEPT_MS = 20 * 60 * MINUTE_MS
+"""How long a released payment may still be paid: shorter than a tombstone, so that tests can reach it."""
 PARTITION = Partition("main")
 
 

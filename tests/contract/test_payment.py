@@ -13,7 +13,7 @@ from cartstore.errors import (
     PaymentState,
 )
 
-from .shop import ANN, BEN, MINUTE_MS, TERMS, WINDOW_MS, Shop, terms
+from .shop import ANN, BEN, MINUTE_MS, TERMS, UNPAID_KEPT_MS, WINDOW_MS, Shop, terms
 
 
 async def test_read_payment_gives_it_when_it_is_pending(shop: Shop) -> None:
@@ -299,6 +299,46 @@ async def test_settle_owes_a_refund_when_it_comes_late_and_units_are_gone(shop: 
     assert await shop.counters("a") == (5, 0, 0, 0)
     assert await shop.counters("b") == (1, 1, 0, 0)
     assert (await shop.cart(ANN)).summary == returned.summary
+
+
+async def test_settle_owes_a_refund_when_the_details_may_be_removed(shop: Shop) -> None:
+    await shop.sell("tee", 5)
+    await shop.sell("cap", 5)
+    began_at_ms = shop.now_ms
+    in_time, too_late = [await shop.buy(ANN, "tee", key=key) for key in ("one", "two")]
+    pending = await shop.buy(BEN, "cap")
+    await shop.cancel(in_time)
+    await shop.cancel(too_late)
+    shop.advance(began_at_ms + UNPAID_KEPT_MS - 1 - shop.now_ms)
+    paid = await shop.settle(in_time)
+    shop.advance(1)
+
+    owed = await shop.settle(too_late)
+    kept = await shop.settle(pending)
+
+    assert (paid.payment.status, owed.payment.status) == ("paid", "refund_due")
+    assert kept.payment.status == "paid", "it was never released, so its details stay"
+    assert await shop.counters("tee") == (4, 0, 1, 0)
+
+
+async def test_settle_owes_a_refund_when_the_restored_payment_is_redacted(shop: Shop) -> None:
+    await shop.sell("tee", 5)
+    payment_id = await shop.buy(ANN, "tee")
+    released = await shop.cancel(payment_id)
+    redacted = replace(
+        released.payment,
+        payment_id="p0-redacted",
+        order_ids=("o0-redacted-1",),
+        details_json="{}",
+        is_redacted=True,
+    )
+    orders = [replace(released.orders[0], payment_id="p0-redacted", order_id="o0-redacted-1")]
+
+    await shop.restore(redacted, orders)
+    result = await shop.settle("p0-redacted")
+
+    assert (result.payment.status, result.payment.is_redacted) == ("refund_due", True)
+    assert await shop.counters("tee") == (5, 0, 0, 0)
 
 
 async def test_settle_owes_a_refund_when_lines_share_too_few_units(shop: Shop) -> None:

@@ -31,6 +31,7 @@ from rq.job import Job
 
 from cartstore import errors
 from cartstore.archive.quarantine import QuarantineCounts
+from cartstore.archive.retention import RetentionBatch, RetentionKind
 from cartstore.embedded import Engine
 from cartstore.recovery.report import ReconcileReport
 from cartstore.settings import Settings
@@ -71,6 +72,12 @@ class StandIn:
 
     async def count_quarantined(self) -> QuarantineCounts:
         return QuarantineCounts(rejected_events=0, frozen_skus=0)
+
+    async def count_salvages(self) -> int:
+        return 0
+
+    async def apply_retention(self, kind: RetentionKind) -> RetentionBatch:
+        return RetentionBatch(removed=await self._duty("apply_retention"), is_more=False)
 
     async def _duty(self, name: str) -> int:
         self._notes.rpush("began", name)

@@ -16,7 +16,8 @@ NUMBERS = [
     for name, default in zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True)
     if isinstance(default, int) and not isinstance(default, bool) and name != "partitions"
 ]
-OFF_AT_ZERO = ("disk_reserve_mb", "engine_memory_mb")
+ZERO_IS_FOR_EVER = tuple(name for name in NUMBERS if name.startswith("retention_"))
+OFF_AT_ZERO = ("disk_reserve_mb", "engine_memory_mb", *ZERO_IS_FOR_EVER)
 """Numbers for which 0 has a meaning of its own."""
 
 SWITCHES = ("guest_carts", "reservations", "stock_counts_public")
@@ -38,6 +39,8 @@ def test_load_gives_the_documented_defaults_when_nothing_is_set() -> None:
     assert (settings.snapshot_seconds, settings.sweep_seconds, settings.reconcile_seconds) == (5, 1, 10)
     assert {getattr(settings, name) for name in SWITCHES} == {"on"}
     assert {getattr(settings, name) for name in SWITCHES_NOT_BUILT} == {"off"}
+    kept = (settings.retention_events_days, settings.retention_snapshots_days)
+    assert (*kept, settings.retention_unpaid_days) == (90, 90, 30)
     assert settings.guest_cookie == "cart"
     assert not settings.is_production
 
@@ -86,6 +89,17 @@ def test_load_takes_the_largest_value_when_it_is_a_limit(name: str) -> None:
     settings = load_settings({ENVIRONMENT_PREFIX + name.upper(): str(limits.SETTING_MAX)})
 
     assert getattr(settings, name) == limits.SETTING_MAX
+
+
+@pytest.mark.parametrize("name", ZERO_IS_FOR_EVER)
+def test_load_takes_zero_when_the_setting_is_a_retention(name: str) -> None:
+    assert getattr(load_settings({ENVIRONMENT_PREFIX + name.upper(): "0"}), name) == 0
+
+
+def test_load_refuses_when_events_would_be_kept_for_less_than_a_week() -> None:
+    assert load_settings({"CARTSTORE_RETENTION_EVENTS_DAYS": "7"}).retention_events_days == 7
+    with pytest.raises(ConfigurationError, match="CARTSTORE_RETENTION_EVENTS_DAYS"):
+        load_settings({"CARTSTORE_RETENTION_EVENTS_DAYS": "6"})
 
 
 @pytest.mark.parametrize("name", NUMBERS)

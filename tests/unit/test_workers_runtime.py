@@ -24,6 +24,7 @@ from cartstore_workers.timers import Timer, intervals
 from cartstore_workers.worker import serve
 
 from cartstore.archive.quarantine import QuarantineCounts
+from cartstore.archive.retention import RETENTION_KINDS, RetentionBatch, RetentionKind
 from cartstore.errors import ConfigurationError, ContractError, StoreRecovering, StoreUnavailable
 from cartstore.logs import JsonFormatter, describe
 from cartstore.recovery.drift import Drift
@@ -60,6 +61,11 @@ class Store:
     async def recover(self) -> bool:
         self.recoveries += 1
         return True
+
+    async def apply_retention(self, kind: RetentionKind) -> RetentionBatch:
+        if kind == "events":
+            raise StoreUnavailable("too slow")
+        return RetentionBatch(removed=3, is_more=kind == "snapshots")
 
 
 def opening_of(store: Any) -> Opening:
@@ -321,6 +327,26 @@ async def test_snapshot_carts_counts(store: Store) -> None:
     assert value_of(metrics.CARTS_SNAPSHOT, "cartstore_carts_snapshot_total") == before + 2
 
 
+async def test_apply_retention_removes_the_others_when_one_kind_fails(store: Store) -> None:
+    def removed() -> dict[str, float]:
+        name = "cartstore_retention_removed_total"
+        return {kind: value_of(metrics.RETENTION_REMOVED, name, what=kind) for kind in RETENTION_KINDS}
+
+    duties = Duties(store)  # type: ignore[arg-type]
+    before = removed()
+
+    with pytest.raises(StoreUnavailable, match="too slow"):
+        await duties.apply_retention()
+
+    counted = {kind: count - before[kind] for kind, count in removed().items()}
+    assert counted == {
+        "events": 0,
+        "snapshots": 3 * ROUNDS_MAX,
+        "order_details": 3,
+        "product_revisions": 3,
+    }
+
+
 async def test_reconcile_shows_drift_as_a_gauge(
     store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -463,6 +489,7 @@ def test_intervals_are_those_of_the_settings() -> None:
         "expire_payments": 4,
         "snapshot_carts": 7,
         "reconcile": 60,
+        "apply_retention": 60,
     }
 
 

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cartstore import limits
+from cartstore.archive.retention import RETENTION_KINDS, RetentionKind
+from cartstore.errors import CartStoreError
 from cartstore.recovery.drift import DRIFT_KINDS
 from cartstore.recovery.reconcile import Reconciler
 from cartstore.tasks import end
@@ -49,9 +51,13 @@ class Duties:
             "snapshot_carts": self.snapshot_carts,
             "reconcile": self.reconcile,
             "recover": self.recover,
+            "apply_retention": self.apply_retention,
         }
         for kind in DRIFT_KINDS:
             metrics.DRIFT.labels(kind).set(0)
+        for removed in RETENTION_KINDS:
+            # An alert on its rate needs the series before the first removal.
+            metrics.RETENTION_REMOVED.labels(removed)
 
     def stop_early(self) -> None:
         """Let a job that runs end with its present batch."""
@@ -123,6 +129,27 @@ class Duties:
         aside = await self._store.count_quarantined()
         metrics.REJECTED_EVENTS.set(aside.rejected_events)
         metrics.FROZEN_SKUS.set(aside.frozen_skus)
+
+    async def apply_retention(self) -> None:
+        await self._beside_the_drain(self._remove_outdated())
+
+    async def _remove_outdated(self) -> None:
+        """One kind that fails does not keep the others from being removed. Raises the first failure."""
+        failures: list[CartStoreError] = []
+        for kind in RETENTION_KINDS:
+            try:
+                await self._remove_kind(kind)
+            except CartStoreError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    async def _remove_kind(self, kind: RetentionKind) -> None:
+        for _ in range(ROUNDS_MAX):
+            batch = await self._store.apply_retention(kind)
+            metrics.RETENTION_REMOVED.labels(kind).inc(batch.removed)
+            if not batch.is_more or self._stopping.is_set():
+                return
 
     async def recover(self) -> None:
         if await self._store.recover():

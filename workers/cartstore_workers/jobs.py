@@ -52,6 +52,11 @@ def recover(partition: int = 0) -> None:
     _run("recover", partition)
 
 
+def apply_retention(partition: int = 0) -> None:
+    """Remove from the record what it keeps no longer."""
+    _run("apply_retention", partition)
+
+
 def _run(name: JobName, partition: int) -> None:
     if _runtime is None:
         raise ContractError("These jobs run in `python -m cartstore_workers`, not in a plain RQ worker.")

@@ -65,6 +65,12 @@ FROZEN_SKUS: Final = Gauge(
 DRIFT_REPAIRED: Final = Counter(
     "cartstore_drift_repaired", "Disagreements that reconcile repaired.", ("kind",)
 )
+RETENTION_REMOVED: Final = Counter(
+    "cartstore_retention_removed",
+    "What was removed from the record because its retention was over: events, snapshots, orders whose "
+    "details were redacted, product revisions.",
+    ("what",),
+)
 
 
 def forget_dead_processes() -> None:

@@ -27,7 +27,15 @@ from cartstore.embedded.parts import queue_url_beside
 from cartstore.errors import ConfigurationError
 from cartstore.settings import Settings
 
-JobName = Literal["drain_outbox", "release_due", "expire_payments", "snapshot_carts", "reconcile", "recover"]
+JobName = Literal[
+    "drain_outbox",
+    "release_due",
+    "expire_payments",
+    "snapshot_carts",
+    "reconcile",
+    "recover",
+    "apply_retention",
+]
 """A contract on the wire: jobs of an older release may be waiting when a newer worker starts."""
 
 JOB_NAMES: Final[tuple[JobName, ...]] = get_args(JobName)

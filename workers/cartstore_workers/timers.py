@@ -30,6 +30,7 @@ from cartstore_workers import jobs
 from cartstore_workers.queues import JOB_MODULE, Doorbell, JobName
 
 DRAIN_SECONDS: Final = 1
+RETENTION_SECONDS: Final = 60
 
 SIGN_OF_LIFE_SECONDS: Final = 30.0
 """RQ forgets a scheduler that was silent for two minutes."""
@@ -45,6 +46,7 @@ def intervals(settings: Settings) -> dict[JobName, int]:
         "expire_payments": settings.sweep_seconds,
         "snapshot_carts": settings.snapshot_seconds,
         "reconcile": settings.reconcile_seconds,
+        "apply_retention": RETENTION_SECONDS,
     }
 
 

@@ -19,7 +19,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from cartstore import limits, model
 from cartstore.catalog.money import to_minor
 from cartstore.catalog.rules import FIELDS_NAMED_MAX, check_product
-from cartstore.errors import CartError, InvalidField
+from cartstore.errors import CartError, EventsGone, InvalidField
 from cartstore.recovery.drift import Drift
 from cartstore.recovery.reconcile import Reconciler
 from cartstore.recovery.report import ReconcileReport
@@ -298,18 +298,25 @@ class AdminController(Controller):
         operation_class=Admin,
         operation_id="ListEvents",
         summary="Read the event feed",
-        responses=responses(401, 403, 422, 503),
+        responses=responses(401, 403, 410, 422, 503),
     )
     async def events(
         self, request: AnyRequest, after: After = None, limit: Limit = limits.PAGE_SIZE_DEFAULT
     ) -> Response[schemas.Events]:
         """Archived events after a position, oldest first: everything that happened to stock, orders and
-        payments, for other systems to follow. Scope: ops:read."""
+        payments, for other systems to follow. Without `after` from the oldest that is kept
+        (CARTSTORE_RETENTION_EVENTS_DAYS). Scope: ops:read."""
         services = services_of(request)
         if after and not _POSITION.match(after):
             raise InvalidField("after must be the position of an event.", field="after")
-        position = model.Position.parse(after) if after else model.Position(0, 0)
-        events = await services.store.archive.events_after(position, limit + 1)
+        position = model.Position.parse(after) if after else None
+        try:
+            events = await services.store.archive.read_feed(position, limit + 1)
+        except EventsGone as error:
+            problem = ProblemError.of(error)
+            problem.field = "after"
+            problem.fix = schemas.Fix(method="GET", path=f"/v1/admin/events?after={error.after}")
+            raise problem from error
         items = [views.event_view(event) for event in events[:limit]]
         next_cursor = items[-1].position if len(events) > limit else None
         return answer(schemas.Events(items=items, next_cursor=next_cursor))

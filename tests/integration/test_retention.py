@@ -1,0 +1,318 @@
+"""What the record removes when its retention is over, and what it never does. On the real parts; rows are
+made old by hand, because days do not pass in a test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from reconcile_shop import BUYER, Shop, open_shop, product_of
+from sqlalchemy import text
+
+from cartstore import Owner
+from cartstore.archive.retention import RETENTION_KINDS
+from cartstore.embedded import Database
+from cartstore.errors import EventsGone
+from cartstore.model import Position
+
+OTHER = Owner("user", "other")
+DETAILS = {"contact": {"email": "ada@example.org"}, "metadata": {"note": "ring twice"}}
+
+
+@pytest.fixture
+async def shop(redis_url: str, database: Database, database_url: str) -> AsyncIterator[Shop]:
+    async with open_shop(redis_url, database, database_url) as shop:
+        # Without a snapshot the engine's time is not known, and nothing is removed.
+        await shop.store.snapshot_carts()
+        yield shop
+
+
+async def execute(shop: Shop, sql: str, **parameters: Any) -> list[Any]:
+    async with shop.store.archive.database.transaction() as connection:
+        result = await connection.execute(text(sql), parameters)
+        return list(result.scalars()) if result.returns_rows else []
+
+
+async def remove(shop: Shop, kind: Any) -> int:
+    """Batches of one kind until none finds more."""
+    removed = 0
+    while True:
+        batch = await shop.store.apply_retention(kind)
+        removed += batch.removed
+        if not batch.is_more:
+            return removed
+
+
+async def positions(shop: Shop) -> list[int]:
+    return [event.position.seq for event in await shop.store.archive.read_feed(None, 100)]
+
+
+async def age_events(shop: Shop, days: float, where: str = "true") -> None:
+    await execute(shop, f"UPDATE events SET at_ms = at_ms - {int(days * 86_400_000)} WHERE {where}")
+
+
+# --- events -----------------------------------------------------------------------------------------
+
+
+async def test_events_go_in_their_order_when_they_are_older_than_the_retention(shop: Shop) -> None:
+    before = await positions(shop)
+    await age_events(shop, 91, f"seq < {before[2]}")
+    await age_events(shop, 89, f"seq = {before[2]}")
+
+    removed = await remove(shop, "events")
+
+    assert (removed, await positions(shop)) == (2, before[2:])
+
+
+async def test_newest_event_stays_when_all_are_old(shop: Shop) -> None:
+    before = await positions(shop)
+    await age_events(shop, 400)
+
+    removed = await remove(shop, "events")
+    again = await remove(shop, "events")
+
+    assert (removed, again, await positions(shop)) == (len(before) - 1, 0, before[-1:])
+    assert await shop.store.recover() is False
+    assert await shop.store.drain_outbox() == 0, "the cursor's event is there, and proves the stream"
+
+
+async def test_event_from_the_future_keeps_no_later_one_when_the_clock_was_set_back(shop: Shop) -> None:
+    before = await positions(shop)
+    await age_events(shop, 91)
+    await age_events(shop, -1_000, f"seq = {before[0]}")
+
+    removed = await remove(shop, "events")
+
+    assert removed == len(before) - 1
+
+
+async def test_young_event_keeps_all_later_ones_when_the_clock_was_behind(shop: Shop) -> None:
+    before = await positions(shop)
+    await age_events(shop, 91, f"seq > {before[0]}")
+
+    assert await remove(shop, "events") == 0
+
+
+async def test_nothing_goes_early_when_the_database_runs_ahead_of_the_engine(shop: Shop) -> None:
+    await age_events(shop, 91)
+    await execute(shop, "UPDATE outbox_cursor SET snapshot_at_ms = snapshot_at_ms - 2 * 86400000")
+
+    assert await remove(shop, "events") == 0
+
+
+async def test_read_feed_tells_where_it_begins_when_events_are_gone(shop: Shop) -> None:
+    archive = shop.store.archive
+    before = await positions(shop)
+    await age_events(shop, 91, f"seq <= {before[1]}")
+    await remove(shop, "events")
+
+    with pytest.raises(EventsGone) as gone:
+        await archive.read_feed(Position(1, before[0]), 100)
+    with pytest.raises(EventsGone):
+        await archive.read_feed(Position(0, 0), 100)
+
+    # Who has read the last that is gone has missed nothing.
+    kept = await archive.read_feed(Position.parse(gone.value.after), 100)
+    assert [event.position.seq for event in kept] == before[2:]
+    assert gone.value.oldest == str(kept[0].position)
+
+
+# --- snapshots --------------------------------------------------------------------------------------
+
+
+async def test_snapshots_go_when_their_carts_ended_long_ago(shop: Shop) -> None:
+    snapshots = shop.store.archive.snapshots
+    await execute(
+        shop,
+        """
+        INSERT INTO cart_snapshots (cart_id, version, status, currency, lines, lines_count, total_items,
+            subtotal_minor, created_at_ms, updated_at_ms, lifetime_ms)
+        SELECT status || days, 1, status, 'USD', '[]', 0, 0, 0, 0,
+            (extract(epoch FROM now()) * 1000)::bigint - days * 86400000::bigint, 1
+        FROM unnest(ARRAY['active', 'abandoned', 'converted', 'merged', 'expired']) AS status,
+             unnest(ARRAY[89, 91]) AS days
+        """,
+    )
+    # Its pending order's lines may come back to it.
+    await execute(
+        shop,
+        "UPDATE cart_snapshots SET status = 'converted', updated_at_ms = 1 WHERE cart_id = :cart",
+        cart=BUYER.cart_id,
+    )
+
+    removed = await remove(shop, "snapshots")
+
+    assert removed == 3
+    left = await execute(shop, "SELECT cart_id FROM cart_snapshots WHERE cart_id ~ '[0-9]$' ORDER BY 1")
+    assert left == [
+        "abandoned89",
+        "abandoned91",
+        "active89",
+        "active91",
+        "converted89",
+        "expired89",
+        "merged89",
+    ]
+    assert await snapshots.find(BUYER.cart_id) is not None
+
+
+# --- address, contact and metadata ------------------------------------------------------------------
+
+
+async def released_payment(shop: Shop, key: str) -> str:
+    await shop.store.add_line(OTHER, "B", 1)
+    checkout = await shop.store.begin_checkout(
+        OTHER, idempotency_key=key, gateway="simulated", payment_method="card", details=DETAILS
+    )
+    await shop.store.cancel_order(checkout.orders[0].order_id, OTHER)
+    await shop.store.drain_outbox()
+    return checkout.payment.payment_id
+
+
+async def age_payment(shop: Shop, payment_id: str, days: float) -> None:
+    age = int(days * 86_400_000)
+    await execute(
+        shop,
+        f"UPDATE payments SET created_at_ms = created_at_ms - {age} WHERE payment_id = :payment",
+        payment=payment_id,
+    )
+    # The engine has forgotten it by now.
+    await shop.redis.delete(shop.keys.payment(payment_id))
+
+
+async def stored_details(shop: Shop, payment_id: str) -> tuple[str, str]:
+    """In the row, and in the event of the checkout."""
+    payment, _ = await shop.store.archive.find_payment(payment_id) or (None, None)
+    assert payment is not None
+    (event,) = [
+        event
+        for event in await shop.store.archive.read_feed(None, 100)
+        if event.type == "checkout_begun" and event.body["payment_id"] == payment_id
+    ]
+    return payment.details_json, event.body["details_json"]
+
+
+async def test_details_go_when_the_order_was_never_paid(shop: Shop) -> None:
+    old, young = await released_payment(shop, "old"), await released_payment(shop, "young")
+    await age_payment(shop, old, 31.1)
+    await age_payment(shop, young, 29)
+
+    removed = await remove(shop, "order_details")
+    again = await remove(shop, "order_details")
+
+    assert (removed, again) == (1, 0)
+    assert await stored_details(shop, old) == ("{}", "{}")
+    kept = await stored_details(shop, young)
+    assert all("ada@example.org" in text and "ring twice" in text for text in kept)
+    assert await shop.store.find_checkout(OTHER, "old") is not None, "the key is good for ever"
+
+
+async def test_late_money_is_owed_back_when_the_details_are_gone(shop: Shop) -> None:
+    payment_id = await released_payment(shop, "old")
+    await age_payment(shop, payment_id, 31.1)
+    await remove(shop, "order_details")
+
+    result = await shop.store.apply_verdict(payment_id, "succeeded")
+    await shop.store.drain_outbox()
+
+    assert result.payment.status == "refund_due"
+    recorded = await shop.store.archive.find_payment(payment_id)
+    assert recorded is not None
+    assert (recorded[0].status, [order.status for order in recorded[1]]) == ("refund_due", ["refund_due"])
+    assert (await shop.store.read_stock("B")).sold == 0
+
+
+async def test_details_stay_when_the_money_is_on_its_way_to_the_record(shop: Shop) -> None:
+    payment_id = await released_payment(shop, "paid late")
+    await shop.store.apply_verdict(payment_id, "succeeded")
+    await age_payment(shop, payment_id, 31.1)
+
+    removed = await remove(shop, "order_details")
+    await shop.store.drain_outbox()
+
+    assert removed == 0
+    assert await remove(shop, "order_details") == 0
+    assert all("ada@example.org" in text for text in await stored_details(shop, payment_id))
+
+
+async def test_details_stay_when_the_stream_is_another_one(shop: Shop) -> None:
+    payment_id = await released_payment(shop, "old")
+    await age_payment(shop, payment_id, 31.1)
+    await shop.redis.delete(shop.keys.outbox)
+
+    assert await remove(shop, "order_details") == 0
+
+
+# --- product revisions ------------------------------------------------------------------------------
+
+
+async def revise(shop: Shop, sku: str, price_minor: int) -> int:
+    return (await shop.store.put_product(product_of(sku, price_minor))).revision
+
+
+async def age_revisions(shop: Shop, days: int) -> None:
+    await execute(shop, f"UPDATE product_revisions SET created_at = created_at - interval '{days} days'")
+
+
+async def revisions(shop: Shop) -> set[int]:
+    return set(await execute(shop, "SELECT revision FROM product_revisions"))
+
+
+async def test_revisions_go_when_nothing_names_them(shop: Shop) -> None:
+    # An order and a cart of the shop name the first revision of A; nothing names that of B.
+    of_cart = await revise(shop, "A", 1_100)
+    await shop.store.add_line(OTHER, "A", 1)
+    await shop.store.snapshot_carts()
+    of_event = await revise(shop, "B", 2_100)
+    await shop.store.add_line(Owner("user", "third"), "B", 1)
+    await shop.check_out(Owner("user", "third"), "third")
+    unnamed = await revise(shop, "B", 2_200)
+    await age_revisions(shop, 31)
+    before = await revisions(shop)
+    current = {await revise(shop, "A", 1_200), await revise(shop, "B", 2_300)}
+    nothing_yet = await remove(shop, "product_revisions")
+    await age_revisions(shop, 31)
+    # As a worker does that starts anew; this one has walked through all of them a moment ago.
+    shop.store._retention._revisions_due_at = 0
+
+    removed = await remove(shop, "product_revisions")
+
+    left = await revisions(shop)
+    assert nothing_yet == 1, "only the first of B was superseded for long"
+    assert removed == 1
+    assert left == (before | current) - {unnamed, 2}
+    assert {1, of_cart, of_event} <= left
+    await shop.store.drain_outbox()
+    shop.store._retention._revisions_due_at = 0
+    assert await remove(shop, "product_revisions") == 0, "an order names what only an event named"
+
+
+# --- beside everything else -------------------------------------------------------------------------
+
+
+async def test_retention_and_drain_end_when_they_run_beside_each_other(shop: Shop) -> None:
+    payment_ids = [await released_payment(shop, f"key {number}") for number in range(8)]
+    for payment_id in payment_ids:
+        await age_payment(shop, payment_id, 31.1)
+    await age_events(shop, 91)
+
+    async def settle_all() -> None:
+        for payment_id in payment_ids:
+            await shop.store.apply_verdict(payment_id, "succeeded")
+            await shop.store.drain_outbox()
+            await shop.store.snapshot_carts()
+
+    async def remove_all() -> None:
+        for _ in range(8):
+            await asyncio.gather(*(shop.store.apply_retention(kind) for kind in RETENTION_KINDS * 2))
+
+    await asyncio.gather(settle_all(), remove_all())
+
+    for payment_id in payment_ids:
+        recorded = await shop.store.archive.find_payment(payment_id)
+        assert recorded is not None
+        assert recorded[0].status == "refund_due", "its time was over before the money came"
+    assert (await shop.store.read_stock("B")).sold == 0
+    assert not (await shop.reconcile()).drift
