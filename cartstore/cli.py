@@ -271,11 +271,14 @@ def _doctor(options: argparse.Namespace, settings: Settings) -> int:
 
 async def _examine(data_dir: Path, settings: Settings) -> int:
     from cartstore.doctor import examine
+    from cartstore.embedded.salvage import reports_of
     from cartstore.terminal import output
 
     found = await examine(settings, data_dir)
     for name, finding in found.items():
         output().print(f"{name}: {'ok' if finding.is_ok else 'NOT OK'}, {finding.detail}")
+    for report in reports_of(data_dir / "engine"):
+        output().print(f"log: {report.at}, {report.summary}", soft_wrap=True)
     return 0 if all(finding.is_ok for finding in found.values()) else EXIT_FAILED
 
 

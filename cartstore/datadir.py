@@ -3,7 +3,7 @@
     format            the layout's version; another one is refused
     secrets.json      generated once, private: the token secret and the engine's password
     lock              held (flock) by whoever runs servers on this data dir, with that process's number
-    engine/ postgres/ the servers' files
+    engine/ postgres/ the servers' files; engine/damaged-<time>/ a damaged log as it was found, with a report
     log/              one file per program
     run/              only of interest while something runs: <program>.pid, services.json, sockets, metrics/
 

@@ -724,6 +724,10 @@ class CartStore:
         await self.archive.quarantine.freeze(skus, reason)
         await cast(FreezingEngine, self.engine).freeze_skus(skus, frozen=True)
 
+    async def count_salvages(self) -> int:
+        """How often the engine's log was damaged and was salvaged, as far as the engine knows."""
+        return (await self._recovery.gate())[0].salvages
+
     async def recover(self, on_progress: Progress = no_progress, *, rebuilds: bool = False) -> bool:
         """Open the gate if the engine was restarted or replaced; whether this call did. May run beside
         itself. `rebuilds`: rebuild the engine from the record even if nothing is wrong with it; every event

@@ -97,7 +97,11 @@ async def known_names(connection: AsyncConnection, stream: Sequence[Event]) -> s
             source, (table.c.epoch == source.c.epoch) & (table.c.seq == source.c.seq)
         )
         rows = await connection.execute(query, columns_of(("epoch", "seq"), positions))
-        names |= {f"{row.epoch}-{row.seq} {row.nonce}" for row in rows}
+        found = [(Position(row.epoch, row.seq), row.nonce) for row in rows]
+        names |= {f"{position} {nonce}" for position, nonce in found}
+        # A placeholder that a salvaged log has for an event whose nonce nobody knows any more.
+        taken = {position for position, _ in found}
+        names |= {event.name for event in stream if not event.nonce and event.position in taken}
     return names
 
 

@@ -7,6 +7,7 @@ password that stands in a private file, never on the command line.
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 from collections.abc import Sequence
@@ -24,7 +25,10 @@ from cartstore.embedded.binaries import engine_program
 from cartstore.embedded.leftovers import end_orphans
 from cartstore.embedded.memory import engine_memory_bytes
 from cartstore.embedded.process import LEFTOVER_SECONDS, Process, end_leftover
+from cartstore.embedded.salvage import damage_beyond_salvage, damaged_file_of, salvage
 from cartstore.errors import StoreUnavailable
+
+_logger = logging.getLogger("cartstore.embedded")
 
 SPAWNS_MAX = 5
 """Attempts of one start: the free port that we found may be taken before the server binds it."""
@@ -124,6 +128,32 @@ class Engine(Process):
             # Refused while the server still reads its log, so an answer means that the data is there.
             return bool(client.ping())
         return False
+
+    def repair(self) -> bool:
+        """Salvage the log when the engine refused it as damaged; see salvage.py. May read for minutes."""
+        damaged = damaged_file_of(self.log_of_start())
+        if damaged is None:
+            return False
+        try:
+            report = salvage(self._folder, damaged)
+        except OSError as error:
+            _logger.error("the engine's log %s is damaged and cannot be salvaged: %s", damaged, error)
+            return False
+        if report is None:
+            return False
+        _logger.error("%s", report.summary, extra={"fields": {"report": report.kept_in}})
+        return True
+
+    def complaint(self, what: str) -> str:
+        # Neither while it runs nor when it was told to end does a log that was not read whole mean damage.
+        was_ended = self.poll() in (None, 0, -signal.SIGTERM, -signal.SIGKILL)
+        damage = None if was_ended else damage_beyond_salvage(self.log_of_start())
+        if damage is None:
+            return super().complaint(what)
+        return (
+            f"{super().complaint(what)}. It seems that {damage}; nothing was changed or discarded. "
+            'docs/operations.md, "The engine\'s log is damaged", says what to do.'
+        )
 
     def _config(self) -> list[str]:
         return [

@@ -165,13 +165,20 @@ async def start_parts(parts: Sequence[Process]) -> None:
 
 
 async def until_ready(part: Process, timeout_seconds: float = START_SECONDS) -> None:
-    """StoreUnavailable when the child ends instead, or takes too long."""
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            while not part.ready():  # noqa: ASYNC110 (nothing in this process could set an event)
-                await asyncio.sleep(POLL_SECONDS)
-    except TimeoutError as error:
-        raise StoreUnavailable(part.complaint(f"was not ready within {timeout_seconds:g} s")) from error
+    """StoreUnavailable when the child ends instead, and cannot be repaired, or takes too long."""
+    while True:
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while not part.ready():  # noqa: ASYNC110 (nothing in this process could set an event)
+                    await asyncio.sleep(POLL_SECONDS)
+                return
+        except TimeoutError as error:
+            raise StoreUnavailable(part.complaint(f"was not ready within {timeout_seconds:g} s")) from error
+        except StoreUnavailable:
+            if not await asyncio.to_thread(part.repair):
+                raise
+        # In this thread: see start_parts.
+        part.spawn()
 
 
 async def stop_parts(parts: Sequence[Process], timeout_seconds: float = STOP_SECONDS) -> None:

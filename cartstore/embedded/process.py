@@ -21,6 +21,7 @@ PR_SET_PDEATHSIG = 1
 """prctl option: the signal that a process gets when the thread that spawned it ends."""
 
 _LOG_TAIL_BYTES = 2_000
+LOG_OF_START_BYTES = 256 * 1_024
 POLL_SECONDS = 0.01
 """Pause between two looks at a child that is starting or stopping."""
 
@@ -81,6 +82,11 @@ class Process:
         A process that an earlier supervisor left is waited for, then killed after `leftover_seconds`.
         """
 
+    def repair(self) -> bool:
+        """Put right what ended the child before it was ready. Whether that was done, so that `spawn` is worth
+        another try. May block."""
+        return False
+
     def ready(self) -> bool:
         """Whether the child does its work. StoreUnavailable when it has ended instead."""
         self.raise_if_ended()
@@ -125,11 +131,20 @@ class Process:
         self.prepare()
         self.spawn()
         deadline = time.monotonic() + timeout_seconds
-        while not self.ready():
+        while not self._ready_or_repaired():
             if time.monotonic() > deadline:
                 self.kill()
                 raise StoreUnavailable(self.complaint(f"was not ready within {timeout_seconds:g} s"))
             time.sleep(POLL_SECONDS)
+
+    def _ready_or_repaired(self) -> bool:
+        try:
+            return self.ready()
+        except StoreUnavailable:
+            if not self.repair():
+                raise
+        self.spawn()
+        return False
 
     def poll(self) -> int | None:
         """The exit status of an ended child; None while it lives."""
@@ -172,6 +187,12 @@ class Process:
             start = self._log_start if self._log_start <= size else 0
             log.seek(max(start, size - _LOG_TAIL_BYTES))
             return log.read().decode(errors="replace").strip()
+
+    def log_of_start(self) -> str:
+        """What this child has logged since it was spawned, at most LOG_OF_START_BYTES from its beginning."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read(LOG_OF_START_BYTES).decode(errors="replace")
 
     def complaint(self, what: str) -> str:
         """One readable message on what went wrong with this child."""

@@ -21,6 +21,7 @@ from cartstore.archive.drain import drain
 from cartstore.archive.raised_epoch import RaisedEpoch
 from cartstore.archive.repository import Archive
 from cartstore.catalog.repository import CatalogRepository
+from cartstore.embedded.salvage import DAMAGED
 from cartstore.errors import ContractError, OutboxBroken, StoreRecovering, StoreUnavailable
 from cartstore.failpoints import reach
 from cartstore.limits import OUTBOX_BATCH_EVENTS
@@ -101,6 +102,8 @@ class Recovery:
             return False
         if seen.state == "rebuilding" and self._is_moving(seen):
             raise StoreRecovering("Another process is rebuilding the partition from PostgreSQL.")
+        # Counters, holds and carts of a log with a hole prove nothing, whatever the stream proves.
+        rebuilds = rebuilds or seen.identity == DAMAGED
         await self._wait_for_the_old_primary(seen)
         if seen.state != "rebuilding" and await self._continues_the_record(seen):
             if not rebuilds and await self._has_all_carts(seen):

@@ -41,6 +41,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     """How far it is noted which payments there ever were (recovery/used.py)."""
     progress: str = ""
     """How far the rebuild is, for people to read."""
+    salvages: int = 0
+    """How often the engine's log was damaged and was salvaged (embedded/salvage.py)."""
     partitions: int = PARTITIONS
     layout: int = LAYOUT
     """Of the keys; an engine that has no gate takes ours."""
@@ -77,6 +79,7 @@ async def read_gate(client: Redis, keys: Keys) -> Gate:
         beat=int(fields.get("beat", 0)),
         used=fields.get("used", ""),
         progress=fields.get("progress", ""),
+        salvages=int(fields.get("salvages", 0)),
         partitions=int(fields.get("partitions", PARTITIONS)),
         layout=int(fields.get("layout", LAYOUT)),
     )

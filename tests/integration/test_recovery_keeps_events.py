@@ -193,6 +193,22 @@ async def test_checkouts_are_archived_when_a_sequence_number_was_used_up_without
     await assert_sound(shop.store)
 
 
+async def test_placeholder_is_not_put_aside_when_its_event_was_archived(shop: ShopWithRecord) -> None:
+    """A salvaged log has one for an event that cannot be read, whether the record has it or not."""
+    checkout = await check_out(shop.store, ANN, "a")
+    await shop.store.drain_outbox()
+    (position, _), outbox = (await entries(shop))[-1], shop.outbox._keys.outbox
+    await shop.client.delete(outbox)
+    await shop.client.xadd(outbox, {"nonce": "", "type": "unreadable", "at": 0, "body": "{}"}, position)
+    await shop.client.hset(shop.outbox._keys.gate, "identity", "damaged")
+
+    assert await shop.store.recover()
+
+    assert await is_recorded(shop, checkout)
+    assert await rejected(shop) == []
+    await assert_sound(shop.store)
+
+
 async def test_event_follows_the_stream_when_the_gate_is_behind_it(shop: ShopWithRecord) -> None:
     """What is left where the number could not be written after the event."""
     first = await check_out(shop.store, ANN, "a")

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import jwt
+import msgspec
 import pytest
 
 from cartstore import cli
 from cartstore.datadir import DataDir
+from cartstore.embedded.salvage import SalvageReport
 from cartstore.errors import ConfigurationError, StoreUnavailable
 from cartstore.settings import Settings
 
@@ -320,3 +322,38 @@ def test_settings_have_a_variable_for_everything_that_children_get() -> None:
         "CARTSTORE_JWT_SECRET": "d" * 32,
         "PROMETHEUS_MULTIPROC_DIR": "/metrics",
     }
+
+
+def test_doctor_names_every_damaged_log_that_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def examine(*_: object) -> dict[str, Any]:
+        return {}
+
+    monkeypatch.setattr("cartstore.doctor.examine", examine)
+    engine = DataDir(tmp_path / "d").path / "engine"
+    for number in (1, 2):
+        kept = engine / f"damaged-{number}"
+        kept.mkdir(parents=True)
+        report = SalvageReport(
+            at=f"2026-01-0{number}T00:00:00+00:00",
+            damaged_file="appendonly.aof.1.incr.aof",
+            damaged_at=number,
+            kept_bytes=0,
+            gaps=(),
+            events_carried=7,
+            events_missing=(),
+            kept_in=str(kept),
+        )
+        (kept / "report.json").write_bytes(msgspec.json.encode(report))
+    (engine / "damaged-half").mkdir()
+    (engine / "damaged-half" / "report.json").write_text("{")
+
+    assert cli.main(["doctor", "--data-dir", str(tmp_path / "d")]) == 0
+
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("log: ")]
+    assert [line.split(",")[0] for line in printed] == [
+        "log: 2026-01-01T00:00:00+00:00",
+        "log: 2026-01-02T00:00:00+00:00",
+    ]
+    assert all("7 events were read behind it" in line for line in printed)

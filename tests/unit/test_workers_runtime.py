@@ -44,6 +44,9 @@ class Store:
     async def count_quarantined(self) -> QuarantineCounts:
         return QuarantineCounts(rejected_events=2, frozen_skus=3)
 
+    async def count_salvages(self) -> int:
+        return 1
+
     async def drain_outbox(self) -> int:
         if self.drain is not None:
             return await self.drain()
@@ -373,6 +376,7 @@ async def test_reconcile_shows_drift_as_a_gauge(
     assert value_of(metrics.DRIFT_REPAIRED, "cartstore_drift_repaired_total", kind="sku_missing") == 1
     assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
     assert value_of(metrics.REJECTED_EVENTS, "cartstore_rejected_events") == 2
+    assert value_of(metrics.LOG_SALVAGES, "cartstore_log_salvages") == 1
     assert value_of(metrics.FROZEN_SKUS, "cartstore_frozen_skus") == 3
 
 

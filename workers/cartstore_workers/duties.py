@@ -129,6 +129,7 @@ class Duties:
         aside = await self._store.count_quarantined()
         metrics.REJECTED_EVENTS.set(aside.rejected_events)
         metrics.FROZEN_SKUS.set(aside.frozen_skus)
+        metrics.LOG_SALVAGES.set(await self._store.count_salvages())
 
     async def apply_retention(self) -> None:
         await self._beside_the_drain(self._remove_outdated())

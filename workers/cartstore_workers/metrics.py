@@ -62,6 +62,11 @@ FROZEN_SKUS: Final = Gauge(
     "SKUs that are not sold until an operator decides. Zero on a healthy system.",
     multiprocess_mode="mostrecent",
 )
+LOG_SALVAGES: Final = Gauge(
+    "cartstore_log_salvages",
+    "How often the log of the embedded engine was found damaged and was salvaged.",
+    multiprocess_mode="mostrecent",
+)
 DRIFT_REPAIRED: Final = Counter(
     "cartstore_drift_repaired", "Disagreements that reconcile repaired.", ("kind",)
 )
