@@ -116,10 +116,10 @@ class StrictBody(AbstractDTO[Any]):
 
 def read_body(context: RequestContext, body: bytes, decoder: BodyDecoder) -> Any:
     """The body of a request, decoded. Raises MALFORMED_JSON, UNSUPPORTED_MEDIA_TYPE, VALIDATION_FAILED."""
-    if b"content-encoding" in context.known:
-        check_encoding(context)
     if not body:
         raise body_required()
+    if b"content-encoding" in context.known:
+        check_encoding(context)
     content_type = context.known.get(b"content-type")
     if content_type and content_type != _USUAL_TYPE:
         _check_media_type(content_type.decode("latin-1"))

@@ -2,7 +2,7 @@
 
 Both lanes run the same calls (`cart_calls`) with the same context, body reading, problems and answers; what
 this one leaves out is only the way there. Whatever is unusual about a request (another method or path, no
-host or two, a body that announces itself as too large or not at all) goes the other way. tests/api sends every
+host or two, a body that announces itself as too large or not at all) goes the other way. tests/api sends each
 request through both and compares the answers. How requests get here is in connection.py.
 """
 
