@@ -254,6 +254,7 @@ async def test_odd_requests_are_answered_alike_and_well_on_both_ways(settings: S
 
 async def _read_all_orders(api: Api) -> None:
     """Whatever checkouts were taken with, the shop's list of them can be read to its end."""
+    await api.archive()
     count, cursor = 0, ""
     while True:
         page = await api.done(api.admin.get(f"/v1/admin/orders?limit=100{cursor}"))
