@@ -258,6 +258,7 @@ def test_load_says_nothing_of_the_default_when_the_value_that_was_given_is_wrong
                 "CARTSTORE_REDIS_URL": "http://engine",
                 "CARTSTORE_DATABASE_URL": "postgresql://db/shop",
                 "CARTSTORE_JWT_SECRET": SECRET,
+                "CARTSTORE_PUBLIC_URL": "https://shop.example",
             }
         )
 
