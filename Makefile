@@ -14,6 +14,8 @@ DATA_DIR ?= .cartstore
 export DATA_DIR
 WORKERS ?= 2
 MINUTES ?= 30
+N ?= 100000
+SEED ?= $(shell date +%s)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The locks name everything: left to resolve by itself, an older pip takes a newer release for what is needed with an
 # extra (coverage[toml]) and then refuses it for want of a hash.
@@ -29,6 +31,7 @@ help:
 	@echo "make test    every check and every test"
 	@echo "make check   the static checks only"
 	@echo "make soak    attacks for MINUTES=$(MINUTES); writes docs/reliability.md; make soak-property: long random histories"
+	@echo "make fuzz    N=$(N) odd requests over both ways of the API, made from SEED (a new one each time)"
 	@echo "make bench   the benchmarks, each beside its baseline (needs wrk); make bench-full: all of them"
 	@echo "make setup   the virtual environment only, with everything that run, check and test need"
 	@echo "make docs    the pages that are made from the code"
@@ -104,6 +107,11 @@ soak: $(DEV)
 .PHONY: soak-property
 soak-property: $(DEV)
 	HYPOTHESIS_PROFILE=soak $(BIN)/pytest -n $(WORKERS) tests/property
+
+# `make test` sends the first 5,000 of one seed; a failure here names its seed and its numbers.
+.PHONY: fuzz
+fuzz: $(DEV)
+	FUZZ_N=$(N) FUZZ_SEED=$(SEED) $(BIN)/pytest -q tests/api/test_odd_requests.py
 
 .PHONY: format
 format: $(DEV)

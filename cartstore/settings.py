@@ -21,6 +21,7 @@ import msgspec
 
 from cartstore import limits
 from cartstore.errors import ConfigurationError
+from cartstore.origins import browser_faults, items_of, origin_of, read_origin
 from cartstore.problems import (
     ENVIRONMENT_PREFIX,
     Problem,
@@ -136,8 +137,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ] = "cart"
     """Name of the guest cookie; `__Host-` is put before it in production."""
+    public_url: str = ""
+    """URL under which browsers reach this service, for example `https://shop.example`. Guests' cookies are
+    taken from pages of this origin and of CORS_ORIGINS, links begin with it. Empty: cookies are taken from
+    pages of the host that the request names. Required in production unless GUEST_CARTS is off."""
     cors_origins: str = ""
-    """Comma-separated origins that browsers may call from. Empty: none."""
+    """Comma-separated origins whose pages may call from a browser, with cookies, for example
+    `https://www.shop.example`. `*` is refused: any page could act for its visitor. Empty: none."""
+    cors_headers: str = ""
+    """Comma-separated names of further request headers that pages of CORS_ORIGINS may send."""
 
     guest_carts: Switch = "on"
     """Whether callers without an account have carts."""
@@ -196,6 +204,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def is_production(self) -> bool:
         return self.env == "production"
 
+    @property
+    def public_origin(self) -> str | None:
+        """The origin of `public_url`, as browsers send it."""
+        return origin_of(self.public_url) if self.public_url else None
+
+    @property
+    def allowed_origins(self) -> tuple[str, ...]:
+        """The origins of `cors_origins`, as browsers send them."""
+        return tuple(origin for text in items_of(self.cors_origins) if (origin := read_origin(text)))
+
 
 def _contradictions(settings: Settings) -> Iterator[Problem]:
     """What the types of the fields cannot express. Each setting by itself has its type."""
@@ -204,6 +222,8 @@ def _contradictions(settings: Settings) -> Iterator[Problem]:
         networks_of(settings.trusted_proxies)
     except ConfigurationError as error:
         yield Problem(error.message, ("trusted_proxies",))
+    for name, fault in browser_faults(settings.public_url, settings.cors_origins, settings.cors_headers):
+        yield Problem(f"{variable_of(name)} {fault}.", (name,))
     if settings.is_production and settings.failpoint:
         yield Problem("CARTSTORE_FAILPOINT is for tests; production refuses it.", ("env", "failpoint"))
     if 0 < settings.retention_events_days < limits.RETENTION_EVENTS_DAYS_MIN:
@@ -217,7 +237,9 @@ def _contradictions(settings: Settings) -> Iterator[Problem]:
             f"CARTSTORE_JWT_SECRET must have at least {JWT_SECRET_LENGTH_MIN} characters.", ("jwt_secret",)
         )
     if settings.is_production:
-        for name in ("redis_url", "database_url", "jwt_secret"):
+        # Without guests no caller is known by a cookie, and nobody needs the origin that it belongs to.
+        browsers = ("public_url",) if settings.guest_carts == "on" else ()
+        for name in ("redis_url", "database_url", "jwt_secret", *browsers):
             if not getattr(settings, name):
                 yield Problem(f"{variable_of(name)} is not set, and production needs it.", ("env", name))
 

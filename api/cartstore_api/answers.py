@@ -7,7 +7,7 @@ from typing import Any, Final
 from litestar import Response
 from litestar.types import Send
 
-from cartstore_api.context import RawHeader, RequestContext
+from cartstore_api.context import RawHeader
 
 JSON: Final[RawHeader] = (b"content-type", b"application/json")
 PROBLEM: Final[RawHeader] = (b"content-type", b"application/problem+json")
@@ -41,9 +41,9 @@ class Answer:
             headers={name.decode("ascii"): value.decode("latin-1") for name, value in self.headers},
         )
 
-    async def send(self, context: RequestContext, send: Send) -> None:
-        """Send it past Litestar, with the headers that every answer has."""
-        sent = [*self.headers, *context.headers, (b"x-request-id", context.request_id.encode("ascii"))]
+    async def send(self, send: Send) -> None:
+        """Send it past Litestar."""
+        sent = [*self.headers]
         if self.body:
             sent += (self.content_type, (b"content-length", b"%d" % len(self.body)))
         start: Any = {"type": "http.response.start", "status": self.status, "headers": sent}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from litestar import Litestar, Response, Router
-from litestar.config.cors import CORSConfig
 from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Tag
@@ -18,9 +17,11 @@ from cartstore import open_store
 from cartstore.settings import Settings
 from cartstore.store import CartStore
 from cartstore_api import operations, problems
+from cartstore_api.caching import Caching
 from cartstore_api.callers import Callers
 from cartstore_api.client_address import ClientAddresses
 from cartstore_api.controllers import admin, cart, catalog, orders, service
+from cartstore_api.cors import Cors, cors_of
 from cartstore_api.docs import DocsPage, Document
 from cartstore_api.doorbell import Doorbell
 from cartstore_api.edge import Edge
@@ -60,6 +61,8 @@ class Application(Litestar):
     settings: Settings
     observer: Observer
     client_addresses: ClientAddresses
+    caching: Caching
+    cors: Cors | None
     lane: Lane
 
 
@@ -105,7 +108,6 @@ def create_app(
         exception_handlers={Exception: problems.handle},
         guards=[before_body],
         request_max_body_size=settings.max_body_bytes,
-        cors_config=_cors(settings),
         openapi_config=OpenAPIConfig(
             title="cartstore",
             version=VERSION,
@@ -120,11 +122,12 @@ def create_app(
         ),
         logging_config=None,
     )
-    app.asgi_handler = Edge(app.asgi_handler, _methods_of(app), observer)
+    cors = cors_of(settings)
+    caching = Caching(has_cors=cors is not None)
+    app.asgi_handler = Edge(app.asgi_handler, _methods_of(app), observer, caching, cors)
     app.settings, app.observer, app.client_addresses = settings, observer, client_addresses
-    app.lane = lane = Lane(
-        observer, body_bytes_max=settings.max_body_bytes, has_cors=app.cors_config is not None
-    )
+    app.caching, app.cors = caching, cors
+    app.lane = lane = Lane(observer, caching, cors, body_bytes_max=settings.max_body_bytes)
     return app
 
 
@@ -157,26 +160,3 @@ def _problem_when_absent(response: Response[Any]) -> Response[Any]:
     if response.status_code == 404:
         raise NotFoundException
     return response
-
-
-def _cors(settings: Settings) -> CORSConfig | None:
-    origins = [origin for origin in (part.strip() for part in settings.cors_origins.split(",")) if origin]
-    if not origins:
-        return None
-    return CORSConfig(
-        allow_origins=origins,
-        allow_credentials=True,
-        allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
-        allow_headers=[
-            "Authorization",
-            "Content-Type",
-            "Idempotency-Key",
-            "If-Match",
-            "If-None-Match",
-            "Prefer",
-            "X-Cart-Token",
-            "X-Order-Token",
-            "X-Request-Id",
-        ],
-        expose_headers=["Cart-Token", "ETag", "Idempotent-Replayed", "Retry-After", "X-Request-Id"],
-    )

@@ -118,10 +118,23 @@ def read_body(context: RequestContext, body: bytes, decoder: BodyDecoder) -> Any
     """The body of a request, decoded. Raises MALFORMED_JSON, UNSUPPORTED_MEDIA_TYPE, VALIDATION_FAILED."""
     if not body:
         raise body_required()
+    if b"content-encoding" in context.known:
+        check_encoding(context)
     content_type = context.known.get(b"content-type")
     if content_type and content_type != _USUAL_TYPE:
         _check_media_type(content_type.decode("latin-1"))
     return decoder.decode(body)
+
+
+def check_encoding(context: RequestContext) -> None:
+    """Raise UNSUPPORTED_MEDIA_TYPE for a `Content-Encoding`: nothing decompresses bodies here, so a small
+    body cannot become a large one."""
+    if any(coding.lower() != "identity" for coding in context.items(b"content-encoding")):
+        raise ProblemError(
+            "UNSUPPORTED_MEDIA_TYPE",
+            "This path takes bodies without a Content-Encoding.",
+            headers=((b"accept-encoding", b"identity"),),
+        )
 
 
 def _check_media_type(content_type: str) -> None:

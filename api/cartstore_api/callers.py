@@ -13,13 +13,13 @@ import re
 import secrets
 import time
 from typing import Generic, TypeVar
-from urllib.parse import urlsplit
 
 import jwt
 import msgspec
 
 from cartstore.errors import ConfigurationError, FeatureOff, Forbidden, Unauthenticated
 from cartstore.model import Owner
+from cartstore.origins import authority_of, origin_of
 from cartstore.settings import Settings
 from cartstore_api.context import RequestContext
 from cartstore_api.problems import ProblemError
@@ -28,10 +28,18 @@ LEEWAY_SECONDS = 5
 """Clocks of issuer and service may differ by this much."""
 
 _BEARER = re.compile(rb"\s*bearer +([A-Za-z0-9._~+/=-]{1,4096})\s*\Z", re.IGNORECASE)
+_SCHEME_LENGTH = len("Bearer ")
 _USER_ID_LENGTH_MAX = 128
 _VERIFIED_MAX = 16_384
 """Access tokens that are remembered as verified, and as many tokens of guests; the half that was used last is
 never forgotten for another."""
+_VERIFIED_BYTES_MAX = 16 * 1024 * 1024
+"""Bytes that remembered access tokens may take, and as many those of guests, by the same halves."""
+_ENTRY_BYTES = 1_024
+"""What one remembered token takes beside its own length, at most: owner, claims and places in tables."""
+
+SCOPES = frozenset({"admin", "catalog:write", "stock:write", "ops:read"})
+"""The scopes that mean something here. Others in a token are not kept: thousands of them fit into one."""
 
 _GUEST_TOKEN = re.compile(rb"[A-Za-z0-9_-]{52}\Z")
 _RANDOM_BYTES = 16
@@ -49,18 +57,19 @@ T = TypeVar("T")
 
 
 class Recent(Generic[T]):
-    """What was found out about the tokens that were used last, at most _VERIFIED_MAX of them. Only what was
-    verified is put in: of a token that is not there nothing is known.
+    """What was found out about the tokens that were used last, at most _VERIFIED_MAX of them and
+    _VERIFIED_BYTES_MAX bytes. Only what was verified is put in: nothing is known of a token that is missing.
 
     Two generations: what is used again moves to the young one; when that is full it becomes the old one, and
     what was not used since the last time is forgotten. So a use costs one look-up, and nothing is reordered.
     """
 
-    __slots__ = ("_old", "_young")
+    __slots__ = ("_old", "_young", "_young_bytes")
 
     def __init__(self) -> None:
         self._young: dict[bytes, T] = {}
         self._old: dict[bytes, T] = {}
+        self._young_bytes = 0
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
@@ -76,9 +85,18 @@ class Recent(Generic[T]):
 
     def remember(self, token: bytes, found: T) -> None:
         """Keep what was verified."""
+        weight = len(token) + _ENTRY_BYTES
+        if self._young and self._young_bytes + weight > _VERIFIED_BYTES_MAX // 2:
+            self._begin_generation()
+        # A token that is forgotten or put in again is counted twice: the generation ends sooner.
         self._young[token] = found
+        self._young_bytes += weight
         if len(self._young) >= max(1, _VERIFIED_MAX // 2):
-            self._old, self._young = self._young, {}
+            self._begin_generation()
+
+    def _begin_generation(self) -> None:
+        self._old, self._young = self._young, {}
+        self._young_bytes = 0
 
     def forget(self, token: bytes) -> None:
         """Look at it anew the next time."""
@@ -109,7 +127,8 @@ class Callers:
         self._guest_key = _derived(settings.jwt_secret, "guest token")
         self._order_key = _derived(settings.jwt_secret, "order token")
         self._verified: Recent[Claims] = Recent()
-        """By the whole header. It belongs to this object's secret: another secret has another object."""
+        """By the whole header, or by the token of a padded one. It belongs to this object's secret: another
+        secret has another object."""
 
         self._guests: Recent[tuple[Owner, bytes, int]] = Recent()
         self._guest_ttl_seconds = settings.guest_cart_ttl_days * 86_400 + _RENEW_AFTER_SECONDS
@@ -119,11 +138,12 @@ class Callers:
         self._cookie_tail = f"; Path=/; Max-Age={self._guest_ttl_seconds}; HttpOnly; SameSite=Lax" + (
             "; Secure" if settings.is_production else ""
         )
-        self._trusted_sites = {
-            host
-            for origin in settings.cors_origins.split(",")
-            if (host := urlsplit(origin.strip()).hostname) is not None
-        }
+        public_origin = settings.public_origin
+        self._has_public_origin = public_origin is not None
+        self._own_origins = frozenset(
+            origin.encode() for origin in (public_origin, *settings.allowed_origins) if origin
+        )
+        """Origins whose pages may act for the guest of a cookie."""
 
     # --- access tokens -------------------------------------------------------------------------
 
@@ -137,8 +157,14 @@ class Callers:
             match = _BEARER.match(authorization)
             if match is None:
                 raise Unauthenticated("Send `Authorization: Bearer <token>`.")
-            claims = self._verify(match[1])
-            self._verified.remember(authorization, claims)
+            token = match[1]
+            if len(authorization) != _SCHEME_LENGTH + len(token):
+                # Padded: known by its token, so that no header of 32 KiB is kept, and none for each padding.
+                authorization = token
+                claims = self._verified.find(token)
+            if claims is None:
+                claims = self._verify(token)
+                self._verified.remember(authorization, claims)
         # Looked at on every use: a token that was verified once expires all the same.
         now = time.time()
         if claims.expires_at + LEEWAY_SECONDS <= now:
@@ -184,7 +210,7 @@ class Callers:
             raise Unauthenticated("The token names no user: sub must be 1 to 128 characters.")
         if not isinstance(scope, str):
             raise Unauthenticated("The token's scope must be a text.")
-        return Claims(Owner("user", user_id), frozenset(scope.split()), expires_at, not_before)
+        return Claims(Owner("user", user_id), SCOPES.intersection(scope.split()), expires_at, not_before)
 
     # --- owners --------------------------------------------------------------------------------
 
@@ -193,7 +219,7 @@ class Callers:
         claims = self.claims_of(context)
         if claims is not None:
             return claims.owner
-        found = self._read_guest_token(self._sent_guest_token(context))
+        found = self._guest_of_request(context)
         return found[0] if found is not None else UNKNOWN_GUEST
 
     def actor(self, context: RequestContext) -> Owner:
@@ -214,7 +240,7 @@ class Callers:
         if self._settings.guest_carts == "off":
             raise FeatureOff("Guests have no carts here: sign in.")
         self._refuse_other_sites(context)
-        found = self._read_guest_token(self._sent_guest_token(context))
+        found = self._guest_of_request(context)
         if found is None:
             identity = secrets.token_bytes(_RANDOM_BYTES)
             self._issue(context, identity)
@@ -245,12 +271,27 @@ class Callers:
         ]
         return token, now + self._guest_ttl_seconds
 
-    def _sent_guest_token(self, context: RequestContext) -> bytes:
-        sent = context.known.get(b"x-cart-token")
+    def _guest_of_request(self, context: RequestContext) -> tuple[Owner, bytes, int] | None:
+        """What the token in `X-Cart-Token` says, else the first cookie of our name whose token verifies.
+
+        A browser sends cookies of one name for several paths or domains, and a page of a sibling domain can
+        put one beside ours: one that does not verify must not hide the one that does.
+        """
+        known = context.known
+        sent = known.get(b"x-cart-token")
         if sent:
-            return sent
-        cookies = context.known.get(b"cookie")
-        return _cookie_of(cookies, self._cookie_name) if cookies else b""
+            return self._read_guest_token(sent)
+        if b"cookie" not in known:
+            return None
+        wanted = self._cookie_name
+        for cookies in context.values(b"cookie"):
+            for cookie in cookies.split(b";"):
+                name, separator, value = cookie.partition(b"=")
+                if separator and name.strip() == wanted:
+                    found = self._read_guest_token(value.strip().strip(b'"'))
+                    if found is not None:
+                        return found
+        return None
 
     def _read_guest_token(self, token: bytes) -> tuple[Owner, bytes, int] | None:
         """Owner, identity and time of issue; None for a token that we did not sign or that is dead."""
@@ -284,18 +325,25 @@ class Callers:
         known = context.known
         if known.get(b"x-cart-token"):
             return
-        site, origin = known.get(b"sec-fetch-site"), context.text(b"origin")
+        site, origin = known.get(b"sec-fetch-site"), known.get(b"origin")
         if site is None and origin is None:
+            # No browser sent it: browsers send one of the two with every mutation.
             return
-        if origin is not None and _hostname(origin) in self._trusted_sites:
+        if site == b"same-origin" or (origin is not None and self._is_own(origin, context)):
             return
-        if site is not None:
-            is_foreign = site.strip().lower() == b"cross-site"
-        else:
-            host = context.text(b"host") or ""
-            is_foreign = _hostname(origin or "") != _hostname("//" + host)
-        if is_foreign:
-            raise ProblemError("CSRF_FAILED", "A page of another site may not change this cart.")
+        raise ProblemError("CSRF_FAILED", "A page of another site may not change this cart.")
+
+    def _is_own(self, origin: bytes, context: RequestContext) -> bool:
+        """Whether pages of this origin may act for a guest: PUBLIC_URL's (without one, the host that the
+        request names) and those of CORS_ORIGINS, compared exactly."""
+        if origin in self._own_origins:
+            return True
+        if self._has_public_origin:
+            return False
+        text = origin.decode("latin-1")
+        scheme, _, authority = text.partition("://")
+        host = authority_of(context.text(b"host") or "", scheme)
+        return host is not None and authority == host and origin_of(text) == text
 
     # --- order tokens --------------------------------------------------------------------------
 
@@ -315,20 +363,3 @@ def _derived(secret: str, label: str) -> bytes:
 
 def _guest_of(identity: bytes) -> Owner:
     return Owner("guest", hashlib.sha256(identity).hexdigest()[:32])
-
-
-def _cookie_of(cookies: bytes, wanted: bytes) -> bytes:
-    """The value of one cookie; of several of that name the last. Empty when there is none."""
-    found = b""
-    for cookie in cookies.split(b";"):
-        name, separator, value = cookie.partition(b"=")
-        if separator and name.strip() == wanted:
-            found = value.strip()
-    return found.strip(b'"')
-
-
-def _hostname(url: str) -> str | None:
-    try:
-        return urlsplit(url).hostname
-    except ValueError:
-        return None

@@ -12,23 +12,25 @@ from cartstore.errors import CartError, InsufficientStock
 from cartstore.free_json import canonical_properties
 from cartstore_api import schemas
 from cartstore_api.answers import NO_HEADERS, REPLAYED, Answer
-from cartstore_api.conditions import guard_of, matches_etag, wants_representation
+from cartstore_api.conditions import (
+    guard_of,
+    matches_etag,
+    names_several_versions,
+    narrowed,
+    wants_representation,
+)
 from cartstore_api.context import RawHeader, RequestContext
 from cartstore_api.problems import ProblemError, answer_short
 from cartstore_api.remedies import ITEMS, fix_short
 from cartstore_api.services import Services
 
-_READ_HEADERS: Final[tuple[RawHeader, ...]] = (
-    (b"cache-control", b"private, no-cache"),
-    (b"vary", b"Authorization, Cookie, X-Cart-Token"),
-)
 _IS_REPRESENTATION: Final[RawHeader] = (b"preference-applied", b"return=representation")
 
 
 async def read(services: Services, context: RequestContext) -> Answer:
     """GET /v1/cart"""
     body, etag = await services.read_cart_with_etag(services.callers.reader(context))
-    headers = ((b"etag", etag), *_READ_HEADERS)
+    headers = ((b"etag", etag),)
     if matches_etag(context, etag):
         return Answer(b"", 304, headers)
     return Answer(body, 200, headers)
@@ -39,10 +41,18 @@ async def read_summary(services: Services, context: RequestContext) -> Answer:
     return Answer(await services.read_summary(services.callers.reader(context)))
 
 
-async def add_line(services: Services, context: RequestContext, data: schemas.AddItem) -> Answer:
-    """POST /v1/cart/items"""
+async def changer_of(services: Services, context: RequestContext) -> tuple[model.Owner, model.Guard]:
+    """Whose cart a request changes, and on what condition. Raises what `guard_of` and `mutator` raise."""
     guard = guard_of(context)
     owner = services.callers.mutator(context)
+    if guard.if_match is not None and names_several_versions(context):
+        guard = narrowed(guard, context, (await services.store.read_summary(owner)).version)
+    return owner, guard
+
+
+async def add_line(services: Services, context: RequestContext, data: schemas.AddItem) -> Answer:
+    """POST /v1/cart/items"""
+    owner, guard = await changer_of(services, context)
     sku = data.sku
     if sku is None or data.product_id is not None or data.options is not None:
         sku = await _sku_to_add(services, data)
@@ -70,8 +80,7 @@ async def set_quantity(
     services: Services, context: RequestContext, line_id: str, data: schemas.SetQuantity
 ) -> Answer:
     """PATCH /v1/cart/items/{line_id}"""
-    guard = guard_of(context)
-    owner = services.callers.mutator(context)
+    owner, guard = await changer_of(services, context)
     try:
         result = await services.store.set_quantity(owner, line_id, data.quantity, guard=guard)
     except InsufficientStock as error:
@@ -86,8 +95,7 @@ async def set_quantity(
 
 async def remove_line(services: Services, context: RequestContext, line_id: str) -> Answer:
     """DELETE /v1/cart/items/{line_id}"""
-    guard = guard_of(context)
-    owner = services.callers.mutator(context)
+    owner, guard = await changer_of(services, context)
     try:
         result = await services.store.remove_line(owner, line_id, guard=guard)
     except CartError as error:

@@ -34,7 +34,7 @@ class ClientAddresses:
         address = _parsed(context.peer) if context.peer else None
         if address is None or not self._is_trusted(address):
             return None if address is None else str(address)
-        hops = ",".join(context.texts(b"x-forwarded-for")).split(",")
+        hops = context.items(b"x-forwarded-for")
         # Each proxy appends the address that it heard from, so only the last entries are known to be true:
         # those down to the first one that is no proxy of ours.
         for hop in reversed(hops[-_HOPS_MAX:]):

@@ -163,7 +163,9 @@ class Connection(HttpConnection):
         if self._defaults[0] is not defaults:
             self._defaults = defaults, lines_of(defaults)
         headers = (*answer.headers, *context.headers) if context.headers else answer.headers
-        others = lines_of(headers) if headers else b""
+        others = self._lane.caching_lines(exchange.request, answer.status)
+        if headers:
+            others += lines_of(headers)
         if not exchange.keep_alive:
             others += b"connection: close\r\n"
         if answer.status not in _NO_BODY:

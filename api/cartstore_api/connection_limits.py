@@ -17,7 +17,9 @@ import msgspec
 
 from cartstore.settings import Settings
 from cartstore_api import metrics
+from cartstore_api.caching import Caching
 from cartstore_api.client_address import ClientAddresses
+from cartstore_api.cors import Cors
 from cartstore_api.observing import Observer
 
 logger = logging.getLogger("cartstore.api.connections")
@@ -94,9 +96,19 @@ class Watched(Protocol):
 class ConnectionRegistry:
     """The connections of one server, which belongs to one event loop."""
 
-    def __init__(self, limits: Limits, addresses: ClientAddresses, observer: Observer) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        addresses: ClientAddresses,
+        observer: Observer,
+        caching: Caching | None = None,
+        cors: Cors | None = None,
+    ) -> None:
+        """`caching` and `cors` give the headers of what connections refuse by themselves."""
         self.limits = limits
         self.observer = observer
+        self.caching = caching or Caching(has_cors=cors is not None)
+        self.cors = cors
         self.now = 0.0
         """Seconds that this process has been listening. Goes on with each look, so that time in which the
         process was stopped or starved is nobody's fault."""

@@ -6,12 +6,15 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from litestar import Request
 
 SCOPE_KEY: Final = "cartstore"
+
+_LIST_ITEM = re.compile(r'(?:[^,"]|"[^"]*"|")+')
+"""An item of a list; a comma between quotes does not end it."""
 
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._~-]{1,128}\Z")
 
@@ -47,11 +50,20 @@ class RequestContext:
         value = self.known.get(name)
         return None if value is None else value.decode("latin-1")
 
-    def texts(self, name: bytes) -> Iterable[str]:
-        """Every value of a header as text."""
+    def values(self, name: bytes) -> Sequence[bytes]:
+        """Every value of a header, in the order in which they were sent."""
         if name not in self.known:
             return ()
-        return [value.decode("latin-1") for sent, value in self._raw if sent == name]
+        return [value for sent, value in self._raw if sent == name]
+
+    def items(self, name: bytes) -> list[str]:
+        """The items of a header that is a comma-separated list; several lines of it are one list."""
+        return [
+            stripped
+            for value in self.values(name)
+            for item in _LIST_ITEM.findall(value.decode("latin-1"))
+            if (stripped := item.strip())
+        ]
 
 
 def request_id_of(sent: bytes | None) -> str:

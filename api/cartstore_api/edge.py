@@ -1,7 +1,7 @@
 """The outermost layer of what Litestar answers: what every request gets, whatever answers it.
 
-Owns HEAD, complete `Allow` headers, and the headers that a handler leaves in the request's context. Refuses
-to look at bodies.
+Owns HEAD, complete `Allow` headers, preflights, and the headers that no handler gives: those in the request's
+context, and what caches are told. Refuses to look at bodies.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from litestar.types import ASGIApp, Receive, Send
 from cartstore.errors import OutcomeUnknown
 from cartstore_api import problems
 from cartstore_api.answers import Answer
-from cartstore_api.context import SCOPE_KEY, RequestContext
+from cartstore_api.caching import Caching, without_own
+from cartstore_api.context import SCOPE_KEY, RawHeader, RequestContext
+from cartstore_api.cors import Cors
 from cartstore_api.observing import Observer
 
 UNMATCHED = "unmatched"
@@ -26,10 +28,19 @@ UNMATCHED = "unmatched"
 class Edge:
     """Wraps the application's ASGI handler."""
 
-    def __init__(self, app: ASGIApp, methods: Mapping[str, Iterable[str]], observer: Observer) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        methods: Mapping[str, Iterable[str]],
+        observer: Observer,
+        caching: Caching,
+        cors: Cors | None,
+    ) -> None:
         """`methods` are those of each route template."""
         self._app = app
         self._observer = observer
+        self._caching = caching
+        self._cors = cors
         self._allow = {
             template: ", ".join(sorted({*taken, "OPTIONS", *(["HEAD"] if "GET" in taken else [])})).encode()
             for template, taken in methods.items()
@@ -46,6 +57,9 @@ class Edge:
         client = scope.get("client")
         context.peer = client[0] if client else None
         method: str = scope["method"]
+        cors = self._cors
+        if cors is not None:
+            cors.mark(context)
         is_head = method == "HEAD"
         # A copy: the server looks at its own scope's method to know that a HEAD has no body.
         inner: Any = {**scope, SCOPE_KEY: context, "method": "GET"} if is_head else scope
@@ -56,9 +70,7 @@ class Edge:
             nonlocal status, has_begun
             if message["type"] == "http.response.start":
                 status, has_begun = message["status"], True
-                headers = [*self._with_allow(inner, message.get("headers", ())), *context.headers]
-                headers.append((b"x-request-id", context.request_id.encode("ascii")))
-                message = {**message, "headers": headers}
+                message = {**message, "headers": self._headers_of(inner, context, message)}
             elif is_head and message["type"] == "http.response.body":
                 message = {**message, "body": b""}
             await send(message)
@@ -66,9 +78,11 @@ class Edge:
         try:
             if scope["path"] == "*":
                 # `OPTIONS *` asks what the whole server takes (RFC 9110, 9.3.7).
-                allow = Answer(b"", 204, ((b"allow", self._allow_any),))
-                status = allow.status
-                await allow.send(context, send)
+                await Answer(b"", 204, ((b"allow", self._allow_any),)).send(answer)
+                return
+            preflight = cors.preflight(method, context) if cors is not None else None
+            if preflight is not None:
+                await preflight.send(answer)
                 return
             await self._app(inner, receive, answer)
         except asyncio.CancelledError:
@@ -76,12 +90,23 @@ class Edge:
             if has_begun:
                 raise
             unknown = problems.answer(context, OutcomeUnknown(), inner["method"], inner["path"])
-            status = unknown.status
-            if is_head:
-                unknown.body = b""
-            await unknown.send(context, send)
+            await unknown.send(answer)
         finally:
             self._observer.note(context, method, _template_of(inner), status, time.perf_counter() - started)
+
+    def _headers_of(self, scope: Any, context: RequestContext, message: Any) -> list[RawHeader]:
+        """The headers of an answer that begins with this message."""
+        found = without_own(self._with_allow(scope, message.get("headers", ())))
+        found += context.headers
+        found += self._caching.headers_of(
+            scope["path"],
+            scope["method"],
+            message["status"],
+            has_etag=any(name == b"etag" for name, _ in found),
+            has_token=b"authorization" in context.known,
+        )
+        found.append((b"x-request-id", context.request_id.encode("ascii")))
+        return found
 
     def _with_allow(self, scope: Any, headers: Any) -> Any:
         """Complete `Allow`: Litestar names the methods of one handler, and does not know of HEAD."""

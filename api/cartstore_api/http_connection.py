@@ -302,13 +302,18 @@ class HttpConnection(HttpToolsProtocol):
                 # The parser has no method before the target begins.
                 method, path = self.parser.get_method().decode("ascii"), self.url.decode("latin-1")
                 is_head = method == "HEAD"
-        context = RequestContext(headers)
-        answer = problems.answer(context, refusal, method, path.partition("?")[0])
+        context, path = RequestContext(headers), path.partition("?")[0]
+        cors, caching = self.registry.cors, self.registry.caching
+        if cors is not None:
+            cors.mark(context)
+        has_token = b"authorization" in context.known
+        answer = problems.answer(context, refusal, method, path)
         head = lines_of(
             [
                 *self.server_state.default_headers,
                 *answer.headers,
-                (b"cache-control", b"no-store"),
+                *context.headers,
+                *caching.headers_of(path, method, answer.status, has_etag=False, has_token=has_token),
                 (b"connection", b"close"),
                 answer.content_type,
                 (b"content-length", b"%d" % len(answer.body)),

@@ -2,9 +2,8 @@
 
 Both lanes run the same calls (`cart_calls`) with the same context, body reading, problems and answers; what
 this one leaves out is only the way there. Whatever is unusual about a request (another method or path, no
-host or two, a cross-origin page, a body that announces itself as too large or not at all) goes the other way.
-tests/api sends every request through both and compares the answers. How requests get here is in
-connection.py.
+host or two, a body that announces itself as too large or not at all) goes the other way. tests/api sends each
+request through both and compares the answers. How requests get here is in connection.py.
 """
 
 from __future__ import annotations
@@ -18,7 +17,9 @@ from cartstore.errors import OutcomeUnknown, StoreUnavailable
 from cartstore_api import cart_calls, framing, problems, schemas
 from cartstore_api.answers import Answer
 from cartstore_api.bodies import BodyDecoder, read_body
+from cartstore_api.caching import Caching
 from cartstore_api.context import RawHeader, RequestContext
+from cartstore_api.cors import Cors
 from cartstore_api.observing import Observer
 from cartstore_api.services import Services
 
@@ -67,7 +68,9 @@ class HotRequest:
 class Lane:
     """Takes hot requests, and answers them."""
 
-    def __init__(self, observer: Observer, *, body_bytes_max: int, has_cors: bool) -> None:
+    def __init__(
+        self, observer: Observer, caching: Caching, cors: Cors | None, *, body_bytes_max: int
+    ) -> None:
         self.services: Services | None = None
         """Set when the application has started; until then nothing is taken."""
 
@@ -76,7 +79,8 @@ class Lane:
 
         self._observer = observer
         self._body_bytes_max = body_bytes_max
-        self._has_cors = has_cors
+        self._caching = caching
+        self._cors = cors
 
     def take(self, method: bytes, url: bytes, headers: list[RawHeader]) -> HotRequest | None:
         """The request that begins like this; None when it has to go the other way."""
@@ -105,8 +109,10 @@ class Lane:
             or int(length) > (self._body_bytes_max if name in _WITH_BODY else 0)
         ):
             return None
-        if not _UNUSUAL.isdisjoint(known) or (self._has_cors and b"origin" in known):
+        if not _UNUSUAL.isdisjoint(known):
             return None
+        if self._cors is not None:
+            self._cors.mark(context)
         return HotRequest(name, path, template, context)
 
     async def answer(self, request: HotRequest) -> Answer:
@@ -132,6 +138,11 @@ class Lane:
             return self.unknown(request)
         except Exception as error:
             return problems.answer(context, error, method, request.path)
+
+    def caching_lines(self, request: HotRequest, status: int) -> bytes:
+        """The header lines that tell caches what to do with an answer."""
+        caching = self._caching
+        return caching.cart_read if request.path is CART and status < 400 else caching.cart
 
     def unknown(self, request: HotRequest) -> Answer:
         """What is said when the process stops and waits no longer: the change may have been applied."""

@@ -32,7 +32,7 @@ class Server(uvicorn.Server):
         self, app: Application, *, has_lane: bool = True, limits: Limits | None = None, **changes: Any
     ) -> None:
         self.registry = ConnectionRegistry(
-            limits or limits_of(app.settings), app.client_addresses, app.observer
+            limits or limits_of(app.settings), app.client_addresses, app.observer, app.caching, app.cors
         )
         flags: dict[str, Any] = {
             "loop": "uvloop",

@@ -420,11 +420,78 @@ async def test_mutations_refuse_with_the_cart_when_the_version_is_another(api: A
         assert (await api.fixed(problem)).status_code == 200
 
 
-@pytest.mark.parametrize("value", ["x", '"', '"1', "1-", '"1-a b"', '"1", "2"', "-1", "1" * 17])
+@pytest.mark.parametrize(
+    "value", ["x", '"', '"1', "1-", '"1-a b"', '"1", x', '"1", *', '"ab", "c"', "-1", "1" * 17]
+)
 async def test_set_refuses_when_if_match_is_malformed(api: Any, value: str) -> None:
     response = await api.ana.patch("/v1/cart/items/MUG", json={"quantity": 1}, headers={"If-Match": value})
 
     assert (response.status_code, response.json()["field"]) == (422, "If-Match")
+
+
+async def test_if_match_takes_a_list_when_one_of_its_versions_is_the_carts(api: Any) -> None:
+    await api.sell()
+    changing = [
+        ("POST", "/v1/cart/items", {"sku": "MUG"}, 201),
+        ("PATCH", "/v1/cart/items/MUG", {"quantity": 1}, 200),
+        ("PUT", "/v1/cart/items", {"items": [{"sku": "MUG", "quantity": 3}]}, 200),
+        ("POST", "/v1/cart/validate", {}, 200),
+        ("POST", "/v1/cart/holds/extend", None, 200),
+        ("POST", "/v1/cart/changes/accept", {}, 200),
+        ("DELETE", "/v1/cart/items/MUG", None, 200),
+        ("DELETE", "/v1/cart", None, 200),
+    ]
+    for number, (method, path, body, status) in enumerate(changing):
+        await api.add()
+        etag = (await api.ana.get("/v1/cart")).headers["etag"]
+        version = int(etag.strip('"').partition("-")[0])
+        newer, older = f'"{version + 10}"', f'"{version - 1}-ab"'
+        lists = [
+            [("If-Match", f'{older}, {etag},{newer}, "another"')],
+            [("If-Match", newer), ("If-Match", etag)],
+        ]
+        refused = [
+            [("If-Match", f"{older}, {newer}")],
+            [("If-Match", older), ("If-Match", f'W/"x,y", {newer}')],
+        ]
+
+        for headers in refused:
+            response = await api.ana.request(method, path, json=body, headers=headers)
+            assert (response.status_code, response.json()["code"]) == (412, "VERSION_CONFLICT"), path
+        response = await api.ana.request(method, path, json=body, headers=lists[number % 2])
+        assert response.status_code == status, (path, response.text)
+
+
+async def test_checkout_takes_a_list_of_versions(api: Any) -> None:
+    await api.sell()
+    await api.add()
+    version = (await api.ana.get("/v1/cart")).json()["version"]
+    body = {
+        "gateway": "simulated",
+        "payment_method": "card",
+        "shipping_address": {"street": "1 Main St", "city": "Springfield", "country": "US"},
+    }
+
+    answers = [
+        await api.ana.post("/v1/checkout", json=body, headers={"Idempotency-Key": "k", "If-Match": versions})
+        for versions in (f'"1", "{version + 1}"', f'"1", "{version}", "{version + 1}"')
+    ]
+
+    assert [answer.status_code for answer in answers] == [412, 201]
+
+
+async def test_if_none_match_is_one_list_when_it_comes_in_several_lines(api: Any) -> None:
+    etag = (await api.ana.get("/v1/cart")).headers["etag"]
+
+    for lines, status in (
+        (['"x"', etag], 304),
+        ([etag, '"x"'], 304),
+        ([f'"x", W/{etag}', '"y"'], 304),
+        (['"x"', "*"], 304),
+        (['"x"', '"y"'], 200),
+    ):
+        headers = [("If-None-Match", line) for line in lines]
+        assert (await api.ana.get("/v1/cart", headers=headers)).status_code == status, lines
 
 
 async def test_mutations_are_replayed_when_the_key_comes_again(api: Any) -> None:

@@ -656,3 +656,29 @@ async def test_paths_and_headers_give_no_server_error_when_they_are_odd(api: Any
 
 
 _CHECKOUT: dict[str, Any] = {}
+
+
+async def test_bodies_are_refused_when_they_have_an_encoding(api: Any) -> None:
+    await api.sell()
+    calls = [
+        (api.ana, "POST", "/v1/cart/items", b'{"sku":"MUG"}', 201),
+        (api.ana, "PUT", "/v1/cart/items", b'{"items":[{"sku":"MUG","quantity":1}]}', 200),
+        (
+            api.admin,
+            "POST",
+            "/v1/admin/products/import",
+            b"no catalog",
+            422,
+        ),
+        (api.anyone, "POST", "/v1/webhooks/simulated", b"{}", 400),
+    ]
+    for caller, method, path, body, status in calls:
+        for codings in (["gzip"], ["br"], ["identity, gzip"], ["identity", "x-gzip"], ["x"]):
+            headers = [("Content-Encoding", coding) for coding in codings]
+            response = await caller.request(method, path, content=body, headers=headers)
+
+            problem = response.json()
+            assert (response.status_code, problem["code"]) == (415, "UNSUPPORTED_MEDIA_TYPE"), path
+            assert response.headers["accept-encoding"] == "identity"
+        taken = await caller.request(method, path, content=body, headers={"Content-Encoding": "Identity"})
+        assert taken.status_code == status, taken.text

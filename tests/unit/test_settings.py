@@ -272,6 +272,7 @@ def test_load_says_nothing_of_the_default_when_the_value_that_was_given_is_wrong
                 "CARTSTORE_REDIS_URL": "http://engine",
                 "CARTSTORE_DATABASE_URL": "postgresql://db/shop",
                 "CARTSTORE_JWT_SECRET": SECRET,
+                "CARTSTORE_PUBLIC_URL": "https://shop.example",
             }
         )
 
@@ -369,10 +370,67 @@ def test_load_takes_production_when_everything_is_set() -> None:
             "CARTSTORE_REDIS_URL": "rediss://engine",
             "CARTSTORE_DATABASE_URL": "postgresql://db/shop",
             "CARTSTORE_JWT_SECRET": SECRET,
+            "CARTSTORE_PUBLIC_URL": "https://shop.example/api",
         }
     )
 
     assert settings.is_production
+    assert settings.public_origin == "https://shop.example"
+
+
+def test_production_needs_no_public_url_when_nobody_is_known_by_a_cookie() -> None:
+    production = {
+        "CARTSTORE_ENV": "production",
+        "CARTSTORE_REDIS_URL": "rediss://engine",
+        "CARTSTORE_DATABASE_URL": "postgresql://db/shop",
+        "CARTSTORE_JWT_SECRET": SECRET,
+    }
+
+    with pytest.raises(ConfigurationError, match="CARTSTORE_PUBLIC_URL"):
+        load_settings(production)
+    assert load_settings({**production, "CARTSTORE_GUEST_CARTS": "off"}).public_origin is None
+
+
+def test_origins_are_read_as_browsers_send_them() -> None:
+    settings = Settings(
+        cors_origins="https://A.example:443/, http://b.example:8080,, http://[::1]:80 ,https://c.example"
+    )
+
+    assert settings.allowed_origins == (
+        "https://a.example",
+        "http://b.example:8080",
+        "http://[::1]",
+        "https://c.example",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("CORS_ORIGINS", "*"),
+        ("CORS_ORIGINS", "https://a.example, https://*.example"),
+        ("CORS_ORIGINS", "a.example"),
+        ("CORS_ORIGINS", "null"),
+        ("CORS_ORIGINS", "https://a.example/shop"),
+        ("CORS_ORIGINS", "https://a.example?x"),
+        ("CORS_ORIGINS", "https://user@a.example"),
+        ("CORS_ORIGINS", "https://a.example:99999"),
+        ("CORS_ORIGINS", "https://ä.example"),
+        ("CORS_ORIGINS", "https://[bad"),
+        ("CORS_ORIGINS", "https://a.example https://b.example"),
+        ("CORS_ORIGINS", "ftp://a.example"),
+        ("CORS_HEADERS", "X Y"),
+        ("CORS_HEADERS", "*, X-A: b"),
+        ("PUBLIC_URL", "shop.example"),
+        ("PUBLIC_URL", "https://user:secret@shop.example"),
+        ("PUBLIC_URL", "https://shop.example/?a"),
+        ("PUBLIC_URL", "https://shop.example/#a"),
+        ("PUBLIC_URL", "https://"),
+    ],
+)
+def test_load_names_the_variable_when_browsers_would_not_send_that(name: str, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=ENVIRONMENT_PREFIX + name):
+        load_settings({ENVIRONMENT_PREFIX + name: text})
 
 
 def test_settings_refuse_to_be_changed_when_they_are_read() -> None:

@@ -46,6 +46,7 @@ class Child:
                 "redis_url": "redis://engine",
                 "database_url": "postgresql://database/c",
                 "jwt_secret": "s" * 32,
+                "public_url": "https://shop.example",
             },
             False,
         ),

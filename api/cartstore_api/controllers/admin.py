@@ -25,7 +25,8 @@ from cartstore.recovery.reconcile import Reconciler
 from cartstore.recovery.report import ReconcileReport
 from cartstore_api import schemas, views
 from cartstore_api.answers import Answer
-from cartstore_api.bodies import StrictBody
+from cartstore_api.bodies import StrictBody, check_encoding
+from cartstore_api.context import context_of
 from cartstore_api.guards import SCOPE
 from cartstore_api.operations import Admin
 from cartstore_api.paging import Cursor, Limit, check_cursor
@@ -96,6 +97,7 @@ class AdminCatalogController(Controller):
         """A shop's export as CSV. Rows that cannot be taken are named with line and reason, the rest go in.
         Importing again changes prices and texts that changed, never stock. Scope: catalog:write."""
         services = services_of(request)
+        check_encoding(context_of(request))
         media_type = (request.headers.get("content-type") or "").partition(";")[0].strip().lower()
         if media_type not in _CATALOG_TYPES:
             raise ProblemError("UNSUPPORTED_MEDIA_TYPE", "This path takes text/csv.")

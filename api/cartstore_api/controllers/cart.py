@@ -16,7 +16,6 @@ from cartstore.free_json import canonical_properties
 from cartstore_api import cart_calls, schemas, views
 from cartstore_api.answers import NO_HEADERS, REPLAYED, Answer
 from cartstore_api.bodies import StrictBody
-from cartstore_api.conditions import guard_of
 from cartstore_api.context import context_of
 from cartstore_api.guards import AUTHENTICATED
 from cartstore_api.operations import CachedCartRead, CartMutation, CartRead
@@ -139,8 +138,7 @@ class CartController(Controller):
         named. `partial`: each entry on its own, with a result per entry. Lines of a cart that was read can
         be sent back as they are. With `Prefer: return=representation` the answer is the whole cart."""
         services = services_of(request)
-        guard = guard_of(context_of(request))
-        owner = services.callers.mutator(context_of(request))
+        owner, guard = await cart_calls.changer_of(services, context_of(request))
         try:
             result = await services.store.put_lines(
                 owner,
@@ -177,8 +175,7 @@ class CartController(Controller):
         """Removes all lines; all holds go back. With `Prefer: return=representation` the answer is the whole
         cart."""
         services = services_of(request)
-        guard = guard_of(context_of(request))
-        owner = services.callers.mutator(context_of(request))
+        owner, guard = await cart_calls.changer_of(services, context_of(request))
         try:
             result = await services.store.clear_cart(owner, guard=guard)
         except CartError as error:
@@ -200,8 +197,7 @@ class CartController(Controller):
         change the version. A repeated key of a call that held something again holds nothing, and tells what
         stands in the way by now."""
         services = services_of(request)
-        guard = guard_of(context_of(request))
-        owner = services.callers.mutator(context_of(request))
+        owner, guard = await cart_calls.changer_of(services, context_of(request))
         line_ids = data.line_ids if data is not None else None
         try:
             result = await services.store.validate_cart(owner, line_ids, guard=guard)
@@ -231,8 +227,7 @@ class CartController(Controller):
         """Extends all holds up to their cap, and tries to hold again what lapsed. Answers the cart; a
         repeated key extends nothing and is answered the cart as it is by now."""
         services = services_of(request)
-        guard = guard_of(context_of(request))
-        owner = services.callers.mutator(context_of(request))
+        owner, guard = await cart_calls.changer_of(services, context_of(request))
         try:
             result = await services.store.extend_holds(owner, guard=guard)
         except CartError as error:
@@ -255,8 +250,7 @@ class CartController(Controller):
         """Takes the current prices and texts of lines (all when none are named) as seen. With `Prefer:
         return=representation` the answer is the whole cart."""
         services = services_of(request)
-        guard = guard_of(context_of(request))
-        owner = services.callers.mutator(context_of(request))
+        owner, guard = await cart_calls.changer_of(services, context_of(request))
         try:
             result = await services.store.accept_changes(
                 owner, data.line_ids if data is not None else None, guard=guard

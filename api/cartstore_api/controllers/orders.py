@@ -13,10 +13,10 @@ from litestar.params import FromPath, JSONBody
 from cartstore import limits, model
 from cartstore.errors import CartError, OrderNotFound, PaymentExpired, PaymentNotFound, PaymentState
 from cartstore.payments import Gateway, Verdict
-from cartstore_api import schemas, views
-from cartstore_api.bodies import StrictBody
+from cartstore_api import cart_calls, schemas, views
+from cartstore_api.bodies import StrictBody, check_encoding
 from cartstore_api.callers import UNKNOWN_GUEST
-from cartstore_api.conditions import idempotency_key_of, if_match_of, required_idempotency_key_of
+from cartstore_api.conditions import idempotency_key_of, required_idempotency_key_of
 from cartstore_api.context import context_of
 from cartstore_api.guards import AUTHENTICATED, CALLED_BY_GATEWAYS
 from cartstore_api.operations import CartRead, CheckoutMutation, OrderMutation, OrderRead, Public
@@ -52,8 +52,7 @@ class CheckoutController(Controller):
         with every line named, when a price rose that was not accepted or a line cannot be held."""
         services = services_of(request)
         key = required_idempotency_key_of(context_of(request))
-        if_match = if_match_of(context_of(request))
-        owner = services.callers.mutator(context_of(request))
+        owner, guard = await cart_calls.changer_of(services, context_of(request))
         try:
             checkout = await services.store.begin_checkout(
                 owner,
@@ -63,7 +62,7 @@ class CheckoutController(Controller):
                 line_ids=data.line_ids,
                 expected_total=data.expected_total,
                 details=_details_of(data),
-                if_match=if_match,
+                if_match=guard.if_match,
             )
         except CartError as error:
             raise await services.remedies.explain_checkout(error, owner, data) from error
@@ -214,7 +213,7 @@ class WebhookController(Controller):
         operation_class=Public,
         operation_id="ReceiveWebhook",
         summary="Receive a gateway's notification",
-        responses=responses(400, 404, 413, 422, 503, 504),
+        responses=responses(400, 404, 413, 415, 422, 503, 504),
     )
     async def receive(
         self, request: AnyRequest, gateway_name: FromPath[str]
@@ -225,6 +224,7 @@ class WebhookController(Controller):
         gateway: Gateway | None = services.store.gateways.get(gateway_name)
         if gateway is None:
             raise ProblemError("NOT_FOUND", "There is no such gateway.")
+        check_encoding(context_of(request))
         headers = {name.lower(): value for name, value in request.headers.items()}
         notification = gateway.read_webhook(headers, await request.body())
         if notification is None:

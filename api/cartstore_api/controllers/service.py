@@ -30,7 +30,7 @@ class ServiceController(Controller):
     )
     async def live(self) -> Response[schemas.Health]:
         """Always 200 while the process can answer at all."""
-        return answer(schemas.Health(status="ok"), headers={"Cache-Control": "no-store"})
+        return answer(schemas.Health(status="ok"))
 
     @get(
         "/health/ready",
@@ -53,7 +53,7 @@ class ServiceController(Controller):
             checks={name: schemas.Check(**check) for name, check in found["checks"].items()},
         )
         status = 200 if readiness.ready else 503
-        return answer(readiness, status=status, headers={"Cache-Control": "no-store"})
+        return answer(readiness, status=status)
 
     @get(
         "/metrics",
