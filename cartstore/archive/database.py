@@ -266,8 +266,9 @@ def _check_idle_connections(engine: AsyncEngine, hang: Hang) -> None:
 
 async def _ask_for_life(driver: Any) -> None:
     with _cut_off(LIFE_SECONDS_MAX, driver):
-        # The simple protocol, of an empty query: one round trip, and nothing stays prepared.
-        await driver.execute(";")
+        # The simple protocol: one round trip, and nothing stays prepared. Not an empty query, whose answer
+        # the driver cannot read: each connection that lay idle would be taken for dead.
+        await driver.execute("SELECT 1")
 
 
 @contextmanager
