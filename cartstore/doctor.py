@@ -19,7 +19,7 @@ from cartstore.archive import Archive
 from cartstore.embedded import embedded_parts
 from cartstore.embedded.parts import queue_url_beside
 from cartstore.errors import CartStoreError
-from cartstore.redis.caller import CALL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS
+from cartstore.redis.clients import CALL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS
 from cartstore.redis.diagnosis import engine_away, replica_warning
 from cartstore.settings import Settings
 from cartstore.wiring import open_store

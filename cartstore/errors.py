@@ -19,6 +19,8 @@ CartStoreError
 │   └── OutcomeUnknown             sent, no answer: retry with the same idempotency key
 │       └── PartlyApplied          the engine refused a command in the middle of a script
 ├── ConfigurationError             settings or environment that the store refuses to start with
+├── UsageError                     the program that uses the library calls it from where it cannot work
+│                                  OtherProcess · OtherEventLoop
 └── ContractError                  our bug: a reply or a state that no code path allows
     ├── EventRefused               the record refuses an event of the outbox
     └── OutboxBroken               the outbox has a gap or a fork
@@ -336,6 +338,20 @@ class ConfigurationError(CartStoreError):
     """The settings or the environment do not allow a start."""
 
     code = "CONFIGURATION"
+
+
+class UsageError(CartStoreError):
+    """The store is used in a way that cannot work."""
+
+    code = "INTERNAL"
+
+
+class OtherProcess(UsageError):
+    """The store was opened before a fork; open a store in each process."""
+
+
+class OtherEventLoop(UsageError):
+    """The store belongs to another event loop; open a store in each event loop."""
 
 
 class ContractError(CartStoreError):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from cartstore.errors import ContractError
+from cartstore.errors import ContractError, InvalidField
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9._~-]{1,128}\Z")
 """What api.md allows in every id. `\\Z`, because `$` would let a trailing newline through."""
@@ -53,6 +53,13 @@ class Owner(msgspec.Struct, frozen=True):
 
     kind: OwnerKind
     id: str
+
+    def __post_init__(self) -> None:
+        # Owners that are none must not share one cart, as "g.None" would be.
+        if type(self.id) is not str:
+            raise InvalidField(f"An owner's id must be a str, not {type(self.id).__name__}.", field="id")
+        if self.kind != "guest" and self.kind != "user":
+            raise InvalidField("An owner's kind must be 'user' or 'guest'.", field="kind")
 
     @property
     def cart_id(self) -> str:

@@ -10,11 +10,12 @@ import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar, cast, get_args
+from typing import Any, Final, Literal, Protocol, TypeVar, cast, get_args
 
 import msgspec
 
 from cartstore import limits
+from cartstore.affinity import Affinity, in_child
 from cartstore.archive.acknowledgement import Acknowledgement
 from cartstore.archive.drain import Outbox, drain
 from cartstore.archive.quarantine import QuarantineCounts
@@ -36,6 +37,7 @@ from cartstore.errors import (
     OptionNotAvailable,
     OptionRequired,
     OrderNotFound,
+    OtherProcess,
     OutcomeUnknown,
     PaymentExpired,
     PaymentNotFound,
@@ -79,6 +81,7 @@ from cartstore.model import (
     payment_id_of_order,
 )
 from cartstore.payments import Gateway, Verdict
+from cartstore.public_calls import check_types, checked_calls
 from cartstore.recovery.gate import Recovery
 from cartstore.recovery.rebuild import Progress, no_progress
 from cartstore.recovery.snapshots import DumpingEngine, sweep_activity, take_snapshots
@@ -146,11 +149,18 @@ class FreezingEngine(Protocol):
     async def freeze_skus(self, skus: Sequence[str], *, frozen: bool) -> None: ...
 
 
+_HOT: Final = ("add_line", "products_by_revision", "read_cart", "read_summary", "remove_line", "set_quantity")
+"""Verbs of nearly every request, which look at their arguments themselves."""
+
+
+@checked_calls(hot=_HOT)
 class CartStore:
     """A shop's carts, stock, checkouts and catalog. Open one with `cartstore.open_store(settings)`.
 
-    Every verb may raise StoreUnavailable (not applied) and, if it writes, OutcomeUnknown (repeat it with
-    the same idempotency key or reference). What else it raises is said at the verb.
+    It belongs to the process and the event loop that opened it. Every verb may raise StoreUnavailable (not
+    applied) and, if it writes, OutcomeUnknown (repeat it with the same idempotency key or reference);
+    UsageError from another process or loop, and InvalidField for an argument of a wrong type. What else it
+    raises is said at the verb.
     """
 
     def __init__(
@@ -182,6 +192,11 @@ class CartStore:
         self._by_sku = SkuCache(catalog)
         self._activity_offset = 0
         self._terms = {kind: terms_of(settings, kind) for kind in get_args(OwnerKind)}
+        self._affinity = Affinity()
+        in_child(self._become_forked)
+
+    def _become_forked(self) -> None:
+        self.__class__ = _ForkedStore
 
     def cart_ttl_ms(self, cart_id: str) -> int:
         """How long a cart is kept after its last change, in ms. Without an id: the longest time."""
@@ -193,11 +208,15 @@ class CartStore:
 
     async def read_cart(self, owner: Owner) -> Cart:
         """The cart with exact availability; an absent one reads as empty. Never writes to the cart."""
+        if type(owner) is not Owner:
+            check_types(CartStore.read_cart, owner)
         terms = self._terms[owner.kind]
         return await self.engine.read_cart(owner.cart_id, guest_share_ppm=terms.guest_share_ppm)
 
     async def read_summary(self, owner: Owner) -> Summary:
         """The running totals, at the cost of one hash read."""
+        if type(owner) is not Owner:
+            check_types(CartStore.read_summary, owner)
         return await self.engine.read_summary(owner.cart_id)
 
     async def add_line(
@@ -211,6 +230,13 @@ class CartStore:
     ) -> LineResult:
         """Add units of a variation and hold them. Raises what `CartEngine.add_line` raises, InvalidField
         and InvalidQuantity (quantity below 1)."""
+        if (
+            type(owner) is not Owner
+            or type(sku) is not str
+            or type(quantity) is not int
+            or (properties is not None and type(properties) is not dict)
+        ):
+            check_types(CartStore.add_line, owner, sku, quantity, properties=properties)
         if not is_sku(sku):
             raise ProductNotFound(sku=sku[: limits.ID_LENGTH_MAX], field="sku")
         if not 1 <= quantity <= limits.QUANTITY_MAX:
@@ -258,6 +284,8 @@ class CartStore:
         self, owner: Owner, line_id: str, quantity: int, *, guard: Guard = NO_GUARD
     ) -> LineResult:
         """Set a line's quantity; 0 removes it. Raises what `CartEngine.set_quantity` raises."""
+        if type(owner) is not Owner or type(line_id) is not str or type(quantity) is not int:
+            check_types(CartStore.set_quantity, owner, line_id, quantity)
         self._check_line_id(line_id)
         self._check_quantity(quantity, lowest=0)
         return await self.engine.set_quantity(
@@ -270,6 +298,8 @@ class CartStore:
 
     async def remove_line(self, owner: Owner, line_id: str, *, guard: Guard = NO_GUARD) -> LineResult:
         """Remove a line; its hold goes back in the same step. Raises ItemNotFound."""
+        if type(owner) is not Owner or type(line_id) is not str:
+            check_types(CartStore.remove_line, owner, line_id)
         self._check_line_id(line_id)
         return await self.engine.remove_line(
             owner.cart_id,
@@ -628,6 +658,7 @@ class CartStore:
 
     async def products_by_revision(self, revisions: Iterable[int]) -> dict[int, Product]:
         """What the catalog said in these revisions; those that cannot be had right now are absent."""
+        self._affinity.check()
         return await self._revisions.get(revisions)
 
     async def variant_of(self, sku: str) -> Variant | None:
@@ -742,7 +773,7 @@ class CartStore:
             return None
 
     async def readiness(self) -> dict[str, Any]:
-        """{"ready": bool, "checks": {name: {"ok": bool, "detail": str}}}. Raises nothing."""
+        """{"ready": bool, "checks": {name: {"ok": bool, "detail": str}}}. Raises nothing but UsageError."""
         checks: dict[str, dict[str, Any]] = {}
         seq: int | None = None
         try:
@@ -776,6 +807,12 @@ class CartStore:
 
     @staticmethod
     def _guard(guard: Guard, verb: str, *arguments: object) -> Guard:
+        if (
+            type(guard) is not Guard
+            or (guard.if_match is not None and type(guard.if_match) is not int)
+            or (guard.idempotency_key is not None and type(guard.idempotency_key) is not str)
+        ):
+            check_types(CartStore.clear_cart, guard=guard)
         if guard.idempotency_key is None:
             return guard
         _checked_text(guard.idempotency_key, "Idempotency-Key", limits.IDEMPOTENCY_KEY_LENGTH_MAX)
@@ -907,6 +944,16 @@ class CartStore:
                 raise StoreUnavailable("The engine has lost this payment; it is not changed.") from None
             await self.engine.restore_payment(*record)
             return await transition(payment_id)
+
+
+class _ForkedStore(CartStore):
+    """What a store is in a forked child: nothing of it can be reached, not even a coroutine made that another
+    thread's event loop, which is not there in the child, would be given."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("__"):
+            return object.__getattribute__(self, name)
+        raise OtherProcess
 
 
 def payment_hash(payment: Payment, orders: Sequence[Order]) -> str:

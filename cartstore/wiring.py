@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from cartstore import limits
+from cartstore.affinity import Affinity
 from cartstore.archive import Archive, migrate
 from cartstore.archive.acknowledgement import AckMode, Acknowledgement
 from cartstore.archive.drain import drain
@@ -31,7 +32,7 @@ from cartstore.recovery.gate import Recovery
 from cartstore.recovery.rebuild import Progress, no_progress
 from cartstore.redis.announcements import RedisAnnouncements
 from cartstore.redis.audit import AuditedRedisEngine
-from cartstore.redis.caller import CALL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS
+from cartstore.redis.clients import open_client
 from cartstore.redis.default_user import check_default_user
 from cartstore.redis.diagnosis import durability_warning, engine_away, replica_warning
 from cartstore.redis.keys import LAYOUT, Keys
@@ -51,6 +52,9 @@ ENGINE_VERSION_MIN: Final = (7, 0)
 
 _VERSION: Final = re.compile(r"(\d+)(?:\.(\d+))?")
 
+_parents: Final[list[AsyncExitStack]] = []
+"""In a forked child, what only its parent may close. A generator that nobody keeps would be closed."""
+
 _log = logging.getLogger("cartstore")
 
 
@@ -69,8 +73,14 @@ async def open_store(
     store archives its own events in the background. `on_recovery` is told how far a recovery is, if opening
     the store needs one.
 
+    The store belongs to this process and this event loop. A child that is forked from here may leave the
+    context: nothing of its parent's is closed.
+
     Raises ConfigurationError and StoreUnavailable.
     """
+    _check_types(settings, data_dir)
+    affinity = Affinity()
+    affinity.check()
     settings = settings or load_settings()
     arm(settings.failpoint)
     is_embedded = not settings.database_url
@@ -86,14 +96,7 @@ async def open_store(
         await archive.claim(namespace=settings.namespace, partitions=settings.partitions, key_layout=LAYOUT)
         catalog = CatalogRepository(archive.database)
 
-        client: Redis = Redis.from_url(
-            settings.redis_url,
-            decode_responses=True,
-            # An outbox entry may hold bytes that are no text; it must not keep the others from being read.
-            encoding_errors="backslashreplace",
-            socket_timeout=CALL_TIMEOUT_SECONDS,
-            socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        )
+        client = open_client(settings.redis_url)
         stack.push_async_callback(client.aclose)
         keys = Keys(partition)
         with suppress(WritesRefused):
@@ -122,7 +125,7 @@ async def open_store(
         await _opened(recovery, on_recovery)
 
         if doorbell is None:
-            doorbell = await stack.enter_async_context(_own_drain(archive, outbox))
+            doorbell = await stack.enter_async_context(_own_drain(archive, outbox, affinity))
         acknowledgement = Acknowledgement(
             await _ack_mode(settings, client),
             archive,
@@ -145,7 +148,18 @@ async def open_store(
         )
         watching = asyncio.create_task(cut_off.watch(store))
         stack.push_async_callback(end, watching)
-        yield store
+        try:
+            yield store
+        finally:
+            if affinity.is_lost:
+                _parents.append(stack.pop_all())
+
+
+def _check_types(settings: object, data_dir: object) -> None:
+    for name, value, kinds in (("settings", settings, (Settings,)), ("data_dir", data_dir, (str, Path))):
+        if value is not None and not isinstance(value, kinds):
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            raise ConfigurationError(f"{name} must be {wanted}, not {type(value).__name__}.")
 
 
 async def _opened(recovery: Recovery, on_progress: Progress) -> None:
@@ -250,7 +264,9 @@ async def _appendfsync(client: Redis) -> str | None:
 
 
 @asynccontextmanager
-async def _own_drain(archive: Archive, outbox: RedisOutbox) -> AsyncIterator[Callable[[], None]]:
+async def _own_drain(
+    archive: Archive, outbox: RedisOutbox, affinity: Affinity
+) -> AsyncIterator[Callable[[], None]]:
     """A doorbell that is answered here, in the background; once more before the context ends."""
     rung = asyncio.Event()
 
@@ -268,5 +284,7 @@ async def _own_drain(archive: Archive, outbox: RedisOutbox) -> AsyncIterator[Cal
     try:
         yield rung.set
     finally:
-        await end(task)
-        await answer()
+        # In a forked child the end of the loop ends this generator as well.
+        if not affinity.is_lost:
+            await end(task)
+            await answer()

@@ -210,6 +210,8 @@ class FakeEngine:
                 return b"-NOPERM no permissions to run the 'function|load' command\r\n"
             if not self.forgets_functions:
                 self.functions.add(command[-1].split()[1].removeprefix(b"name="))
+        if command[0] == b"ECHO":
+            return bulk(command[1])
         if command == [b"INFO", b"server"]:
             return bulk(f"# Server\r\nredis_version:7.0.0\r\nrun_id:{self.run_id}\r\n".encode())
         if command == [b"INFO", b"replication"]:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from cartstore.affinity import watch
 from cartstore.causes import cause_of
 from cartstore.errors import ConfigurationError, StoreUnavailable
 from cartstore.urls import DATABASE_SCHEMES, database_place
@@ -89,7 +90,7 @@ def connector(
 
     async def connect() -> Any:
         try:
-            return await asyncpg.connect(
+            connection = await asyncpg.connect(
                 url,
                 timeout=CONNECT_TIMEOUT_SECONDS,
                 command_timeout=command_timeout_seconds,
@@ -108,6 +109,8 @@ def connector(
             raise _unreachable(database_url, error) from error
         except (asyncpg.PostgresError, OSError) as error:
             raise _unreachable(database_url, error) from error
+        watch(connection, lambda opened: opened._transport)
+        return connection
 
     return connect
 

@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, PendingRollbackError,
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from cartstore.affinity import Affinity
 from cartstore.archive.connecting import (
     NO_STATEMENT_CACHE,
     UNREACHABLE,
@@ -65,9 +66,13 @@ All of them pass without a change of ours, and none of them leaves a transaction
 
 
 class Database:
-    """The pool. `transaction()` and `reading()` are the only two ways to a connection."""
+    """The pool. `transaction()` and `reading()` are the only two ways to a connection.
+
+    It belongs to the process and the event loop that took the first one; both raise UsageError elsewhere.
+    """
 
     def __init__(self, engine: AsyncEngine, hang: Hang, *, is_pooled: bool = False) -> None:
+        self._affinity = Affinity()
         self._engine = engine
         self._hang = hang
         # Shares the pool; statements outside a transaction save a round trip before and after each. Behind a
@@ -98,7 +103,9 @@ class Database:
         return cls(engine, hang, is_pooled=is_pooled)
 
     async def close(self) -> None:
-        await self._engine.dispose()
+        # In a forked child the connections are the parent's.
+        if not self._affinity.is_lost:
+            await self._engine.dispose()
 
     @asynccontextmanager
     async def transaction(self, *, is_repeatable: bool = False) -> AsyncIterator[AsyncConnection]:
@@ -161,6 +168,7 @@ class Database:
 
     @asynccontextmanager
     async def _acquired(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        self._affinity.check()
         self._hang.raise_if_known()
         async with engine.connect() as connection:
             # It is new, or has just been asked, or was used a moment ago and no other call found a hang.
@@ -268,8 +276,9 @@ def _check_idle_connections(engine: AsyncEngine, hang: Hang) -> None:
 
 async def _ask_for_life(driver: Any) -> None:
     with _cut_off(LIFE_SECONDS_MAX, driver):
-        # The simple protocol, of an empty query: one round trip, and nothing stays prepared.
-        await driver.execute(";")
+        # The simple protocol: one round trip, and nothing stays prepared. Not an empty query, whose answer
+        # the driver cannot read: each connection that lay idle would be taken for dead.
+        await driver.execute("SELECT 1")
 
 
 @contextmanager

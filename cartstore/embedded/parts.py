@@ -71,12 +71,14 @@ async def embedded_parts(settings: Settings, data_dir: Path) -> AsyncIterator[Se
             for part in parts:
                 folder.write_pids(pid_file_name(part), [part.pid] if part.pid else [])
             announce(folder, complete)
+            pid = os.getpid()
             try:
                 yield complete
             finally:
-                folder.forget_services()
-                for part in parts:
-                    folder.write_pids(pid_file_name(part), [])
+                if os.getpid() == pid:
+                    folder.forget_services()
+                    for part in parts:
+                        folder.write_pids(pid_file_name(part), [])
 
 
 @asynccontextmanager
@@ -85,7 +87,7 @@ async def running_parts(
 ) -> AsyncIterator[tuple[Settings, Sequence[Engine | Database]]]:
     """Run the servers whose URLs are empty, and watch their disk; only for the holder of the data dir's lock.
     `report` is told when the disk is full and when it is not any more."""
-    parts = missing_parts(settings, folder)
+    parts, pid = missing_parts(settings, folder), os.getpid()
     try:
         await start_parts(parts)
         complete = with_parts(settings, folder, parts)
@@ -96,8 +98,10 @@ async def running_parts(
         async with watched_disk(DiskGuard(complete, folder.path, parts, report=report)):
             yield complete, parts
     finally:
-        await stop_parts(parts)
-        folder.drop_socket_folder()
+        # A forked child that leaves this context must not take the servers from its parent.
+        if os.getpid() == pid:
+            await stop_parts(parts)
+            folder.drop_socket_folder()
 
 
 def missing_parts(settings: Settings, folder: DataDir) -> list[Engine | Database]:

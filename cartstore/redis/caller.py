@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -28,10 +28,17 @@ from cartstore.errors import (
     StoreUnavailable,
     WritesRefused,
 )
+from cartstore.redis.clients import (
+    CALL_TIMEOUT_SECONDS,
+    CONNECT_TIMEOUT_SECONDS,
+    BoundBlockingPool,
+    TcpConnection,
+    TlsConnection,
+    UnixConnection,
+)
+from cartstore.redis.identity import SHIFTED, identity_in, identity_question
 from cartstore.redis.scripts import Script
 
-CONNECT_TIMEOUT_SECONDS = 2.0
-CALL_TIMEOUT_SECONDS = 5.0
 POOL_SIZE = 64
 POOL_WAIT_SECONDS = 2.0
 
@@ -58,15 +65,6 @@ class ScriptCaller(Protocol):
         ...
 
 
-def _identity_of(server: dict[str, Any], replication: dict[str, Any]) -> str:
-    return f"{server.get('run_id', '')}:{replication.get('master_replid', '')}"
-
-
-def _parse_info(text: bytes | str) -> dict[str, str]:
-    lines = (text.decode() if isinstance(text, bytes) else text).splitlines()
-    return dict(line.split(":", 1) for line in lines if ":" in line and not line.startswith("#"))
-
-
 class _IdentityMixin(AbstractConnection):
     """Learns the engine's identity as the last step of the handshake."""
 
@@ -74,21 +72,23 @@ class _IdentityMixin(AbstractConnection):
 
     async def on_connect(self) -> None:
         await super().on_connect()
-        await self.send_command("INFO", "server")
-        server = _parse_info(await self.read_response())
-        await self.send_command("INFO", "replication")
-        self.identity = _identity_of(server, _parse_info(await self.read_response()))
+        nonce, commands = identity_question()
+        await self.send_packed_command(self.pack_commands(commands))
+        identity = identity_in(nonce, [await self.read_response() for _ in commands])
+        if identity is None:
+            raise RedisConnectionError(SHIFTED)
+        self.identity = identity
 
 
-class _TcpConnection(_IdentityMixin, Connection):
+class _TcpConnection(_IdentityMixin, TcpConnection):
     pass
 
 
-class _TlsConnection(_IdentityMixin, SSLConnection):
+class _TlsConnection(_IdentityMixin, TlsConnection):
     pass
 
 
-class _UnixConnection(_IdentityMixin, UnixDomainSocketConnection):
+class _UnixConnection(_IdentityMixin, UnixConnection):
     pass
 
 
@@ -100,7 +100,7 @@ def _connection_class(url: str) -> type[AbstractConnection]:
 
 def open_pool(url: str) -> BlockingConnectionPool:
     """A bounded pool of connections that know their engine. Raises nothing: connecting is lazy."""
-    pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
+    pool: BoundBlockingPool = BoundBlockingPool.from_url(
         url,
         max_connections=POOL_SIZE,
         timeout=POOL_WAIT_SECONDS,

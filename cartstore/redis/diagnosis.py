@@ -11,7 +11,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from cartstore.causes import cause_of
 from cartstore.errors import ConfigurationError, StoreUnavailable
-from cartstore.redis.caller import CONNECT_TIMEOUT_SECONDS, translate
+from cartstore.redis.caller import translate
+from cartstore.redis.clients import CONNECT_TIMEOUT_SECONDS
 from cartstore.urls import without_secret
 
 _REFUSALS: Final = ("AUTH", "WRONGPASS", "NOAUTH", "NOPERM")

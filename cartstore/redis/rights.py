@@ -55,6 +55,7 @@ KEYED: Final[dict[str, str]] = {
 
 OTHERS: Final = (
     "TIME",
+    "ECHO m",
     "INFO",
     "SCAN 0",
     "EVAL s 0",

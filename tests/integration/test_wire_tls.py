@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from forking import told_by_child
 from wire_server import ECHO, on_both_loops
 
 from cartstore.embedded import Engine
@@ -119,6 +120,29 @@ async def test_check_says_what_to_name_when_nobody_vouches_for_the_certificate(
     assert caught.value.message == "The engine cannot be reached; the change was not applied."
     assert f"rediss://localhost:{port}/0 cannot be reached: its TLS cert" in caught.value.for_operators
     assert "named by ?ssl_ca_certs=" in caught.value.for_operators
+
+
+@on_both_loops
+async def test_child_disturbs_no_connection_over_tls(
+    engine: Engine, redis_url: str, certificate: Path, key: Path
+) -> None:
+    async with proxy(redis_url, certificate, key) as port:
+        url = url_of(engine, port, "localhost", f"ssl_ca_certs={certificate}")
+        async with WireCaller.open(url) as caller:
+            await caller.call(ECHO, ("gate",), (1,))
+            connection = caller._connection
+            assert connection is not None
+
+            def harm() -> str:
+                # The notice of the end of the stream, of a protocol whose state the parent has as well.
+                connection._transport.write(b"QUIT")
+                connection._transport.close()
+                return "done"
+
+            assert told_by_child(harm) == "done"
+
+            assert (await caller.call(ECHO, ("gate",), (2,)))[2] == "2"
+            assert caller._connection is connection
 
 
 @on_both_loops

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from wire_server import (
 )
 
 from cartstore.errors import ContractError, OutcomeUnknown, StoreFull, StoreUnavailable, WritesRefused
+from cartstore.redis.caller import PooledCaller, open_pool
 from cartstore.redis.scripts import Script
 from cartstore.redis.wire import WireCaller
 from cartstore.redis.wire.connection import WRITE_BYTES
@@ -541,6 +543,66 @@ async def test_identity_raises_store_unavailable_when_the_engine_refuses_it(path
 
         with pytest.raises(StoreUnavailable, match="NOPERM"):
             await caller.identity()
+
+
+SHIFTS: dict[str, Callable[[list[bytes]], bytes]] = {
+    # Each answers with what belongs to the question before, or after.
+    "a reply too many": lambda command: bulk(b"# Server\r\nrun_id:other\r\n"),
+    "an echo of another question": lambda command: bulk(b"0123456789abcdef" * 2),
+    "numbers": lambda command: b":7\r\n",
+    "nothing": lambda command: b"$-1\r\n",
+}
+
+
+@on_both_loops
+@pytest.mark.parametrize("shift", SHIFTS)
+@pytest.mark.parametrize("of", [b"ECHO", b"INFO"])
+async def test_identity_is_never_taken_from_a_reply_to_another_question(
+    path: Path, shift: str, of: bytes
+) -> None:
+    """A call that carries a wrong identity fences the shop."""
+    async with running(path) as engine, WireCaller.open(engine.url, identity_seconds=1_000) as caller:
+        await ask(caller, 1)
+        echoes = itertools.count()
+
+        def answer(command: list[bytes]) -> bytes | None:
+            # Of two echoes the second one alone: the first says nothing of what comes after it.
+            is_shifted = command[0] == of and (of == b"INFO" or next(echoes) % 2 == 1)
+            return SHIFTS[shift](command) if is_shifted else None
+
+        engine.greeting_answer = answer
+        if of == b"INFO" and shift == "a reply too many":
+            # It looks right, and the other half of the identity is missing.
+            engine.greeting_answer = lambda command: (
+                SHIFTS[shift](command) if command == [b"INFO", b"replication"] else None
+            )
+        with pytest.raises(StoreUnavailable, match="do not belong to our questions"):
+            await caller.identity()
+        engine.greeting_answer = lambda command: None
+
+        assert await caller.identity() == IDENTITY
+        assert (await ask(caller, 2))[1] == IDENTITY
+        # The replies behind it cannot be trusted either.
+        assert engine.accepted == 2
+        identities = {call[3 + int(call[2])] for call in engine.calls}
+        assert identities == {IDENTITY.encode()}
+
+
+async def test_pooled_connection_is_refused_when_its_replies_are_shifted(path: Path) -> None:
+    async with running(path) as engine:
+        engine.greeting_answer = lambda command: (
+            bulk(b"# Server\r\nrun_id:other\r\n") if command[0] == b"ECHO" else None
+        )
+        pool = open_pool(engine.url)
+
+        with pytest.raises(StoreUnavailable) as caught:
+            await PooledCaller(pool).call(ECHO, KEYS, (1,))
+        assert "do not belong to our questions" in str(caught.value.__cause__)
+
+        assert engine.calls == []
+        engine.greeting_answer = lambda command: None
+        assert (await PooledCaller(pool).call(ECHO, KEYS, (2,)))[1] == IDENTITY
+        await pool.disconnect()
 
 
 @on_both_loops

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from wire_server import ECHO, FakeEngine, TappedEndpoint, bulk, on_both_loops, running, turns
 
-from cartstore.errors import ContractError, OutcomeUnknown, StoreUnavailable
+from cartstore.errors import OtherEventLoop, OutcomeUnknown, StoreUnavailable
 from cartstore.redis.wire import Endpoint, WireCaller
 from cartstore.redis.wire.caller import BACKOFF_SECONDS, BACKOFF_SECONDS_MAX, _backoff_seconds
 
@@ -447,7 +447,7 @@ async def test_aclose_needs_no_call_before_it(path: Path) -> None:
         await ask(caller, 1)
 
 
-def test_call_raises_contract_error_when_made_from_another_loop(path: Path) -> None:
+def test_call_raises_usage_error_when_made_from_another_loop(path: Path) -> None:
     caller = WireCaller.open(f"unix://{path}", wait_seconds=0.02)
 
     async def first() -> None:
@@ -455,11 +455,11 @@ def test_call_raises_contract_error_when_made_from_another_loop(path: Path) -> N
             await ask(caller, 1)
 
     async def elsewhere() -> None:
-        with pytest.raises(ContractError, match="event loop"):
+        with pytest.raises(OtherEventLoop, match="event loop"):
             await ask(caller, 2)
-        with pytest.raises(ContractError, match="event loop"):
+        with pytest.raises(OtherEventLoop, match="event loop"):
             await caller.identity()
-        with pytest.raises(ContractError, match="event loop"):
+        with pytest.raises(OtherEventLoop, match="event loop"):
             await caller.aclose()
 
     with asyncio.Runner() as runner, asyncio.Runner() as other:

@@ -20,7 +20,8 @@ from typing import Final, cast
 
 from redis.exceptions import ResponseError
 
-from cartstore.errors import ContractError, PartlyApplied, StoreUnavailable
+from cartstore.affinity import LOST, in_child, other_than
+from cartstore.errors import PartlyApplied, StoreUnavailable
 from cartstore.redis.caller import Reply, translate
 from cartstore.redis.rights import MissingRights
 from cartstore.redis.scripts import Script
@@ -49,8 +50,6 @@ _TICKS: Final = 20
 
 _TICK_SECONDS_MAX: Final = 0.1
 
-_OTHER_LOOP: Final = "A caller belongs to one event loop; another one needs its own."
-
 OnPartlyApplied = Callable[[Sequence[str]], None]
 
 _log = logging.getLogger("cartstore.redis")
@@ -64,8 +63,9 @@ def _ignore(_keys: Sequence[str]) -> None:
 class WireCaller:
     """Calls scripts over one multiplexed connection; fulfils `cartstore.redis.caller.ScriptCaller`.
 
-    Belongs to the event loop of its first call. Opening connects nothing: an engine that is away makes calls
-    fail, not the start. `call_timeout_seconds`: until a reply; by default what the endpoint says.
+    Belongs to the process and the event loop of its first call. Opening connects nothing: an engine that is
+    away makes calls fail, not the start. `call_timeout_seconds`: until a reply; by default what the endpoint
+    says.
     """
 
     def __init__(
@@ -113,6 +113,7 @@ class WireCaller:
         self._connected_tick = 0
         self._away_tick = 0
         self._away_error: Exception | None = None
+        in_child(self._lose)
 
     @classmethod
     def open(
@@ -193,7 +194,7 @@ class WireCaller:
         if self._is_closed:
             return
         if self._loop is not None and _running_loop() is not self._loop:
-            raise ContractError(_OTHER_LOOP)
+            raise other_than(self._loop)
         self._is_closed = True
         self._room = 0
         if self._timer is not None:
@@ -212,11 +213,22 @@ class WireCaller:
         """The first call decides which loop this object, its futures and its connection belong to."""
         loop = _running_loop()
         if self._loop is not None:
-            raise ContractError(_OTHER_LOOP)
+            raise other_than(self._loop)
         self._loop = loop
         if not self._is_closed:
             self._connect()
             self._on_tick()
+
+    def _lose(self) -> None:
+        """In a forked child: the connections are the parent's, and what this object planned is done there.
+        The child may go on with the loop, which then finds nothing to do."""
+        if self._loop is not None:
+            self._loop = LOST
+            self._is_closed = True
+            self._room = 0
+            self._connection = None
+            self._connections.clear()
+            self._waiting.clear()
 
     def _flush(self) -> None:
         self._is_flush_due = False
@@ -251,6 +263,9 @@ class WireCaller:
     def _on_tick(self) -> None:
         """Deadlines are counted in turns of this timer and not read off a clock: when the whole process stood
         still, replies that came meanwhile are read before anybody is told that there was none."""
+        if self._is_closed:
+            # Of a forked child, whose copy of the timer nobody has cancelled.
+            return
         self._tick += 1
         self._timer = self._loop.call_later(self._tick_seconds, self._on_tick, context=self._context)
         self._expire_waiting()
@@ -290,6 +305,8 @@ class WireCaller:
         while True:
             if self._failures:
                 await asyncio.sleep(_backoff_seconds(self._failures))
+            if self._loop is LOST:
+                return
             try:
                 await self._try()
                 return
@@ -307,6 +324,10 @@ class WireCaller:
             async with asyncio.timeout(self._connect_seconds):
                 endpoint = await self._locate()
                 await endpoint.open(lambda: connection)
+                if self._loop is LOST:
+                    # Forked meanwhile, and this is the child.
+                    connection.cut_off()
+                    raise StoreUnavailable
                 self._connections.add(connection)
                 connection.closed.add_done_callback(lambda _: self._connections.discard(connection))
                 await connection.greet(endpoint.greeting(), endpoint.client_name, self._rights)

@@ -11,7 +11,6 @@ the slot out would hand every later caller the reply of another. Calls that leav
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, Protocol, cast
@@ -19,8 +18,10 @@ from typing import Any, Final, Protocol, cast
 import hiredis
 from redis.exceptions import ResponseError
 
+from cartstore.affinity import cut_off, watch
 from cartstore.errors import ContractError, PartlyApplied, StoreUnavailable
 from cartstore.redis.caller import MISSED, Reply
+from cartstore.redis.identity import SHIFTED, identity_in, identity_question
 from cartstore.redis.rights import MissingRights, refusal_of
 from cartstore.redis.scripts import Script
 from cartstore.redis.wire.calls import Call, meaning_of, pack, refuse, unanswered
@@ -35,9 +36,6 @@ WRITE_BUFFER_BYTES: Final = 64 * 1024
 
 _CLOSED: Final = "The engine closed the connection."
 _NOTHING: Final = object()
-_ASK_IDENTITY: Final = pack(("INFO", "server")) + pack(("INFO", "replication"))
-_RUN_ID: Final = re.compile(r"^run_id:(\S*)", re.MULTILINE)
-_REPLICATION_ID: Final = re.compile(r"^master_replid:(\S*)", re.MULTILINE)
 
 _ELSEWHERE: Final = ("READONLY", "MOVED")
 """Refusals after which another node may be behind the same name."""
@@ -104,6 +102,7 @@ class Connection(asyncio.Protocol):
         self._is_asking = False
         self._has_ended = False
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+        watch(self, lambda connection: connection._transport)
         self._reader: Any = hiredis.Reader(
             replyError=self._note_error,
             encoding="utf-8",
@@ -127,8 +126,7 @@ class Connection(asyncio.Protocol):
                     continue
                 script = call.script
                 if script is None:
-                    self._await_identity(call)
-                    chunks.append(_ASK_IDENTITY)
+                    chunks.append(self._await_identity(call))
                     continue
                 if script.several is None or call.goes_alone or not self._carries_several:
                     chunk = self._pack(call, script)
@@ -228,7 +226,7 @@ class Connection(asyncio.Protocol):
         allowed: asyncio.Future[Reply] = loop.create_future()
         named: asyncio.Future[Reply] = loop.create_future()
         self._in_flight.extend(self._question(future) for future in asked)
-        self._await_identity(self._question(identity))
+        question = self._await_identity(self._question(identity))
         if rights:
             self._in_flight.append(self._question(allowed))
         else:
@@ -237,7 +235,7 @@ class Connection(asyncio.Protocol):
         # place of the first reply.
         self._in_flight.append(self._question(named))
         name = ("CLIENT", "SETNAME", client_name)
-        questions = [_ASK_IDENTITY, *([pack(rights)] if rights else []), pack(name)]
+        questions = [question, *([pack(rights)] if rights else []), pack(name)]
         self._transport.write(b"".join([*map(pack, commands), *questions]))
         *replies, lacking, _ = await asyncio.gather(*asked, identity, allowed, named, return_exceptions=True)
         for reply in replies:
@@ -261,8 +259,7 @@ class Connection(asyncio.Protocol):
         self._is_asking = True
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         future.add_done_callback(self._on_asked)
-        self._await_identity(self._question(future))
-        self._transport.write(_ASK_IDENTITY)
+        self._transport.write(self._await_identity(self._question(future)))
 
     def _on_asked(self, future: asyncio.Future[Reply]) -> None:
         self._is_asking = False
@@ -270,20 +267,23 @@ class Connection(asyncio.Protocol):
             # An engine that does not say who it is any more; the next greeting will tell why.
             self._owner.on_elsewhere(self)
 
-    def _await_identity(self, call: Call) -> None:
-        """Two slots, one for each half of the identity; the second one answers the call."""
+    def _await_identity(self, call: Call) -> bytes:
+        """The bytes of the question, whose replies have their slots then; the last one answers the call."""
         loop = asyncio.get_running_loop()
-        server: asyncio.Future[Reply] = loop.create_future()
-        replication: asyncio.Future[Reply] = loop.create_future()
+        nonce, commands = identity_question()
+        slots: list[asyncio.Future[Reply]] = [loop.create_future() for _ in commands]
 
         def learn(_: asyncio.Future[Reply]) -> None:
-            # Both are looked at: one that nobody looks at is reported as forgotten.
-            errors = (server.exception(), replication.exception())
-            error = errors[0] or errors[1]
+            # All are looked at: one that nobody looks at is reported as forgotten.
+            error = next(filter(None, [slot.exception() for slot in slots]), None)
             if error is None:
-                run_id = _RUN_ID.search(str(server.result()))
-                replication_id = _REPLICATION_ID.search(str(replication.result()))
-                self.identity = f"{run_id[1] if run_id else ''}:{replication_id[1] if replication_id else ''}"
+                identity = identity_in(nonce, [slot.result() for slot in slots])
+                if identity is None:
+                    error = StoreUnavailable(SHIFTED)
+                    # No other reply on this stream can be trusted either.
+                    self.abort(error)
+                else:
+                    self.identity = identity
             if call.future.done():
                 return
             if error is None:
@@ -291,9 +291,9 @@ class Connection(asyncio.Protocol):
             else:
                 call.future.set_exception(error)
 
-        replication.add_done_callback(learn)
-        for future in (server, replication):
-            self._in_flight.append(self._question(future))
+        slots[-1].add_done_callback(learn)
+        self._in_flight.extend(self._question(slot) for slot in slots)
+        return b"".join(map(pack, commands))
 
     # --- receiving -----------------------------------------------------------------------------
 
@@ -420,6 +420,11 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
         self._end(error)
+
+    def cut_off(self) -> None:
+        """In a forked child: end without a word to the engine, whose connection is the parent's."""
+        if self._transport is not None:
+            cut_off(self._transport)
 
     def _end(self, error: Exception | None) -> None:
         was_open, self._is_open = self._is_open, False

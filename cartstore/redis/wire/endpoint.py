@@ -17,7 +17,7 @@ from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection, 
 from redis.exceptions import RedisError
 
 from cartstore.errors import ConfigurationError
-from cartstore.redis.caller import CALL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS
+from cartstore.redis.clients import CALL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS
 
 CLIENT_NAME: Final = "cartstore"
 

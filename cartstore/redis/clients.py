@@ -1,0 +1,83 @@
+"""redis-py clients that remember their process and event loop (`cartstore.affinity`). Owns the pool and the
+kinds of connections that all redis-py clients of the library use."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
+
+from cartstore.affinity import Affinity, watch
+
+CONNECT_TIMEOUT_SECONDS: Final = 2.0
+CALL_TIMEOUT_SECONDS: Final = 5.0
+
+
+class _WatchedConnection(AbstractConnection):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        watch(self, _transport_of)
+
+
+def _transport_of(connection: AbstractConnection) -> asyncio.BaseTransport | None:
+    return connection._writer.transport if connection._writer is not None else None
+
+
+class TcpConnection(_WatchedConnection, Connection):
+    """By TCP."""
+
+
+class TlsConnection(_WatchedConnection, SSLConnection):
+    """By TCP with TLS."""
+
+
+class UnixConnection(_WatchedConnection, UnixDomainSocketConnection):
+    """By a unix socket."""
+
+
+class BoundPool(ConnectionPool):
+    """Gives connections to the process and the event loop that took the first one, and to no other.
+
+    Raises UsageError there, which passes through redis-py unchanged.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._affinity = Affinity()
+
+    async def get_connection(self, *_: Any, **__: Any) -> AbstractConnection:
+        self._affinity.check()
+        return await super().get_connection()  # type: ignore[no-any-return, no-untyped-call]
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        # In a forked child the connections are the parent's.
+        if not self._affinity.is_lost:
+            await super().disconnect(inuse_connections)
+
+
+class BoundBlockingPool(BoundPool, BlockingConnectionPool):
+    """The same, of a pool whose takers wait for their turn."""
+
+
+def connection_class(url: str) -> type[AbstractConnection]:
+    """What connects to this URL."""
+    if url.startswith("unix://"):
+        return UnixConnection
+    return TlsConnection if url.startswith("rediss://") else TcpConnection
+
+
+def open_client(url: str) -> Redis:
+    """A client that decodes what it is answered. Raises nothing: connecting is lazy."""
+    pool: BoundPool = BoundPool.from_url(
+        url,
+        decode_responses=True,
+        # An outbox entry may hold bytes that are no text; it must not keep the others from being read.
+        encoding_errors="backslashreplace",
+        socket_timeout=CALL_TIMEOUT_SECONDS,
+        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
+    )
+    # from_url chooses the class by the scheme and takes no other.
+    pool.connection_class = connection_class(url)
+    return Redis.from_pool(pool)
