@@ -5,7 +5,6 @@ What the opened store says of a part comes before that. Changes nothing but what
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +29,11 @@ _MEANINGS: Final = {
 }
 
 
+_NO_DATABASE: Final = {"database_url": "postgresql://none"}
+_NO_ENGINE: Final = {"redis_url": "redis://none"}
+"""URLs that nobody connects to, by which a data dir starts its other server only."""
+
+
 class Finding(msgspec.Struct, frozen=True):
     """What was found of one part."""
 
@@ -38,22 +42,30 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 async def examine(settings: Settings, data_dir: Path) -> dict[str, Finding]:
-    """By the name of each part, in the order in which they were asked. Raises nothing of a part that is away.
-
-    ConfigurationError when the data dir is not one.
-    """
-    found: dict[str, Finding] = {}
-    async with AsyncExitStack() as stack:
-        complete = settings
-        try:
-            complete = await stack.enter_async_context(embedded_parts(settings, data_dir))
-        except CartStoreError as error:
-            found["embedded servers"] = Finding(False, error.for_operators)
-        opened = await _opened(settings, data_dir)
-        parts = await _parts(complete)
+    """By the name of each part. Raises nothing of a part that is away."""
+    try:
+        async with embedded_parts(settings, data_dir) as complete:
+            opened = await _opened(settings, data_dir)
+            parts = await _parts(complete)
+    except (CartStoreError, OSError) as error:
+        opened = {"store": Finding(False, f"does not open: {_words_of(error)}")}
+        parts = await _each_alone(settings, data_dir)
     # A part that is away is told in its own words, which name the cause.
     faults = {name: part for name, part in parts.items() if not part.is_ok}
-    return found | parts | opened | faults
+    return parts | opened | faults
+
+
+async def _each_alone(settings: Settings, data_dir: Path) -> dict[str, Finding]:
+    """The parts one after the other, where one of the data dir's servers did not start: that stops both."""
+    found: dict[str, Finding] = {}
+    for name, other in (("engine", _NO_DATABASE), ("database", _NO_ENGINE)):
+        missing = {key: url for key, url in other.items() if not getattr(settings, key)}
+        try:
+            async with embedded_parts(msgspec.structs.replace(settings, **missing), data_dir) as complete:
+                found |= await _parts(msgspec.structs.replace(complete, **dict.fromkeys(missing, "")))
+        except (CartStoreError, OSError) as error:
+            found[name] = Finding(False, _words_of(error))
+    return found
 
 
 async def _opened(settings: Settings, data_dir: Path) -> dict[str, Finding]:
@@ -61,8 +73,8 @@ async def _opened(settings: Settings, data_dir: Path) -> dict[str, Finding]:
         async with open_store(settings, data_dir=data_dir) as store:
             readiness: dict[str, Any] = await store.readiness()
             mode = store.ack_mode
-    except CartStoreError as error:
-        return {"store": Finding(False, f"does not open: {error.for_operators}")}
+    except (CartStoreError, OSError) as error:
+        return {"store": Finding(False, f"does not open: {_words_of(error)}")}
     found = {name: Finding(check["ok"], check["detail"]) for name, check in readiness["checks"].items()}
     found["checkouts"] = Finding(True, f"acknowledged in mode {mode}: {_MEANINGS[mode]}")
     return found
@@ -120,3 +132,7 @@ async def _database(url: str) -> Finding:
     except CartStoreError as error:
         return Finding(False, error.for_operators)
     return Finding(True, "answers")
+
+
+def _words_of(error: CartStoreError | OSError) -> str:
+    return error.for_operators if isinstance(error, CartStoreError) else str(error)

@@ -68,6 +68,25 @@ async def test_doctor_goes_on_when_all_parts_are_away(tmp_path: Path) -> None:
     assert "p4ss" not in str(found)
 
 
+async def test_doctor_asks_the_other_server_when_one_of_the_data_dir_does_not_start(
+    server_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise StoreUnavailable("The database was not ready within 60 s.")
+
+    monkeypatch.setattr("cartstore.embedded.parts.Database.prepare", fail)
+
+    found = await examine(Settings(), server_folder / "doctor")
+
+    assert {name: finding.is_ok for name, finding in found.items()} == {
+        "engine": True,
+        "queue": True,
+        "database": False,
+        "store": False,
+    }
+    assert found["database"].detail == "The database was not ready within 60 s."
+
+
 async def test_doctor_names_a_wrong_password_and_a_number_that_the_engine_lacks(
     own: Engine, tmp_path: Path
 ) -> None:

@@ -356,7 +356,7 @@ def test_up_is_refused_when_the_engine_is_away(folder: Path) -> None:
     )
 
     assert status == 1
-    assert "The engine at redis://127.0.0.1:1/0 gives no answer" in text
+    assert "The engine at redis://127.0.0.1:1/0 cannot be reached: connection refused." in text
     assert "p4ss" not in text
 
 
@@ -430,8 +430,11 @@ def test_check_engine_refuses_an_old_one(engine: Engine, monkeypatch: pytest.Mon
 def test_check_engine_passes_the_private_one(engine: Engine) -> None:
     check_engine(engine.url())
 
-    with pytest.raises(StoreUnavailable, match="gives no answer"):
-        check_engine(engine.url().replace("of%20the%20tests", "wrong"))
+    with pytest.raises(StoreUnavailable) as refusal:
+        check_engine(engine.url().replace("of%20the%20tests", "wr0ng"))
+
+    assert "refuses the user and password of the URL" in refusal.value.for_operators
+    assert "wr0ng" not in refusal.value.for_operators
 
 
 @pytest.mark.parametrize(
