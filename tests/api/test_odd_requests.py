@@ -167,6 +167,8 @@ def comparable(request: OddRequest, answer: Answer) -> tuple[Any, ...]:
     counted = _COUNTED if answer.body else set()
     headers = sorted(header for header in answer.headers if header[0] not in _DIFFER | counted)
     present = {name for name, _ in answer.headers if name in _DIFFER}
+    if request.is_of_shop:
+        return ()
     is_told = request.is_of_cart or answer.is_problem
     return answer.status, headers, present, struck(answer.body) if is_told else b""
 

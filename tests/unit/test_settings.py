@@ -284,6 +284,7 @@ def test_load_says_nothing_of_the_default_when_the_value_that_was_given_is_wrong
                 "CARTSTORE_ENV": "production",
                 "CARTSTORE_DATABASE_URL": "postgresql://db/shop",
                 "CARTSTORE_JWT_SECRET": SECRET,
+                "CARTSTORE_PUBLIC_URL": "https://shop.example",
             },
             redis_url=6379,
         )
