@@ -43,6 +43,10 @@ async def read_summary(services: Services, context: RequestContext) -> Answer:
 
 async def changer_of(services: Services, context: RequestContext) -> tuple[model.Owner, model.Guard]:
     """Whose cart a request changes, and on what condition. Raises what `guard_of` and `mutator` raise."""
+    known = context.known
+    if b"idempotency-key" in known or b"if-match" in known:
+        # A wrong token is told before a wrong header, on both ways of a request.
+        services.callers.claims_of(context)
     guard = guard_of(context)
     owner = services.callers.mutator(context)
     if guard.if_match is not None and names_several_versions(context):

@@ -363,7 +363,7 @@ def _headers(random: Random, *, has_body: bool, is_checkout: bool) -> list[Heade
         headers.append((b"idempotency-key", b"k%d" % random.randrange(10**9)))
     for name, values, share in (
         (b"if-match", VERSIONS, 0.06),
-        (b"if-none-match", VERSIONS, 0.06),
+        (b"if-none-match", [*VERSIONS, *[b"*", b'"x", *', b'*, "x"'] * 4], 0.1),
         (b"idempotency-key", KEYS, 0.06),
         (b"prefer", PREFERENCES, 0.06),
         (b"origin", ORIGINS, 0.12),

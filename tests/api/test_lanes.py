@@ -231,6 +231,13 @@ RAW: dict[str, tuple[str, str, list[tuple[bytes, bytes]], list[bytes]]] = {
         [ONE],
     ),
     "version of odd bytes": ("DELETE", LINE, [(b"authorization", MINE), (b"if-match", b"\xb2")], []),
+    "wrong token and wrong key": (
+        "DELETE",
+        LINE,
+        [(b"authorization", b"\xff"), (b"idempotency-key", b"\xe9")],
+        [],
+    ),
+    "wrong token and wrong version": ("DELETE", LINE, [(b"authorization", OTHERS), (b"if-match", b"x")], []),
     "empty key": ("DELETE", LINE, [(b"authorization", MINE), (b"idempotency-key", b'""')], []),
     "long key": ("DELETE", LINE, [(b"authorization", MINE), (b"idempotency-key", b"k" * 256)], []),
     "key of odd bytes": ("DELETE", LINE, [(b"authorization", MINE), (b"idempotency-key", b"\xe9")], []),

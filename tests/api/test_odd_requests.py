@@ -250,7 +250,7 @@ async def test_odd_requests_are_answered_alike_and_well_on_both_ways(settings: S
             assert {200, 201, 304, 400, 401, 403, 404, 405, 409, 412, 413, 415, 422} <= statuses.keys(), (
                 statuses
             )
-            assert statuses[200] + statuses[201] > N // 5, statuses
+            assert statuses[200] + statuses[201] > N // 8, statuses
         await _read_all_orders(api)
 
 
