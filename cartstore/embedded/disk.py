@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
-from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -31,9 +30,10 @@ from redis.exceptions import RedisError
 from cartstore.embedded.database import Database
 from cartstore.embedded.engine import Engine
 from cartstore.embedded.process import Process
-from cartstore.errors import StoreError
+from cartstore.errors import OtherProcess, StoreError
 from cartstore.model import Partition
 from cartstore.redis.caller import ClientCaller
+from cartstore.redis.clients import open_client
 from cartstore.redis.gate import DiskMark, mark_disk
 from cartstore.redis.keys import Keys
 from cartstore.settings import Settings
@@ -92,9 +92,8 @@ class DiskGuard:
         self._report = report
         self._rewrite_bytes_min = rewrite_bytes_min
         self._keys = Keys(Partition(settings.namespace))
-        self._client: Redis = Redis.from_url(
+        self._client = open_client(
             settings.redis_url,
-            decode_responses=True,
             socket_timeout=ANSWER_SECONDS,
             socket_connect_timeout=ANSWER_SECONDS,
             retry=Retry(NoBackoff(), 0),
@@ -137,6 +136,9 @@ class DiskGuard:
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 await self.look()
+            except OtherProcess:
+                # A forked child that goes on with the loop; its parent looks.
+                return
             except Exception:
                 # Whatever went wrong with one look, only another one can see that the disk fills up.
                 _log.exception("the disk could not be looked at")

@@ -68,16 +68,18 @@ def connection_class(url: str) -> type[AbstractConnection]:
     return TlsConnection if url.startswith("rediss://") else TcpConnection
 
 
-def open_client(url: str) -> Redis:
-    """A client that decodes what it is answered. Raises nothing: connecting is lazy."""
-    pool: BoundPool = BoundPool.from_url(
-        url,
-        decode_responses=True,
+def open_client(url: str, **options: Any) -> Redis:
+    """A client that decodes what it is answered; `options` as redis-py takes them. Raises nothing: connecting
+    is lazy."""
+    given: dict[str, Any] = {
+        "decode_responses": True,
         # An outbox entry may hold bytes that are no text; it must not keep the others from being read.
-        encoding_errors="backslashreplace",
-        socket_timeout=CALL_TIMEOUT_SECONDS,
-        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
-    )
+        "encoding_errors": "backslashreplace",
+        "socket_timeout": CALL_TIMEOUT_SECONDS,
+        "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        **options,
+    }
+    pool: BoundPool = BoundPool.from_url(url, **given)
     # from_url chooses the class by the scheme and takes no other.
     pool.connection_class = connection_class(url)
     return Redis.from_pool(pool)
