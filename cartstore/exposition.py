@@ -28,6 +28,7 @@ _FIGURES: Final = {
     "worker_beat_age_seconds": "Age of the youngest sign of life of any worker; +Inf when there is none.",
     "rejected_events": "Events that the record refused and nobody has dealt with. Zero on a healthy system.",
     "frozen_skus": "SKUs that are not sold until an operator decides. Zero on a healthy system.",
+    "log_salvages": "How often the log of the embedded engine was found damaged and was salvaged.",
 }
 
 

@@ -76,6 +76,7 @@ class Figures(msgspec.Struct, kw_only=True):
     drift: dict[str, int] | None = None
     rejected_events: int | None = None
     frozen_skus: int | None = None
+    log_salvages: int | None = None
 
 
 class _Engine(msgspec.Struct, kw_only=True):
@@ -278,6 +279,7 @@ class Readiness:
             self._oldest.see(None, 0.0)
         lag = max(1, engine.gate.seq - cursor.seq) if waiting else 0
         seconds = self._oldest.seconds() if waiting else 0.0
+        figures.log_salvages = engine.gate.salvages
         figures.drain_lag_events, figures.drain_lag_seconds = lag, seconds
         detail = f"{lag} events to archive" + (f", the oldest for {_told(seconds)}" if waiting else "")
         checks["drain"] = Check(lag <= DRAIN_LAG_EVENTS_MAX and seconds <= LATE_SECONDS, detail)
