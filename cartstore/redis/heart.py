@@ -15,11 +15,12 @@ from typing import Any, Final
 import msgspec
 from redis.exceptions import RedisError
 
-from cartstore.errors import CartStoreError, StoreUnavailable, WritesRefused
+from cartstore.errors import CartStoreError, StoreFull, StoreUnavailable, WritesRefused
 from cartstore.heartbeat import BEAT_SECONDS, Kind, process_name
 from cartstore.model import Beats, Partition
 from cartstore.redis.caller import ClientCaller
 from cartstore.redis.clients import open_client
+from cartstore.redis.facts import read_facts
 from cartstore.redis.store import RedisEngine
 from cartstore.settings import Settings
 from cartstore.tasks import end
@@ -38,7 +39,13 @@ class Heart:
         self._engine = RedisEngine(ClientCaller(self._client), Partition(settings.namespace))
 
     async def beat(self, state: Mapping[str, Any]) -> Beats:
-        """Note this process as alive; gives the beats of all. Raises StoreError."""
+        """Note this process as alive; gives the beats of all.
+
+        Raises StoreError; StoreFull while the disk has no room: the script would pass the bound of memory
+        that keeps all others from writing then, and an engine that cannot write its log ends.
+        """
+        if (await read_facts(self._client)).memory_bytes_max == 1:
+            raise StoreFull
         return await self._beat(msgspec.json.encode(state).decode())
 
     async def close(self) -> None:

@@ -52,10 +52,12 @@ while #known > processes_max do
   gone[#gone + 1] = table.remove(known)[1]
 end
 
-redis.call('HDEL', KEYS[2], unpack(gone))
+-- Nothing is written for a mere question, nor while the disk has no room.
+local writes = state ~= '' and redis.call('HGET', KEYS[1], 'state') ~= 'out'
+redis.call('HDEL', KEYS[2], unpack(writes and gone or { state == '' and process or '' }))
 local reply = { 'OK', int(now) }
 for _, beat in ipairs(known) do
-  if beat[5] then
+  if beat[5] and writes then
     redis.call('HSET', KEYS[2], beat[1], int(beat[2]) .. ' ' .. int(beat[3]) .. ' ' .. beat[4])
   end
   reply[#reply + 1] = beat[1]
