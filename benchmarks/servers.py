@@ -115,6 +115,8 @@ class Servers:
         others = {
             name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)
         }
+        # A zero is left out above, and there it stands for the default.
+        ours[f"{ENVIRONMENT_PREFIX}DRAIN_SECONDS"] = "0"
         return {**others, **ours, "PYTHONPATH": path}
 
     def info(self) -> dict[str, Any]:

@@ -275,8 +275,9 @@ async def _examine(data_dir: Path, settings: Settings) -> int:
     from cartstore.terminal import output
 
     found = await examine(settings, data_dir)
+    told = {True: "ok", False: "NOT OK", None: "unknown"}
     for name, finding in found.items():
-        output().print(f"{name}: {'ok' if finding.is_ok else 'NOT OK'}, {finding.detail}")
+        output().print(f"{name}: {told[finding.is_ok]}, {finding.detail}")
     for report in reports_of(data_dir / "engine"):
         output().print(f"log: {report.at}, {report.summary}", soft_wrap=True)
     return 0 if all(finding.is_ok for finding in found.values()) else EXIT_FAILED

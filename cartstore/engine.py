@@ -40,6 +40,7 @@ from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from cartstore.model import (
+    Beats,
     Cart,
     CartResult,
     CartTerms,
@@ -285,4 +286,14 @@ class CartEngine(Protocol):
 
     async def release_due_payments(self, limit: int) -> int:
         """Release up to `limit` payments whose window is over; the number released."""
+        ...
+
+    # --- processes -----------------------------------------------------------------------------
+
+    async def beat(self, process: str, state: str) -> Beats:
+        """Note a process as alive, with what it says of itself; gives the beats of all processes.
+
+        An empty `state` removes the process's entry. Works whatever the gate says and at `maxmemory`. A
+        process that was silent for limits.BEAT_KEPT_MS is forgotten. Raises WritesRefused.
+        """
         ...

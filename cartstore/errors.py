@@ -30,7 +30,16 @@ CartStoreError
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+Repeat = Literal["Idempotency-Key", "reference", "call"]
+"""By what a call is known when it is repeated; `call`: one that changes nothing the second time."""
+
+HOW_TO_REPEAT: dict[Repeat, str] = {
+    "Idempotency-Key": "Repeat the call with the same Idempotency-Key to learn its outcome.",
+    "reference": "Repeat the call with the same reference and content to learn its outcome: it counts once.",
+    "call": "Repeat the call to learn its outcome: it changes nothing twice.",
+}
 
 
 class CartStoreError(Exception):
@@ -321,10 +330,14 @@ class StoreFull(StoreUnavailable):
 class OutcomeUnknown(StoreError):
     """The change was sent but no answer came; it may have been applied.
 
-    Retry with the same idempotency key: the first result is given again.
+    Repeat it as `repeat` says: the first result is given again.
     """
 
     code = "OUTCOME_UNKNOWN"
+
+    def __init__(self, message: str | None = None, *, repeat: Repeat = "Idempotency-Key") -> None:
+        super().__init__(message)
+        self.repeat: Repeat = repeat
 
 
 class PartlyApplied(OutcomeUnknown):
@@ -366,3 +379,18 @@ class EventRefused(ContractError):
 
 class OutboxBroken(ContractError):
     """The outbox has a gap or a fork: an event does not follow the last one that was applied."""
+
+
+NOT_APPLIED = "; the change was not applied"
+"""What messages of StoreUnavailable say of the caller's change."""
+
+
+def fact_of(error: CartStoreError) -> str:
+    """What an error says to somebody who changes nothing: without what became of a change."""
+    if isinstance(error, PartlyApplied):
+        return (
+            f"The engine refused a command in the middle of a script: {error.__cause__ or 'it says no more'}."
+        )
+    if isinstance(error, OutcomeUnknown):
+        return "The store gave no answer in time."
+    return error.message.replace(NOT_APPLIED, "")

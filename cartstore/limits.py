@@ -89,6 +89,12 @@ IMPORT_ROWS_MAX: Final = 200_000
 PROCESSES_MAX: Final = 64
 """API processes of one `cartstore up`."""
 
+BEAT_KEPT_MS: Final = 300_000
+"""A process that gave no sign of life for so long is forgotten."""
+
+BEAT_PROCESSES_MAX: Final = 512
+"""Processes whose last signs of life are kept."""
+
 OUTBOX_BATCH_EVENTS: Final = 2_000
 """Events that one drain transaction applies at most. It makes some twenty statements, however many there are,
 and takes a quarter of a second with so many."""

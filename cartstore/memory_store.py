@@ -59,6 +59,8 @@ from cartstore.errors import (
 )
 from cartstore.model import (
     EMPTY_SUMMARY,
+    Beat,
+    Beats,
     Cart,
     CartResult,
     CartTerms,
@@ -266,6 +268,7 @@ class MemoryEngine:
         self._skus: dict[str, _Sku] = {}
         self._carts: dict[str, _Cart] = {}
         self._payments: dict[str, _Payment] = {}
+        self._beats: dict[str, Beat] = {}
 
     # --- catalog and stock ---------------------------------------------------------------------
 
@@ -1225,6 +1228,26 @@ class MemoryEngine:
         for record in due[:limit]:
             self._release(record, "expired", now)
         return len(due[:limit])
+
+    # --- processes -----------------------------------------------------------------------------
+
+    async def beat(self, process: str, state: str) -> Beats:
+        """Note a process as alive, with what it says of itself; gives the beats of all processes."""
+        now = self._now_ms()
+        before = self._beats.pop(process, None)
+        known = [
+            msgspec.structs.replace(beat, at_ms=min(beat.at_ms, now))
+            for beat in self._beats.values()
+            if beat.at_ms >= now - limits.BEAT_KEPT_MS
+        ]
+        if state:
+            known.append(
+                Beat(process=process, at_ms=now, count=before.count + 1 if before else 1, state=state)
+            )
+        known.sort(key=lambda beat: -beat.at_ms)
+        del known[limits.BEAT_PROCESSES_MAX :]
+        self._beats = {beat.process: beat for beat in known}
+        return Beats(now_ms=now, beats=tuple(known))
 
     def _is_over(self, record: _Payment, now: int) -> bool:
         """Whether the payment's window is over, by the same rule as a hold: its units are in both."""

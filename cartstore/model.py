@@ -307,6 +307,26 @@ class SnapshotLine(msgspec.Struct, frozen=True, kw_only=True):
     """When the hold ends, if nothing extends it; 0: not known, as in snapshots of an earlier version."""
 
 
+class Beat(msgspec.Struct, frozen=True, kw_only=True):
+    """The last sign of life of one process."""
+
+    process: str
+    """`<kind>:<host>:<pid>:<run>`"""
+    at_ms: int
+    """By the engine's clock; never later than the reading."""
+    count: int
+    """Grows with every beat of the process."""
+    state: str
+    """What the process says of itself, JSON."""
+
+
+class Beats(msgspec.Struct, frozen=True, kw_only=True):
+    """The last beats of all processes of a partition, as of the engine's time `now_ms`."""
+
+    now_ms: int
+    beats: tuple[Beat, ...]
+
+
 class CartSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A cart as PostgreSQL keeps it, a few seconds old at most."""
 

@@ -42,6 +42,8 @@ from cartstore.urls import (
 Count = Annotated[int, msgspec.Meta(ge=1, le=limits.SETTING_MAX)]
 Size = Annotated[int, msgspec.Meta(ge=0, le=limits.SETTING_MAX)]
 Days = Annotated[int, msgspec.Meta(ge=0, le=limits.SETTING_MAX)]
+Seconds = Annotated[int, msgspec.Meta(ge=0, le=limits.SETTING_MAX)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 Switch = Literal["on", "off"]
 
 JWT_SECRET_LENGTH_MIN: Final = 32
@@ -186,6 +188,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     retention_unpaid_days: Days = 30
     """How long the record keeps address, contact and metadata of orders that were released and never paid,
     from their checkout. Money that comes for them later is to be refunded. 0: for ever."""
+    worker_port: Port = 0
+    """Port on which a worker answers `/metrics` and `/health`. 0: it does not."""
+    worker_host: str = "127.0.0.1"
+    """Address of that port. The worker asks nobody who they are: keep it inside."""
+    drain_seconds: Seconds = 5
+    """How long an API process that was told to stop goes on answering, with `/health/serving` at 503, so that
+    load balancers send requests elsewhere. `up` stops all of its processes at once and does not wait."""
     env: Literal["development", "production"] = "development"
     """`production` demands explicit secrets and Secure cookies and refuses the simulated gateway."""
 

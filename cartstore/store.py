@@ -7,7 +7,8 @@ Refuses to know how a cart is kept (`engine.py`), how the record is written (`ar
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, TypeVar, cast, get_args
@@ -27,6 +28,7 @@ from cartstore.catalog.money import to_minor
 from cartstore.catalog.repository import CatalogRepository
 from cartstore.engine import CartEngine
 from cartstore.errors import (
+    HOW_TO_REPEAT,
     CartEmpty,
     CartError,
     IdempotencyKeyReused,
@@ -43,6 +45,7 @@ from cartstore.errors import (
     PaymentNotFound,
     PaymentState,
     ProductNotFound,
+    Repeat,
     StockConflict,
     StoreError,
     StoreUnavailable,
@@ -82,35 +85,26 @@ from cartstore.model import (
 )
 from cartstore.payments import Gateway, Verdict
 from cartstore.public_calls import check_types, checked_calls
+from cartstore.readiness import Readiness
 from cartstore.recovery.gate import Recovery
 from cartstore.recovery.rebuild import Progress, no_progress
 from cartstore.recovery.snapshots import DumpingEngine, sweep_activity, take_snapshots
-from cartstore.redis.gate import Gate
 from cartstore.redis.memory import EngineMemory
 from cartstore.settings import Settings
 from cartstore.texts import has_control
-
-_DISK_TEXTS = {
-    "open": "open",
-    "low": "open; the disk is nearly full, so adds and checkouts are refused",
-    "out": "open; the disk is full, so nothing is written",
-}
-
-DRAIN_LAG_EVENTS_MAX = 10_000
-"""With more events waiting for the record than this, the store says that it is not ready."""
 
 _LINE_ID_LENGTH_MAX = limits.ID_LENGTH_MAX + 14
 
 T = TypeVar("T")
 
 
-def _state_of(gate: Gate) -> str:
-    """A shut gate's state, with how far a rebuild is, or why it was fenced."""
-    if gate.state == "rebuilding" and gate.progress:
-        return f"rebuilding, {gate.progress}"
-    if gate.state == "fenced" and gate.fenced_because:
-        return f"fenced: {gate.fenced_because}"
-    return gate.state or "never opened"
+@contextmanager
+def _known_by(repeat: Repeat) -> Iterator[None]:
+    """Say of an unknown outcome by what the call is known when it is repeated."""
+    try:
+        yield
+    except OutcomeUnknown as error:
+        raise OutcomeUnknown(f"{error.message} {HOW_TO_REPEAT[repeat]}", repeat=repeat) from error
 
 
 def _fingerprint(*parts: object) -> str:
@@ -176,7 +170,9 @@ class CartStore:
         gateways: Mapping[str, Gateway],
         recovery: Recovery,
         engine_memory: Callable[[], Awaitable[EngineMemory | None]] | None = None,
+        archives_itself: bool = False,
     ) -> None:
+        """`archives_itself`: whoever made this store carries its events into the record, without a worker."""
         self.settings = settings
         self.partition = partition
         self.engine = engine
@@ -188,6 +184,14 @@ class CartStore:
         self._engine_memory = engine_memory
         self._acknowledgement = acknowledgement
         self._retention = Retention(archive.database, outbox, policy_of(settings))
+        self._readiness = Readiness(
+            engine=engine,
+            outbox=outbox,
+            archive=archive,
+            recovery=recovery,
+            archives_itself=archives_itself,
+        )
+        acknowledgement.silence = self._readiness.worker_silence_seconds
         self._revisions = RevisionCache(catalog)
         self._by_sku = SkuCache(catalog)
         self._activity_offset = 0
@@ -529,7 +533,7 @@ class CartStore:
                 raise PaymentState(f"The payment is {checkout.payment.status}.")
             result = await self.engine.fail_payment(payment_id)
         reach("settle.settled")
-        await self._acknowledgement.wait(result.position)
+        await self._acknowledgement.wait(result.position, repeat="call")
         reach("settle.acknowledged")
         return result
 
@@ -539,14 +543,14 @@ class CartStore:
         result = await self._with_restored(
             checkout, lambda payment_id: self.engine.release_payment(payment_id, "cancelled")
         )
-        await self._acknowledgement.wait(result.position)
+        await self._acknowledgement.wait(result.position, repeat="call")
         return result
 
     async def close_refund(self, order_id: str) -> PaymentResult:
         """Record that the money of a refund_due order went back. Raises OrderNotFound, OrderState."""
         checkout, _ = await self.read_order(order_id, None)
         result = await self._with_restored(checkout, lambda _: self.engine.close_refund(order_id))
-        await self._acknowledgement.wait(result.position)
+        await self._acknowledgement.wait(result.position, repeat="call")
         return result
 
     # --- stock ---------------------------------------------------------------------------------
@@ -570,10 +574,11 @@ class CartStore:
         repeated = await self._archived_adjustment(sku, reference, fingerprint)
         if repeated is not None:
             return repeated
-        result = await self.engine.adjust_stock(
-            sku, delta=delta, reason=reason, reference=reference, fingerprint=fingerprint
-        )
-        await self._acknowledgement.wait(result.position)
+        with _known_by("reference"):
+            result = await self.engine.adjust_stock(
+                sku, delta=delta, reason=reason, reference=reference, fingerprint=fingerprint
+            )
+        await self._acknowledgement.wait(result.position, repeat="reference")
         return result
 
     async def set_stock(
@@ -589,14 +594,15 @@ class CartStore:
         fingerprint = _fingerprint("set_stock", sku, on_hand, expected_on_hand, reason)
         result = await self._archived_adjustment(sku, reference, fingerprint)
         if result is None:
-            result = await self.engine.set_stock(
-                sku,
-                on_hand=on_hand,
-                expected_on_hand=expected_on_hand,
-                reason=reason,
-                reference=reference,
-                fingerprint=fingerprint,
-            )
+            with _known_by("reference"):
+                result = await self.engine.set_stock(
+                    sku,
+                    on_hand=on_hand,
+                    expected_on_hand=expected_on_hand,
+                    reason=reason,
+                    reference=reference,
+                    fingerprint=fingerprint,
+                )
         # The count comes first: a death between the two leaves an untracked SKU that the repeated call
         # finishes, while the other order would leave a `deny` SKU without stock, a false "sold out".
         level = await self.read_stock(sku)
@@ -607,10 +613,11 @@ class CartStore:
                 await self.engine.publish_skus(self.catalog.published([product]))
             except StoreError as error:
                 raise OutcomeUnknown(
-                    "The stock was set, but the SKU is not limited by it yet. Repeat the call."
+                    "The stock was set, but the SKU is not limited by it yet. Repeat the call.",
+                    repeat="reference",
                 ) from error
             level = await self.read_stock(sku)
-        await self._acknowledgement.wait(result.position)
+        await self._acknowledgement.wait(result.position, repeat="reference")
         return result if result.replayed else msgspec.structs.replace(result, level=level)
 
     async def _is_latest_count(self, result: StockResult, reference: str) -> bool:
@@ -773,35 +780,8 @@ class CartStore:
             return None
 
     async def readiness(self) -> dict[str, Any]:
-        """{"ready": bool, "checks": {name: {"ok": bool, "detail": str}}}. Raises nothing but UsageError."""
-        checks: dict[str, dict[str, Any]] = {}
-        seq: int | None = None
-        try:
-            gate, is_open = await self._recovery.gate()
-            checks["engine"] = {"ok": True, "detail": "answers"}
-            checks["gate"] = {
-                "ok": is_open,
-                "detail": _DISK_TEXTS[gate.state] if is_open else _state_of(gate),
-            }
-            seq = gate.seq
-        except StoreError as error:
-            checks["engine"] = {"ok": False, "detail": error.message}
-            checks["gate"] = {"ok": False, "detail": "unknown while the engine is away"}
-        try:
-            cursor, _ = await self.archive.cursor()
-            checks["database"] = {"ok": True, "detail": "answers"}
-            if seq is not None:
-                lag = max(0, seq - cursor.seq)
-                checks["drain"] = {"ok": lag <= DRAIN_LAG_EVENTS_MAX, "detail": f"{lag} events to archive"}
-            aside = await self.count_quarantined()
-            # Says what waits for a person, and stops nothing: all other SKUs are sold.
-            checks["quarantine"] = {
-                "ok": True,
-                "detail": f"{aside.rejected_events} events rejected, {aside.frozen_skus} SKUs frozen",
-            }
-        except StoreError as error:
-            checks["database"] = {"ok": False, "detail": error.message}
-        return {"ready": all(check["ok"] for check in checks.values()), "checks": checks}
+        """What `Readiness.look` finds. Raises nothing but UsageError."""
+        return await self._readiness.look()
 
     # --- how it is done ------------------------------------------------------------------------
 

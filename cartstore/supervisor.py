@@ -48,6 +48,7 @@ from cartstore.settings import Settings
 from cartstore.store import CartStore
 from cartstore.tasks import end
 from cartstore.urls import without_secret
+from cartstore.watching import Watch
 from cartstore.wiring import is_too_old, open_store
 
 BACKOFF_FIRST_SECONDS = 0.1
@@ -118,6 +119,7 @@ class _Up:
         self._errors = terminal.complaints()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._is_ready = False
+        self._watch = Watch(self._errors.print)
 
     async def run(self) -> None:
         """Start everything and keep it running until cancelled; stops it all on the way out."""
@@ -142,6 +144,7 @@ class _Up:
             sku = await self._import(settings)
             self._go_on()
             await stack.enter_async_context(self._short_logs(folder, settings))
+            await stack.enter_async_context(self._watch.watching(settings))
             await stack.enter_async_context(self._worker(folder, settings))
             await stack.enter_async_context(self._api(folder, settings, listener))
             await self._until_ready(folder, listener)
@@ -211,8 +214,9 @@ class _Up:
             "The worker",
             folder.log_file("worker"),
             [sys.executable, "-m", "cartstore_workers"],
-            child_environment(settings, folder.metrics_folder),
+            self._watch.environment(child_environment(settings, folder.metrics_folder)),
         )
+        self._watch.add("worker", worker)
         async with self._run(folder, "worker", [worker]):
             yield
 
@@ -220,12 +224,16 @@ class _Up:
     async def _api(self, folder: DataDir, settings: Settings, listener: socket.socket) -> AsyncIterator[None]:
         descriptor = listener.fileno()
         log = folder.log_file("api")
-        environment = child_environment(settings, folder.metrics_folder)
+        environment = self._watch.environment(child_environment(settings, folder.metrics_folder))
+        # All stop at once: no other process takes over meanwhile.
+        environment["CARTSTORE_DRAIN_SECONDS"] = "0"
         argv = [sys.executable, "-m", "cartstore_api", "--fd", str(descriptor)]
         processes = [
             Process("An API process", log, argv, environment, [descriptor])
             for _ in range(self._options.processes)
         ]
+        for process in processes:
+            self._watch.add("api", process)
         async with self._run(folder, "api", processes):
             yield
 

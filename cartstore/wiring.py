@@ -124,6 +124,7 @@ async def open_store(
         )
         await _opened(recovery, on_recovery)
 
+        archives_itself = doorbell is None
         if doorbell is None:
             doorbell = await stack.enter_async_context(_own_drain(archive, outbox, affinity))
         acknowledgement = Acknowledgement(
@@ -145,6 +146,7 @@ async def open_store(
             gateways=_gateways(settings),
             recovery=recovery,
             engine_memory=partial(read_memory, client),
+            archives_itself=archives_itself,
         )
         watching = asyncio.create_task(cut_off.watch(store))
         stack.push_async_callback(end, watching)

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = load_settings()
         configure_logging(level_of(settings.log_level))
-        return _serve(create_app(settings), options)
+        return _serve(create_app(settings), options, settings.drain_seconds)
     # The application's life is a task group's, which wraps what prevents its start.
     except* CartStoreError as group:
         error = _first_of(group)
@@ -48,9 +48,9 @@ def _first_of(group: BaseExceptionGroup[CartStoreError]) -> CartStoreError:
     return error
 
 
-def _serve(app: Application, options: argparse.Namespace) -> int:
+def _serve(app: Application, options: argparse.Namespace, drain_seconds: int) -> int:
     raise_descriptor_limit()
-    server = Server(app, host=options.host, port=options.port)
+    server = Server(app, host=options.host, port=options.port, drain_seconds=drain_seconds)
 
     def stop(number: int, frame: FrameType | None) -> None:
         server.should_exit = True

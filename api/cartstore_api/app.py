@@ -14,6 +14,7 @@ from litestar.openapi.spec import Tag
 from litestar.routes import HTTPRoute
 
 from cartstore import open_store
+from cartstore.redis.heart import beating
 from cartstore.settings import Settings
 from cartstore.store import CartStore
 from cartstore_api import operations, problems
@@ -88,7 +89,8 @@ def create_app(
     @asynccontextmanager
     async def serving(app: Litestar) -> AsyncIterator[None]:
         try:
-            async with opened(settings) as store:
+            # Before the store is open: opening it may take a whole rebuild.
+            async with beating(settings, "api"), opened(settings) as store:
                 services = Services(settings, store, callers, observer, client_addresses)
                 app.state.services = services
                 lane.services = services

@@ -1,4 +1,5 @@
-"""What the service counts about itself, for Prometheus. Owns the names and the labels.
+"""What the API counts about itself, for Prometheus. Owns the names and the labels; what belongs to the shop
+is in `cartstore.exposition`.
 
 No label grows with SKUs, users or ids: requests are labelled by route template, method and class of
 status, problems by code. With PROMETHEUS_MULTIPROC_DIR set, every process writes its own files there and
@@ -8,18 +9,13 @@ what it counted.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import REGISTRY, Collector
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram
+from prometheus_client.registry import REGISTRY
 
 from cartstore.metric_files import allocate_metric_files
-from cartstore.redis.memory import EngineMemory
 
 allocate_metric_files()
 
@@ -77,61 +73,3 @@ def add(
     for number, bucket in enumerate(histogram._buckets):
         if buckets[number]:
             bucket.inc(buckets[number])
-
-
-def render(checks: Mapping[str, Any], memory: EngineMemory | None = None) -> bytes:
-    """The exposition of all processes, what readiness finds right now, and the engine's memory, if it is
-    known and has a bound."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Readiness(checks))
-    if memory is not None:
-        registry.register(_Memory(memory))
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        Processes(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
-    return generate_latest(REGISTRY) + generate_latest(registry)
-
-
-class Processes(MultiProcessCollector):
-    """What all processes counted, but for files that were made in this instant: they are empty yet, which the
-    library takes for broken."""
-
-    def collect(self) -> Any:
-        return self.merge([str(file) for file in Path(self._path).glob("*.db") if _size_of(file)])  # type: ignore[no-untyped-call]
-
-
-def _size_of(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except FileNotFoundError:
-        # Of a process that has ended meanwhile.
-        return 0
-
-
-class _Memory(Collector):
-    """What is left of the engine's bound: the alarm before STORE_FULL."""
-
-    def __init__(self, memory: EngineMemory) -> None:
-        self._memory = memory
-
-    def collect(self) -> list[GaugeMetricFamily]:
-        left, bound = self._memory.available_bytes, self._memory.bound_bytes
-        return [
-            GaugeMetricFamily(
-                "cartstore_engine_memory_available_bytes", "What is left of the engine's maxmemory.", left
-            ),
-            GaugeMetricFamily("cartstore_engine_memory_limit_bytes", "The engine's maxmemory.", bound),
-        ]
-
-
-class _Readiness(Collector):
-    """Readiness as gauges, read when it is asked for: every process would say the same."""
-
-    def __init__(self, checks: Mapping[str, Any]) -> None:
-        self._checks = checks
-
-    def collect(self) -> list[GaugeMetricFamily]:
-        checks = GaugeMetricFamily("cartstore_check_ok", "1 where readiness is fine.", labels=["check"])
-        for name, check in self._checks.items():
-            checks.add_metric([name], 1.0 if check["ok"] else 0.0)
-        return [checks]

@@ -22,7 +22,15 @@ from litestar.exceptions import (
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.openapi.datastructures import ResponseSpec
 
-from cartstore.errors import CartError, CartStoreError, InsufficientStock, StoreError
+from cartstore.errors import (
+    CartError,
+    CartStoreError,
+    InsufficientStock,
+    OutcomeUnknown,
+    Repeat,
+    StoreError,
+    fact_of,
+)
 from cartstore_api.answers import PROBLEM, Answer
 from cartstore_api.context import RawHeader, RequestContext, context_of
 from cartstore_api.schemas import Cart, FieldError, Fix, Shortfall
@@ -223,9 +231,7 @@ def handle(request: Request[Any, Any, Any], exc: Exception) -> Response[Any]:
 
 def answer(context: RequestContext, exc: Exception, method: str, path: str) -> Answer:
     """What a request ends in that raised this."""
-    error = translate(exc)
-    if error.code == "OUTCOME_UNKNOWN" and method == "GET":
-        error = ProblemError("STORE_UNAVAILABLE", "The store gave no answer in time; nothing was changed.")
+    error = _translate_read(exc) if method == "GET" else translate(exc)
     kind = KINDS[error.code]
     context.code = error.code
     if kind.status == 500:
@@ -280,12 +286,21 @@ def answer_short(
     return Answer(_encode(problem), _SHORT.status, _SHORT.headers, PROBLEM)
 
 
+_REPEATS: dict[Repeat, str] = {
+    "Idempotency-Key": "retry_with_same_key",
+    "reference": "retry_with_same_reference",
+    "call": "retry",
+}
+
+
 def translate(exc: Exception) -> ProblemError:
     """Any exception as a problem; what nobody expected becomes INTERNAL."""
     if isinstance(exc, ProblemError):
         return exc
     if isinstance(exc, CartError):
         return ProblemError.of(exc) if exc.code in KINDS else ProblemError("INTERNAL", _INTERNAL)
+    if isinstance(exc, OutcomeUnknown):
+        return ProblemError(exc.code, exc.message, suggested_action=_REPEATS[exc.repeat])
     if isinstance(exc, StoreError):
         return ProblemError(exc.code, exc.message)
     if isinstance(exc, CartStoreError):
@@ -293,6 +308,18 @@ def translate(exc: Exception) -> ProblemError:
     if isinstance(exc, HTTPException):
         return _translate_http(exc)
     return ProblemError("INTERNAL", _INTERNAL)
+
+
+def _translate_read(exc: Exception) -> ProblemError:
+    """The same for a request that changes nothing: it is not told what became of a change."""
+    if isinstance(exc, OutcomeUnknown):
+        return ProblemError("STORE_UNAVAILABLE", fact_of(exc))
+    if isinstance(exc, StoreError):
+        return ProblemError(exc.code, fact_of(exc))
+    error = translate(exc)
+    if error.code == "INTERNAL":
+        return ProblemError("INTERNAL", "This is a defect of the service.", suggested_action="retry")
+    return error
 
 
 _INTERNAL = "This is a defect of the service. Whether the change was applied is unknown."
@@ -377,8 +404,9 @@ _DESCRIPTIONS = {
     413: "The body is too large.",
     415: "The body has a media type that the path does not take.",
     422: "A value is not allowed; `field` names the first such field, `errors` all of them.",
-    503: "Not applied: the store cannot take it now. Try again after `Retry-After` seconds.",
-    504: "Unknown: the change may have been applied. Repeat it with the same `Idempotency-Key`.",
+    503: "The store cannot take it now, and nothing was changed. Try again after `Retry-After` seconds.",
+    504: "Unknown: the change may have been applied. Repeat it with the same `Idempotency-Key`, "
+    "stock with the same `reference`.",
 }
 
 

@@ -618,17 +618,27 @@ class Health(msgspec.Struct, kw_only=True):
     status: Literal["ok"]
 
 
-class Check(msgspec.Struct, kw_only=True):
-    """One thing that readiness depends on."""
+class Serving(msgspec.Struct, kw_only=True):
+    """Whether this process is to be sent requests."""
 
-    ok: bool
+    status: Literal["ok", "starting", "stopping"]
+
+
+class Check(msgspec.Struct, kw_only=True):
+    """One thing that readiness depends on. `ok` is null when nobody knows, because another part is away."""
+
+    ok: bool | None
     detail: str
 
 
 class Readiness(msgspec.Struct, kw_only=True):
-    """Whether requests can be served, and if not, why."""
+    """Whether carts can be changed, and whatever else is not as it should be.
+
+    `degraded`: they can, and the checks that are not ok say what is wrong. `unready`: they cannot.
+    """
 
     ready: bool
+    status: Literal["ok", "degraded", "unready"]
     checks: dict[str, Check]
 
 
@@ -640,4 +650,5 @@ class Stats(msgspec.Struct, kw_only=True):
     checkout_ack: str
     products: int
     ready: bool
+    status: Literal["ok", "degraded", "unready"]
     checks: dict[str, Check]

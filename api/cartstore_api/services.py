@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import time
+from typing import Any, Final
 
 from litestar import Request, Response
 
@@ -15,6 +17,9 @@ from cartstore_api.client_address import ClientAddresses
 from cartstore_api.context import context_of
 from cartstore_api.observing import Observer
 from cartstore_api.remedies import Remedies
+
+READINESS_SECONDS: Final = 0.5
+"""How long a look at engine and database serves whoever asks for health or metrics."""
 
 
 class Services:
@@ -35,6 +40,22 @@ class Services:
         self.client_addresses = client_addresses
         self.text = CartText(settings, store.products_by_revision)
         self.remedies = Remedies(store, self.read_cart)
+        self.has_served = False
+        """Whether this process has found the gate open once."""
+        self._found: dict[str, Any] = {}
+        self._found_at = float("-inf")
+        self._looking = asyncio.Lock()
+
+    async def readiness(self) -> dict[str, Any]:
+        """What `CartStore.readiness` finds, READINESS_SECONDS old at most: however many ask, the engine and
+        the database are asked once. Raises nothing."""
+        async with self._looking:
+            if time.monotonic() - self._found_at >= READINESS_SECONDS:
+                self._found = await self.store.readiness()
+                self._found_at = time.monotonic()
+                if self._found["checks"].get("gate", {}).get("ok"):
+                    self.has_served = True
+            return self._found
 
     async def read_cart(self, owner: model.Owner) -> bytes:
         """The cart as it is told."""

@@ -9,16 +9,20 @@ be applied.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final, Literal, Protocol
 
 from cartstore.archive.repository import Archive
-from cartstore.errors import OutcomeUnknown, StoreError
+from cartstore.errors import HOW_TO_REPEAT, OutcomeUnknown, Repeat, StoreError
+from cartstore.heartbeat import silence_text
 from cartstore.model import Position
 from cartstore.tasks import end
 
 POLL_SECONDS: Final = 0.05
+
+SILENCE_ANSWER_SECONDS: Final = 1.0
+"""What somebody who waited in vain still waits for the reason."""
 
 AckMode = Literal["engine", "archived"]
 
@@ -49,9 +53,12 @@ class Acknowledgement:
         self._cursor = Position(0, 0)
         self._moved = asyncio.Event()
         self._waiting = 0
+        self.silence: Callable[[], Awaitable[float | None]] | None = None
+        """For how long no worker has given a sign of life; gives None when one is alive or nobody knows."""
 
-    async def wait(self, position: Position | None) -> None:
-        """Ring for the drain, and return once the event at `position` may be acknowledged.
+    async def wait(self, position: Position | None, *, repeat: Repeat = "Idempotency-Key") -> None:
+        """Ring for the drain, and return once the event at `position` may be acknowledged. `repeat`: what is
+        right to repeat when no answer comes.
 
         Raises OutcomeUnknown in mode `archived` when the record does not have it in time.
         """
@@ -73,11 +80,22 @@ class Acknowledgement:
                         await self._poll()
         except TimeoutError:
             raise OutcomeUnknown(
-                "The change was made, but PostgreSQL has not confirmed it in time. Repeat the call with the "
-                "same Idempotency-Key to learn its outcome."
+                f"The change was made, but PostgreSQL has not confirmed it in time{await self._why()}. "
+                f"{HOW_TO_REPEAT[repeat]}",
+                repeat=repeat,
             ) from None
         finally:
             self._waiting -= 1
+
+    async def _why(self) -> str:
+        """That nobody archives, if that is so."""
+        if self.silence is None:
+            return ""
+        seconds = None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SILENCE_ANSWER_SECONDS):
+                seconds = await self.silence()
+        return "" if seconds is None else f": {silence_text(seconds)}"
 
     async def _has(self, position: Position) -> bool:
         """Whether the record has the event. A cursor of a later epoch proves nothing: the engine that issued

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Coroutine, Sequence
 from typing import Final, Protocol
 
+from cartstore import progress
 from cartstore.archive.repository import Archive
 from cartstore.errors import EventRefused, OutboxBroken, StoreRecovering
 from cartstore.failpoints import reach
@@ -97,6 +98,7 @@ async def drain(
                 raise StoreRecovering(f"{broken.message} The partition is fenced.") from broken
             await outbox.announce(position)
             reach("drain.announced")
+            progress.made()
             ahead = await beside.result()
             if trims and is_full:
                 untrimmed = position

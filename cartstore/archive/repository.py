@@ -20,7 +20,7 @@ from cartstore.archive.arrays import array_of
 from cartstore.archive.database import Database
 from cartstore.archive.quarantine import Quarantine, put_aside
 from cartstore.archive.raised_epoch import RaisedEpoch
-from cartstore.archive.schema import check_tables
+from cartstore.archive.schema import check_tables, revision_of
 from cartstore.archive.snapshots import CartSnapshots
 from cartstore.archive.tables import (
     events,
@@ -110,6 +110,11 @@ class Archive:
             await database.close()
             raise
         return cls(database)
+
+    async def revision(self) -> str:
+        """The revision of the database's tables."""
+        async with self.database.reading() as connection:
+            return str(await connection.run_sync(revision_of))
 
     async def close(self) -> None:
         await self.database.close()

@@ -8,6 +8,7 @@ A migration after which they could not says so by the comment on `alembic_versio
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -102,6 +103,12 @@ def _revision_of(connection: Connection) -> str | None:
     return revision
 
 
+def revision_of(connection: Connection) -> str | None:
+    """The revision of tables that were made by a migration."""
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+@cache
 def newest_revision() -> str:
     """The revision of the last migration, by the names of their files: v0001_record.py is 0001."""
     names = [path.name for path in (_MIGRATIONS / "versions").glob("v*.py")]

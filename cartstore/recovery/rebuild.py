@@ -23,7 +23,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from cartstore import limits
+from cartstore import limits, progress
 from cartstore.archive.repository import Archive, Recorded, StockTotals
 from cartstore.catalog.repository import CatalogRepository
 from cartstore.errors import StoreError, StoreRecovering, StoreUnavailable
@@ -149,6 +149,7 @@ class Rebuild:
 
     def _tell(self, what: str, done: int, total: int | None) -> None:
         self._far = progress_text(what, done, total)
+        progress.made()
         self._on_progress(what, done, total)
         if time.monotonic() - self._logged_at >= LOG_SECONDS:
             self._logged_at = time.monotonic()
@@ -170,7 +171,8 @@ class Rebuild:
     async def _old_keys(self) -> AsyncIterator[str]:
         try:
             async for key in self._client.scan_iter(match=f"{self._keys.prefix}*", count=1_000):
-                if key != self._keys.gate:
+                # Processes live on while a partition is rebuilt, the rebuilder among them.
+                if key not in (self._keys.gate, self._keys.beats):
                     yield key
         except (RedisError, OSError, TimeoutError) as error:
             raise translate(error, sent=False) from error

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
+from cartstore import progress
 from cartstore.errors import ContractError, PartlyApplied
 from cartstore.failpoints import reach
 from cartstore.model import payment_id_of_order
@@ -85,6 +86,7 @@ class Reconciler:
                     self._forget_before(self._round)
                     break
                 await run.look(page)
+                progress.made()
                 reach("reconcile.looked")
             if run.suspects:
                 await asyncio.sleep(self._confirm_seconds)

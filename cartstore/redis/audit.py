@@ -23,6 +23,7 @@ from cartstore.recovery.audits import (
 from cartstore.recovery.counters import Claim, Counted, CounterAudit
 from cartstore.recovery.snapshots import CartDump, GoneCarts
 from cartstore.redis.caller import ScriptCaller, translate
+from cartstore.redis.facts import EngineFacts, read_facts
 from cartstore.redis.gate import read_gate
 from cartstore.redis.replies import STOCK_FIELDS, payment_fields, read_level, read_snapshot
 from cartstore.redis.scripts import script
@@ -43,6 +44,10 @@ class AuditedRedisEngine(RedisEngine):
     def __init__(self, caller: ScriptCaller, partition: Partition, client: Redis, **options: Any) -> None:
         super().__init__(caller, partition, **options)
         self._client = client
+
+    async def facts(self) -> EngineFacts:
+        """What the engine says of itself. Raises StoreUnavailable."""
+        return await read_facts(self._client)
 
     async def scan_skus(self, cursor: int, count: int) -> tuple[int, list[str]]:
         return await self._scan(self.keys.sku(""), cursor, count)

@@ -31,6 +31,7 @@ from cartstore.errors import (
 from cartstore.redis.clients import (
     CALL_TIMEOUT_SECONDS,
     CONNECT_TIMEOUT_SECONDS,
+    NO_MAINTENANCE_NOTICES,
     BoundBlockingPool,
     TcpConnection,
     TlsConnection,
@@ -107,6 +108,7 @@ def open_pool(url: str) -> BlockingConnectionPool:
         socket_timeout=CALL_TIMEOUT_SECONDS,
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         decode_responses=True,
+        maint_notifications_config=NO_MAINTENANCE_NOTICES,
         # What scripts pack is no text.
         encoding_errors="surrogateescape",
     )

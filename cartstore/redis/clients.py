@@ -8,11 +8,17 @@ from typing import Any, Final
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
+from redis.maint_notifications import MaintNotificationsConfig
 
 from cartstore.affinity import Affinity, watch
 
 CONNECT_TIMEOUT_SECONDS: Final = 2.0
 CALL_TIMEOUT_SECONDS: Final = 5.0
+
+NO_MAINTENANCE_NOTICES: Final = MaintNotificationsConfig(enabled=False)
+"""For every client of redis-py. Its default asks hosted servers for such notices, and then no longer looks,
+before it sends on an idle TCP connection, whether the engine has closed it (`timeout` in its settings): every
+first command after a pause fails."""
 
 
 class _WatchedConnection(AbstractConnection):
@@ -77,6 +83,7 @@ def open_client(url: str, **options: Any) -> Redis:
         "encoding_errors": "backslashreplace",
         "socket_timeout": CALL_TIMEOUT_SECONDS,
         "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "maint_notifications_config": NO_MAINTENANCE_NOTICES,
         **options,
     }
     pool: BoundPool = BoundPool.from_url(url, **given)

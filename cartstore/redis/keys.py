@@ -24,6 +24,7 @@ class Keys:
         self.holding = self.prefix + "holding"
         self.due = self.prefix + "due"
         self.activity = self.prefix + "activity"
+        self.beats = self.prefix + "beats"
         self.archived_channel = self.prefix + "archived"
         """Pub/sub channel on which the drain announces its cursor."""
 

@@ -30,6 +30,8 @@ from cartstore.errors import (
 )
 from cartstore.model import (
     NO_GUARD,
+    Beat,
+    Beats,
     Cart,
     CartResult,
     CartTerms,
@@ -627,3 +629,20 @@ class RedisEngine:
             if int(reply[1]) < step:
                 break
         return released
+
+    # --- processes -----------------------------------------------------------------------------
+
+    async def beat(self, process: str, state: str) -> Beats:
+        _, now_ms, *parts = await self.call(
+            script("process_beat"),
+            (self.keys.gate, self.keys.beats),
+            process,
+            state,
+            limits.BEAT_KEPT_MS,
+            limits.BEAT_PROCESSES_MAX,
+        )
+        beats = tuple(
+            Beat(process=its, at_ms=int(at_ms), count=int(count), state=said)
+            for its, at_ms, count, said in zip(*[iter(parts)] * 4, strict=True)
+        )
+        return Beats(now_ms=int(now_ms), beats=beats)

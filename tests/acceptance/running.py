@@ -366,6 +366,7 @@ def _environment(settings: dict[str, object]) -> dict[str, str]:
     """Ours without any setting of a shop, and these settings."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith("CARTSTORE_")}
     environment["CARTSTORE_RATE_LIMIT"] = "off"
+    environment["CARTSTORE_DRAIN_SECONDS"] = "0"
     return environment | {f"CARTSTORE_{name.upper()}": str(value) for name, value in settings.items()}
 
 

@@ -19,42 +19,143 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+import uvicorn
 from cartstore_api import doorbell as doorbell_module
 from cartstore_api import metrics
+from cartstore_api import services as services_module
 from cartstore_api.__main__ import main
 from cartstore_api.context import request_id_of
 from cartstore_api.doorbell import ID_PREFIX, JOB, Doorbell
 from cartstore_api.logging import ReadyLines, configure_logging
+from cartstore_api.server import Server
+from conftest import listening, port_of
 from prometheus_client import REGISTRY
 from redis import Redis
 from rq import Queue
 from rq.serializers import JSONSerializer
 
 from cartstore.embedded.parts import child_environment, queue_url_beside
+from cartstore.errors import OutcomeUnknown, StoreRecovering, StoreUnavailable
 from cartstore.settings import Settings
 
 
 async def test_health_is_live_and_ready_when_all_parts_answer(api: Any) -> None:
+    await api.store.engine.beat("worker:host:1:a", "{}")
+
     live = await api.anyone.get("/health/live")
     ready = await api.anyone.get("/health/ready")
 
     assert (live.status_code, live.json()) == (200, {"status": "ok"})
-    assert (ready.status_code, ready.json()["ready"]) == (200, True)
-    assert {"engine", "gate", "database", "drain"} <= set(ready.json()["checks"])
+    assert (ready.status_code, ready.json()["ready"], ready.json()["status"]) == (200, True, "ok")
+    found = {name: check["ok"] for name, check in ready.json()["checks"].items()}
+    assert {"engine", "gate", "database", "drain", "worker", "quarantine", "migrations"} <= set(found)
+    assert set(found.values()) == {True}
 
 
-async def test_health_is_not_ready_when_a_part_is_away(api: Any, monkeypatch: Any) -> None:
-    async def away() -> dict[str, Any]:
-        return {"ready": False, "checks": {"database": {"ok": False, "detail": "no answer"}}}
+@pytest.mark.parametrize(("status", "code"), [("ok", 200), ("degraded", 200), ("unready", 503)])
+async def test_health_ready_is_503_only_when_carts_cannot_be_changed(
+    api: Any, monkeypatch: Any, status: str, code: int
+) -> None:
+    async def found() -> dict[str, Any]:
+        checks = {
+            "database": {"ok": False, "detail": "no answer"},
+            "drain": {"ok": None, "detail": "unknown"},
+        }
+        return {"ready": status != "unready", "status": status, "checks": checks}
 
-    monkeypatch.setattr(api.store, "readiness", away)
+    monkeypatch.setattr(api.store, "readiness", found)
     ready = await api.anyone.get("/health/ready")
     exposed = await api.anyone.get("/metrics")
 
-    assert ready.status_code == 503
-    assert ready.json()["checks"] == {"database": {"ok": False, "detail": "no answer"}}
+    assert (ready.status_code, ready.json()["status"]) == (code, status)
+    assert ready.json()["checks"]["database"] == {"ok": False, "detail": "no answer"}
+    assert ready.json()["checks"]["drain"]["ok"] is None
     assert 'cartstore_check_ok{check="database"} 0.0' in exposed.text
+    assert 'check="drain"' not in exposed.text
     assert (await api.anyone.get("/health/live")).status_code == 200
+
+
+async def test_health_serving_is_503_before_the_first_open_gate_and_not_after_it(
+    api: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(services_module, "READINESS_SECONDS", 0.0)
+    gate = {"ok": False, "detail": "rebuilding, carts: 1 of 2"}
+
+    async def found() -> dict[str, Any]:
+        return {"ready": bool(gate["ok"]), "status": "unready", "checks": {"gate": gate}}
+
+    monkeypatch.setattr(api.store, "readiness", found)
+    before = await api.anyone.get("/health/serving")
+    gate["ok"] = True
+    opened = await api.anyone.get("/health/serving")
+    gate["ok"] = False
+    unready = await api.anyone.get("/health/ready")
+    shut_again = await api.anyone.get("/health/serving")
+
+    assert (before.status_code, before.json()) == (503, {"status": "starting"})
+    assert (opened.status_code, opened.json()) == (200, {"status": "ok"})
+    assert (unready.status_code, shut_again.status_code) == (503, 200)
+
+
+async def test_health_and_metrics_ask_once_however_many_want_to_know(api: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(services_module, "READINESS_SECONDS", 3_600.0)
+    looks = 0
+    usual = api.store.readiness
+
+    async def counted() -> dict[str, Any]:
+        nonlocal looks
+        looks += 1
+        return dict(await usual())
+
+    monkeypatch.setattr(api.store, "readiness", counted)
+    paths = ["/health/ready", "/metrics", "/health/serving"] * 5
+    answers = await asyncio.gather(*(api.anyone.get(path) for path in paths))
+
+    assert looks == 1
+    assert {answer.status_code for answer in answers} == {200}
+
+
+async def test_health_serving_is_503_from_sigterm_on_while_requests_are_still_answered(api: Any) -> None:
+    async with listening(api.app, drain_seconds=3_600) as server, httpx.AsyncClient() as client:
+        url = f"http://127.0.0.1:{port_of(server)}"
+        before = await client.get(f"{url}/health/serving")
+
+        server.handle_exit(signal.SIGTERM, None)
+
+        # On a new connection, as a load balancer asks.
+        async with httpx.AsyncClient() as other:
+            after = await other.get(f"{url}/health/serving")
+            cart = await other.get(f"{url}/v1/cart")
+        assert (before.status_code, after.status_code, after.json()) == (200, 503, {"status": "stopping"})
+        assert cart.status_code == 200
+        assert not server.should_exit
+
+
+async def test_server_ends_at_once_when_it_is_told_twice(api: Any, monkeypatch: Any) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(uvicorn.Server, "handle_exit", lambda self, sig, frame: ended.append(sig))
+    server = Server(api.app, drain_seconds=3_600)
+
+    server.handle_exit(signal.SIGTERM, None)
+    assert ended == []
+    server.handle_exit(signal.SIGTERM, None)
+
+    assert ended == [signal.SIGTERM]
+
+
+async def test_reads_are_not_told_what_became_of_a_change_when_the_store_is_away(
+    api: Any, monkeypatch: Any
+) -> None:
+    async def away(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(api.store.engine, "read_stock", away)
+    for error in (StoreUnavailable(), StoreRecovering(), OutcomeUnknown()):  # noqa: B007
+        told = await api.anyone.get("/v1/stock/MUG")
+
+        assert told.status_code == 503
+        assert "applied" not in told.text
+        assert "change" not in told.json()["detail"]
 
 
 async def test_metrics_count_requests_by_template_when_ids_differ(api: Any) -> None:
@@ -78,10 +179,11 @@ async def test_metrics_count_requests_by_template_when_ids_differ(api: Any) -> N
 
 def test_metrics_are_of_all_processes_when_a_folder_is_shared(tmp_path: Path) -> None:
     program = (
+        "from cartstore import exposition\n"
         "from cartstore_api import metrics\n"
         "buckets = [0, 0, 0, 1] + [0] * 10\n"
         "metrics.add('GET', '/v1/cart', 200, None, count=1, seconds=0.01, buckets=buckets)\n"
-        "print(metrics.render({'engine': {'ok': True}}).decode())\n"
+        "print(exposition.render({'checks': {'engine': {'ok': True}}}).decode())\n"
     )
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
@@ -335,6 +437,7 @@ async def test_program_serves_and_ends_cleanly_when_it_is_told_to(settings: Sett
     environment = {
         **child_environment(settings),
         "PYTHONPATH": os.pathsep.join(sys.path),
+        "CARTSTORE_DRAIN_SECONDS": "0",
         "CARTSTORE_ACCESS_LOG": "all",
     }
     with socket.create_server(("127.0.0.1", 0)) as listener:

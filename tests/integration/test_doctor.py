@@ -14,6 +14,7 @@ from cartstore.cli import EXIT_FAILED, _examine, _import_files
 from cartstore.doctor import examine
 from cartstore.embedded import Engine
 from cartstore.errors import StoreUnavailable
+from cartstore.redis.heart import Heart
 from cartstore.settings import Settings
 from cartstore.supervisor import check_engine
 
@@ -32,9 +33,14 @@ async def test_doctor_says_that_all_is_well_and_the_mode(
     redis_url: str, database_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = Settings(redis_url=redis_url, database_url=database_url)
+    worker = Heart(settings, "worker")
+    await worker.beat({})
 
     status = await _examine(tmp_path / "d", settings)
+    await worker.close()
+    without = await examine(settings, tmp_path / "d")
 
+    assert [name for name, finding in without.items() if not finding.is_ok] == ["worker"]
     lines = capsys.readouterr().out.splitlines()
     assert status == 0, lines
     assert all(": ok, " in line for line in lines)

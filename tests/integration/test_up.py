@@ -74,6 +74,12 @@ class Up:
             return self.ask("/health/ready")[0] == 200
         return False
 
+    def is_well(self) -> bool:
+        """Whether all parts are there, and not only those that carts need."""
+        with suppress(OSError):
+            return bool(json.loads(self.ask("/health/ready")[1])["status"] == "ok")
+        return False
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
         return self.process.wait(PATIENCE_SECONDS)
@@ -461,8 +467,28 @@ def test_up_starts_a_killed_child_again(up: Up, name: str) -> None:
     eventually(lambda: len(up.pids(name)) == len(before) and before[0] not in up.pids(name))
     assert is_alive(up.pids(name)[0])
     assert up.pids(name)[1:] == before[1:]
-    eventually(up.is_ready)
+    eventually(up.is_well)
     assert "was ended by SIGKILL" in up.text()
+
+
+def test_up_knows_its_processes_by_their_beats(up: Up) -> None:
+    """Each under its kind, its number and the run of this `up`: so it finds out which of them hangs."""
+    services = json.loads((up.data_dir / "run" / "services.json").read_text())
+
+    def kinds() -> dict[str, set[tuple[str, str]]]:
+        found: dict[str, set[tuple[str, str]]] = {}
+        with redis.Redis.from_url(services["redis_url"], decode_responses=True) as client:
+            for process in client.hkeys("{main:0}:beats"):
+                kind, *_, pid, run = process.split(":")
+                found.setdefault(run, set()).add((kind, pid))
+        return found
+
+    expected = {("up", str(up.process.pid)), ("worker", str(up.pids("worker")[0]))}
+    expected |= {("api", str(pid)) for pid in up.pids("api")}
+    eventually(lambda: any(expected <= its for its in kinds().values()))
+    status, told = up.ask("/health/ready")
+    assert (status, json.loads(told)["checks"]["worker"]["ok"]) == (200, True)
+    assert up.ask("/health/serving")[0] == 200
 
 
 def test_up_lets_connections_wait_while_its_api_restarts(up: Up) -> None:

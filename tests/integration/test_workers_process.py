@@ -30,7 +30,6 @@ from rq import Queue, SimpleWorker
 from rq.job import Job
 
 from cartstore import errors
-from cartstore.archive.quarantine import QuarantineCounts
 from cartstore.archive.retention import RetentionBatch, RetentionKind
 from cartstore.embedded import Engine
 from cartstore.recovery.report import ReconcileReport
@@ -69,12 +68,6 @@ class StandIn:
 
     def open_by_kind(self) -> dict[str, int]:
         return {}
-
-    async def count_quarantined(self) -> QuarantineCounts:
-        return QuarantineCounts(rejected_events=0, frozen_skus=0)
-
-    async def count_salvages(self) -> int:
-        return 0
 
     async def apply_retention(self, kind: RetentionKind) -> RetentionBatch:
         return RetentionBatch(removed=await self._duty("apply_retention"), is_more=False)

@@ -100,8 +100,11 @@ def test_script_takes_the_gate_and_the_identity_first_when_it_is_called(name: st
 
     assert "KEYS[1]  gate hash" in header
     assert re.search(r"ARGV\[1\]\s+identity", header)
-    is_free = name in ("gate_open", "gate_rebuild", "gate_extend_windows", "gate_mark", "rights_check")
-    assert is_free or "call_begin(" in code
+    beside_the_gate = (
+        *("gate_open", "gate_rebuild", "gate_extend_windows"),
+        *("gate_mark", "process_beat", "rights_check"),
+    )
+    assert name in beside_the_gate or "call_begin(" in code
     assert "  Cost     " in header
 
 

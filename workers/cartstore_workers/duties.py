@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from cartstore import limits
+from cartstore import limits, progress
 from cartstore.archive.retention import RETENTION_KINDS, RetentionKind
 from cartstore.errors import CartStoreError
-from cartstore.recovery.drift import DRIFT_KINDS
 from cartstore.recovery.reconcile import Reconciler
 from cartstore.tasks import end
 from cartstore_workers import metrics
@@ -43,7 +41,8 @@ class Duties:
         self._store = store
         self._reconciler = Reconciler(store)
         self._stopping = asyncio.Event()
-        self._drained_at = time.monotonic()
+        self.drift: dict[str, int] = {}
+        """What the latest looks of reconcile left, by kind; kinds without any are not named."""
         self.by_name: dict[JobName, Callable[[], Awaitable[None]]] = {
             "drain_outbox": self.drain_outbox,
             "release_due": self.release_due,
@@ -53,8 +52,6 @@ class Duties:
             "recover": self.recover,
             "apply_retention": self.apply_retention,
         }
-        for kind in DRIFT_KINDS:
-            metrics.DRIFT.labels(kind).set(0)
         for removed in RETENTION_KINDS:
             # An alert on its rate needs the series before the first removal.
             metrics.RETENTION_REMOVED.labels(removed)
@@ -63,26 +60,17 @@ class Duties:
         """Let a job that runs end with its present batch."""
         self._stopping.set()
 
-    async def drain_outbox(self) -> None:
-        drained = 0
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping.is_set()
 
+    async def drain_outbox(self) -> None:
         async def drain() -> int:
-            nonlocal drained
             moved = await self._store.drain_outbox()
             metrics.EVENTS_DRAINED.inc(moved)
-            drained += moved
             return moved
 
-        began = time.monotonic()
-        try:
-            await self._in_rounds(drain, limits.OUTBOX_BATCH_EVENTS)
-        except BaseException:
-            metrics.DRAIN_LAG_SECONDS.set(time.monotonic() - self._drained_at)
-            raise
-        # An event that was found came after the look before this one; how long after, nobody knows.
-        metrics.DRAIN_LAG_SECONDS.set(time.monotonic() - self._drained_at if drained else 0)
-        metrics.DRAIN_LAG_EVENTS.set(drained)
-        self._drained_at = began
+        await self._in_rounds(drain, limits.OUTBOX_BATCH_EVENTS)
 
     async def release_due(self) -> None:
         async def release() -> int:
@@ -124,12 +112,7 @@ class Duties:
                     }
                 },
             )
-        for kind, count in self._reconciler.open_by_kind().items():
-            metrics.DRIFT.labels(kind).set(count)
-        aside = await self._store.count_quarantined()
-        metrics.REJECTED_EVENTS.set(aside.rejected_events)
-        metrics.FROZEN_SKUS.set(aside.frozen_skus)
-        metrics.LOG_SALVAGES.set(await self._store.count_salvages())
+        self.drift = {kind: count for kind, count in self._reconciler.open_by_kind().items() if count}
 
     async def apply_retention(self) -> None:
         await self._beside_the_drain(self._remove_outdated())
@@ -149,6 +132,7 @@ class Duties:
         for _ in range(ROUNDS_MAX):
             batch = await self._store.apply_retention(kind)
             metrics.RETENTION_REMOVED.labels(kind).inc(batch.removed)
+            progress.made()
             if not batch.is_more or self._stopping.is_set():
                 return
 
@@ -169,5 +153,7 @@ class Duties:
     async def _in_rounds(self, work: Callable[[], Awaitable[int]], batch: int) -> None:
         """Repeat until a batch was not full, the bound is reached or the worker stops."""
         for _ in range(ROUNDS_MAX):
-            if await work() < batch or self._stopping.is_set():
+            done = await work()
+            progress.made()
+            if done < batch or self._stopping.is_set():
                 return

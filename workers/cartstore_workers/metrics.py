@@ -1,4 +1,5 @@
-"""Every metric of the workers, spelled once. Labels are bounded: names of jobs, kinds of drift.
+"""What workers count, spelled once; the shop's gauges are in `cartstore.exposition`. Labels are bounded:
+names of jobs, kinds of drift.
 
 With PROMETHEUS_MULTIPROC_DIR set (before the first import of prometheus_client) the values are kept in
 files there, and the API's /metrics shows them beside its own.
@@ -11,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Histogram
 from prometheus_client.multiprocess import mark_process_dead
 
 from cartstore.metric_files import allocate_metric_files
@@ -28,16 +29,6 @@ JOB_SECONDS: Final = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
 EVENTS_DRAINED: Final = Counter("cartstore_events_drained", "Events carried from the outbox into the record.")
-DRAIN_LAG_EVENTS: Final = Gauge(
-    "cartstore_drain_lag_events",
-    "Events that the latest drain found waiting.",
-    multiprocess_mode="mostrecent",
-)
-DRAIN_LAG_SECONDS: Final = Gauge(
-    "cartstore_drain_lag_seconds",
-    "How long an event may have been waiting for the record: since the last drain that got to the end.",
-    multiprocess_mode="mostrecent",
-)
 HOLDS_RELEASED: Final = Counter("cartstore_holds_released", "Holds that the sweep released.")
 PAYMENTS_EXPIRED: Final = Counter(
     "cartstore_payments_expired", "Payments that the sweep released because their window was over."
@@ -45,27 +36,6 @@ PAYMENTS_EXPIRED: Final = Counter(
 CARTS_SNAPSHOT: Final = Counter("cartstore_carts_snapshot", "Carts carried into the record.")
 RECONCILE_CHECKED: Final = Counter(
     "cartstore_reconcile_checked", "SKUs, carts and payments that reconcile compared."
-)
-DRIFT: Final = Gauge(
-    "cartstore_drift",
-    "Disagreements that reconcile found and could not repair, by kind. Zero on a healthy system.",
-    ("kind",),
-    multiprocess_mode="livemax",
-)
-REJECTED_EVENTS: Final = Gauge(
-    "cartstore_rejected_events",
-    "Events that the record refused and nobody has dealt with. Zero on a healthy system.",
-    multiprocess_mode="mostrecent",
-)
-FROZEN_SKUS: Final = Gauge(
-    "cartstore_frozen_skus",
-    "SKUs that are not sold until an operator decides. Zero on a healthy system.",
-    multiprocess_mode="mostrecent",
-)
-LOG_SALVAGES: Final = Gauge(
-    "cartstore_log_salvages",
-    "How often the log of the embedded engine was found damaged and was salvaged.",
-    multiprocess_mode="mostrecent",
 )
 DRIFT_REPAIRED: Final = Counter(
     "cartstore_drift_repaired", "Disagreements that reconcile repaired.", ("kind",)

@@ -81,11 +81,19 @@ class Timer(CronJob):
 class Timers(CronScheduler):
     """The timers of one worker, on their own thread and connection."""
 
-    def __init__(self, settings: Settings, connection: Redis, carry_out: Callable[[JobName], object]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        connection: Redis,
+        carry_out: Callable[[JobName], object],
+        on_turn: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_turn` is called at every look at what is due."""
         super().__init__(connection, logging_level="WARNING")
         # RQ says at level INFO what it registers; with timers of a second that is of no interest.
         self.log.setLevel(logging.WARNING)
         self._carry_out = carry_out
+        self._on_turn = on_turn
         self._doorbell = Doorbell(connection, settings.namespace)
         queue: Queue = self._doorbell.queue
         self._timers = [
@@ -111,6 +119,7 @@ class Timers(CronScheduler):
 
     def _turn(self) -> None:
         while not self._stopping.is_set():
+            self._on_turn()
             try:
                 self.enqueue_jobs()
                 self._say_alive()

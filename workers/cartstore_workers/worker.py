@@ -20,7 +20,9 @@ from rq.worker import WorkerStatus
 
 import cartstore
 from cartstore.errors import ConfigurationError
+from cartstore.listening import listen
 from cartstore.logs import describe
+from cartstore.redis.heart import Heart
 from cartstore.settings import Settings
 from cartstore_workers import jobs, metrics
 from cartstore_workers.queues import connect_queue, job_name_of, open_queue
@@ -60,7 +62,15 @@ class DoorbellWorker(SimpleWorker):
     death_penalty_class = Unbounded
     max_connection_wait_time = RETURN_SECONDS_MAX
 
-    def __init__(self, queue: Queue, *, stopping: threading.Event, hurry: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        *,
+        stopping: threading.Event,
+        hurry: Callable[[], None],
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_wait` is called before every wait for a job."""
         super().__init__(
             [queue],
             connection=queue.connection,
@@ -71,6 +81,7 @@ class DoorbellWorker(SimpleWorker):
         )
         self._stopping = stopping
         self._hurry = hurry
+        self._on_wait = on_wait
 
     def _set_ip_address(self, connection: redis.Redis) -> None:
         # RQ 3 asks by CLIENT INFO, whose answer redis-py takes apart at every space: an engine on a unix
@@ -107,6 +118,7 @@ class DoorbellWorker(SimpleWorker):
         # destructor for instance; without this look the wait would then go on for ever.
         if self._stopping.is_set() and pipeline is None and self.get_state() != WorkerStatus.BUSY:
             raise StopRequested
+        self._on_wait()
         super().heartbeat(timeout, pipeline)
 
     def subscribe(self) -> None:
@@ -135,9 +147,11 @@ def serve(settings: Settings, opening: Opening | None = None) -> int:
         # What this store writes itself is drained by its own timers.
         opening = partial(cartstore.open_store, settings, doorbell=lambda: None)
     stopping = threading.Event()
-    runtime = Runtime(opening)
+    listener = listen(settings.worker_host, settings.worker_port) if settings.worker_port else None
+    heart = partial(Heart, settings, "worker") if settings.redis_url else None
+    runtime = Runtime(opening, heart=heart, listener=listener)
     queue = open_queue(connect_queue(settings), settings.namespace)
-    timers = Timers(settings, connect_queue(settings), runtime.run)
+    timers = Timers(settings, connect_queue(settings), runtime.run, partial(runtime.pulse.sign, "timers"))
     _catch_signals(stopping)
     metrics.forget_dead_processes()
     try:
@@ -152,6 +166,8 @@ def serve(settings: Settings, opening: Opening | None = None) -> int:
         timers.stop(GRACE_SECONDS + CLOSE_SECONDS)
         runtime.close()
         jobs.install(None)
+        if listener is not None:
+            listener.close()
     _logger.info("the worker has stopped")
     return 0
 
@@ -161,8 +177,10 @@ def _work(queue: Queue, stopping: threading.Event, runtime: Runtime) -> None:
     pause_seconds = RETURN_SECONDS_MIN
     while not stopping.is_set():
         started = time.monotonic()
+        runtime.pulse.sign("jobs")
         try:
-            worker = DoorbellWorker(queue, stopping=stopping, hurry=runtime.hurry)
+            on_wait = partial(runtime.pulse.sign, "jobs")
+            worker = DoorbellWorker(queue, stopping=stopping, hurry=runtime.hurry, on_wait=on_wait)
             # RQ tells of every job at level INFO, which is a few lines a second.
             worker.work(logging_level="WARNING")
         except StopRequested:

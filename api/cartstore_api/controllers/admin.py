@@ -362,7 +362,7 @@ class AdminController(Controller):
     async def stats(self, request: AnyRequest) -> Response[schemas.Stats]:
         """Sizes and readiness at a glance. Scope: ops:read."""
         services = services_of(request)
-        found = await services.store.readiness()
+        found = await services.readiness()
         settings = services.settings
         return answer(
             schemas.Stats(
@@ -371,6 +371,7 @@ class AdminController(Controller):
                 checkout_ack=services.store.ack_mode,
                 products=await services.store.catalog.count(),
                 ready=found["ready"],
+                status=found["status"],
                 checks={name: schemas.Check(**check) for name, check in found["checks"].items()},
             )
         )
