@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -11,6 +12,9 @@ from cartstore.archive.quarantine import EventsTaken, known_names, put_aside
 from cartstore.archive.writing import apply, move_cursor
 from cartstore.errors import EventRefused
 from cartstore.model import Event, Position
+
+PUT_ASIDE: Final = "Put aside by a recovery:"
+"""How the reason of an event begins that a recovery found and could not apply."""
 
 
 class RaisedEpoch:
@@ -27,11 +31,15 @@ class RaisedEpoch:
         self.nonce = nonce
         self._connection = connection
         self._closed_below = closed_below
+        self._has_cursor = False
+        """Whether the stream has shown the event at the cursor: then it is the record's own history."""
         self._is_broken = False
+        """Whether the record's own history has a gap or a fork, behind which nothing is applied."""
 
     async def take(self, stream: Sequence[Event]) -> EventsTaken:
         """Take a page of a stream that takes no more events, in its order: apply what chains on from the
-        cursor, put everything else aside that the record does not have. Events that the record refuses are
+        cursor, put everything else aside that the record does not have. SKUs of events behind a break in the
+        record's own history are frozen: their units were promised. Events that the record refuses are
         rejected as in a drain. Taking a page again changes nothing more."""
         known = await known_names(self._connection, stream)
         applied = aside = 0
@@ -39,12 +47,14 @@ class RaisedEpoch:
         while place < len(stream):
             run = [] if self._is_broken else self._chained(stream[place:])
             if run:
+                self._has_cursor = True
                 applied += len(run)
                 await self._apply(run)
                 place += len(run)
                 continue
             event = stream[place]
             place += 1
+            self._has_cursor = self._has_cursor or event.name == f"{self.cursor} {self.nonce}"
             if event.name in known:
                 continue
             reason = self._reason_against(event)
@@ -81,8 +91,12 @@ class RaisedEpoch:
     def _reason_against(self, event: Event) -> str:
         position = event.position
         if position.epoch < self._closed_below:
-            return f"Its epoch was closed before: the record takes events from epoch {self._closed_below} on."
-        if position <= self.cursor:
-            return f"The record has another event, or none, at {position}: the outbox has a fork."
-        self._is_broken = True
-        return f"It does not follow event {self.cursor}: the outbox has a gap or a fork."
+            why = f"its epoch was closed before, the record takes events from epoch {self._closed_below} on"
+        elif position <= self.cursor:
+            why = f"the record has another event, or none, at {position}: the outbox has a fork"
+        elif not self._has_cursor and self.cursor.seq > 0:
+            why = f"the outbox does not hold event {self.cursor}, the last that was applied: another history"
+        else:
+            self._is_broken = True
+            why = f"it does not follow event {self.cursor}: the outbox has a gap or a fork"
+        return f"{PUT_ASIDE} {why}."

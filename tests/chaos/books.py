@@ -15,6 +15,8 @@ import redis
 from packed import line_held
 from redis.client import NEVER_DECODE
 
+from cartstore.archive.raised_epoch import PUT_ASIDE
+
 _TAG = "{main:0}:"
 _US = "\x1f"
 
@@ -62,8 +64,13 @@ class Books(msgspec.Struct, kw_only=True):
     """Units by reference."""
     rejected: int = 0
     """Events that the record refused."""
+    put_aside: int = 0
+    """Events of another history, or behind a break, that a recovery found in an engine."""
     drift: list[str] = []
     """What reconcile found and could not repair."""
+
+
+_REJECTED = "SELECT count(*) FROM rejected_events WHERE true"
 
 
 async def read_books(redis_url: str, database_url: str, skus: Sequence[str]) -> Books:
@@ -81,7 +88,8 @@ async def read_books(redis_url: str, database_url: str, skus: Sequence[str]) -> 
                     "SELECT reference, delta FROM stock_ledger WHERE kind = 'adjust' AND sku = ANY($1)", skus
                 )
             },
-            rejected=await connection.fetchval("SELECT count(*) FROM rejected_events"),
+            rejected=await connection.fetchval(f"{_REJECTED} AND reason NOT LIKE $1", f"{PUT_ASIDE}%"),
+            put_aside=await connection.fetchval(f"{_REJECTED} AND reason LIKE $1", f"{PUT_ASIDE}%"),
         )
     finally:
         await connection.close()

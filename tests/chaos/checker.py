@@ -91,6 +91,11 @@ def _check_stock(
     """Both stores and the ledger tell one story, in which every delivered unit is on hand or sold once."""
     if books.rejected:
         yield "lost", f"the record refused {books.rejected} events"
+    if books.put_aside and not upsets:
+        yield (
+            "lost",
+            f"{books.put_aside} events were put aside, and no engine and no record had lost anything",
+        )
     for what in books.drift:
         yield "drift", what
     restocked = [its for its in operations if its.first.verb == "restock"]

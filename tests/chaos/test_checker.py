@@ -509,6 +509,14 @@ def test_answer_that_nobody_earned_is_found(history: History, books: Books, stat
     assert found(history, books) == {"defect"}
 
 
+def test_events_put_aside_are_found_when_nothing_had_forgotten_anything(
+    history: History, books: Books
+) -> None:
+    books.put_aside = 1
+
+    assert found(history, books) == {"lost"}
+
+
 def test_drift_and_rejected_events_are_found(history: History, books: Books) -> None:
     books.drift.append("a counter")
     books.rejected = 1

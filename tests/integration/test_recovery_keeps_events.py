@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from chaos.shop import assert_sound, check_out, stock_up
 from property.shop_with_record import Died, ShopWithRecord, dying_at, open_shop_with_record
+from sqlalchemy import text
 
 from cartstore import Owner
 from cartstore.errors import ProductInactive, StoreRecovering
@@ -121,6 +122,33 @@ async def test_events_of_a_closed_epoch_are_put_aside_and_freeze_nothing(shop: S
     assert not await is_recorded(shop, checkout)
     assert [kind for kind, _ in await rejected(shop)] == ["checkout_begun"] * 3
     assert all("epoch was closed" in reason for _, reason in await rejected(shop))
+    assert await frozen(shop) == []
+    await assert_sound(shop.store)
+
+
+async def test_events_freeze_nothing_when_the_record_is_of_another_time(shop: ShopWithRecord) -> None:
+    """A database that was restored from a backup: the engine's stream begins behind what the record has."""
+    [checkout, *_] = await three_checkouts(shop)
+    await shop.store.drain_outbox()
+    await shop.store.adjust_stock("a", 1, reason="delivery", reference="late")
+    async with shop.store.archive.database.transaction() as connection:
+        await connection.execute(text("DELETE FROM order_lines"))
+        await connection.execute(text("DELETE FROM orders"))
+        await connection.execute(text("DELETE FROM payments"))
+        await connection.execute(text("DELETE FROM events WHERE type <> 'stock_adjusted'"))
+        await connection.execute(
+            text("UPDATE outbox_cursor SET (seq, nonce) = (SELECT seq, nonce FROM events WHERE seq = 3)")
+        )
+
+    with pytest.raises(StoreRecovering):
+        await shop.store.drain_outbox()
+    assert await shop.store.recover()
+
+    assert not await is_recorded(shop, checkout)
+    kinds, reasons = zip(*await rejected(shop), strict=True)
+    # The last applied event is still in the stream, and the one behind it.
+    assert kinds == ("checkout_begun", "stock_adjusted")
+    assert all("another history" in reason for reason in reasons)
     assert await frozen(shop) == []
     await assert_sound(shop.store)
 
