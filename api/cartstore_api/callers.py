@@ -149,6 +149,8 @@ class Callers:
 
     def claims_of(self, context: RequestContext) -> Claims | None:
         """The verified access token; None when none was sent. Raises Unauthenticated for any other."""
+        if context.claims is not None:
+            return context.claims
         authorization = context.known.get(b"authorization")
         if authorization is None:
             return None
@@ -172,6 +174,7 @@ class Callers:
             raise Unauthenticated("The token has expired.")
         if claims.not_before - LEEWAY_SECONDS > now:
             raise Unauthenticated("The token is not valid.")
+        context.claims = claims
         return claims
 
     def require(self, context: RequestContext, scope: str) -> Claims:

@@ -7,9 +7,12 @@ import itertools
 import os
 import re
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from litestar import Request
+
+if TYPE_CHECKING:
+    from cartstore_api.callers import Claims
 
 SCOPE_KEY: Final = "cartstore"
 
@@ -28,7 +31,7 @@ RawHeader = tuple[bytes, bytes]
 class RequestContext:
     """Made for every request; handlers add response headers, problems leave their code."""
 
-    __slots__ = ("_raw", "code", "headers", "known", "peer", "request_id")
+    __slots__ = ("_raw", "claims", "code", "headers", "known", "peer", "request_id")
 
     def __init__(self, raw: Sequence[RawHeader]) -> None:
         self._raw = raw
@@ -39,6 +42,8 @@ class RequestContext:
         self.request_id = request_id_of(sent)
         self.peer: str | None = None
         """The address at the other end of the connection, which may be a proxy's (client_address.py)."""
+        self.claims: Claims | None = None
+        """Of the access token, once it was verified (callers.py)."""
         self.code: str | None = None
         """Of the problem that the request ended in."""
         self.headers: list[RawHeader] = []
