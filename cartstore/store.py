@@ -104,7 +104,7 @@ def _known_by(repeat: Repeat) -> Iterator[None]:
     try:
         yield
     except OutcomeUnknown as error:
-        raise OutcomeUnknown(f"{error.message} {HOW_TO_REPEAT[repeat]}", repeat=repeat) from error
+        raise type(error)(f"{error.message} {HOW_TO_REPEAT[repeat]}", repeat=repeat) from error
 
 
 def _fingerprint(*parts: object) -> str:

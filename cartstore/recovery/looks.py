@@ -86,12 +86,13 @@ class Looks:
             found.update(await self._drifts_of_skus(page))
         for page in slices([subject for subject in subjects if subject.what == "payment"]):
             found.update(await self._drifts_of_payments(page))
-        for page in slices([subject for subject in subjects if subject.what == "cart"], LOOKS_AT_ONCE):
-            looks = await asyncio.gather(*map(self._drifts_of_cart, page))
-            found.update({subject: drifts for subject, drifts in zip(page, looks, strict=True) if drifts})
+        # Before the carts: their totals count what orders hold.
         for page in slices([subject for subject in subjects if subject.what == "order"]):
             stray = set(await self._engine.stray_orders([subject.name for subject in page]))
             found.update({its: [drift_of_stray_order(its.name)] for its in page if its.name in stray})
+        for page in slices([subject for subject in subjects if subject.what == "cart"], LOOKS_AT_ONCE):
+            looks = await asyncio.gather(*map(self._drifts_of_cart, page))
+            found.update({subject: drifts for subject, drifts in zip(page, looks, strict=True) if drifts})
         return found
 
     async def fields_of(self, sku: str) -> SkuFields | None:

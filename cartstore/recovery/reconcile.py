@@ -279,6 +279,13 @@ class _Run:
     async def repair(self) -> None:
         """Put right what is safe to put right, and look whether it is."""
         tried = [subject for subject, drifts in self.suspects.items() if await self._try(subject, drifts)]
+        # A payment may have been all that its orders lacked.
+        finished = {payment_id_of_order(its.name) for its in tried if its.what == "order"}
+        tried += [
+            its
+            for its in self.suspects
+            if its.what == "payment" and its.name in finished and its not in tried
+        ]
         # A hold that is indexed again may be all that a counter seemed to have too much.
         tried += [
             subject

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from cartstore_api import metrics
 
 from cartstore import open_store
 from cartstore.datadir import DataDir
 from cartstore.embedded import Engine
 from cartstore.embedded.parts import missing_parts
+from cartstore.exposition import render
 from cartstore.redis.memory import EngineMemory
 from cartstore.settings import Settings
 
@@ -57,8 +57,8 @@ async def test_what_is_left_is_told_and_an_engine_without_a_bound_is_warned_of(
 
 
 def test_metrics_tell_what_is_left() -> None:
-    text = metrics.render({}, EngineMemory(used_bytes=300, bound_bytes=1_000)).decode()
+    text = render({"checks": {}}, EngineMemory(used_bytes=300, bound_bytes=1_000)).decode()
 
     assert "cartstore_engine_memory_available_bytes 700.0" in text
     assert "cartstore_engine_memory_limit_bytes 1000.0" in text
-    assert "cartstore_engine_memory" not in metrics.render({}).decode()
+    assert "cartstore_engine_memory" not in render({"checks": {}}).decode()

@@ -76,7 +76,7 @@ async def test_checkout_with_an_unknown_outcome_is_the_first_when_it_is_repeated
 ) -> None:
     await shop.store.add_line(ANN, "B", 1)
 
-    async def unanswered(*_: object) -> None:
+    async def unanswered(*_: object, **__: object) -> None:
         raise OutcomeUnknown()
 
     with monkeypatch.context() as patch:
@@ -288,7 +288,7 @@ async def test_paid_checkout_is_found_when_the_engine_was_rebuilt_and_the_record
 async def test_payment_with_an_unknown_outcome_is_settled_once_when_it_is_repeated(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def unanswered(*_: object) -> None:
+    async def unanswered(*_: object, **__: object) -> None:
         raise OutcomeUnknown()
 
     with monkeypatch.context() as patch:

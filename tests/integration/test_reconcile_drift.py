@@ -14,7 +14,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from cartstore_workers import metrics
 from cartstore_workers.duties import Duties
 from packed import cart_values, pack_cart
 from reconcile_shop import BUYER, Shop, expect_left, expect_repaired, found, open_shop, product_of
@@ -27,7 +26,7 @@ from cartstore.cli import EXIT_FAILED, _reconcile_store
 from cartstore.embedded import Database
 from cartstore.errors import CartError, ContractError, ProductInactive, StoreRecovering, StoreUnavailable
 from cartstore.model import PaymentStatus, SkuFields, checkout_ids
-from cartstore.recovery.drift import DRIFT_KINDS, Drift, DriftKind
+from cartstore.recovery.drift import Drift, DriftKind
 from cartstore.recovery.reconcile import Reconciler
 from cartstore.recovery.report import ReconcileReport, table
 
@@ -521,13 +520,29 @@ async def test_due_entry_of_an_ended_payment_is_left_when_the_record_has_it_pend
     assert await shop.redis.zscore(shop.keys.due, shop.payment_id) == 2**42
 
 
-async def test_due_entry_without_payment_is_left_when_the_record_has_it_pending(shop: Shop) -> None:
-    await shop.redis.delete(shop.keys.payment(shop.payment_id))
+async def test_payment_is_put_back_when_its_orders_are_there_and_the_record_has_it_pending(
+    shop: Shop,
+) -> None:
+    order_id = f"o{shop.payment_id[1:]}-1"
     before = await shop.redis.zscore(shop.keys.due, shop.payment_id)
+    await shop.redis.delete(shop.keys.payment(shop.payment_id))
 
-    await expect_left(shop, ("payment_missing", shop.payment_id))
+    await expect_repaired(shop, ("order_without_payment", order_id), ("payment_missing", shop.payment_id))
 
     assert before is not None
+    assert await shop.redis.zscore(shop.keys.due, shop.payment_id) == before
+    await shop.store.apply_verdict(shop.payment_id, "succeeded")
+    await shop.store.drain_outbox()
+    assert (await shop.reconcile()).drift == []
+
+
+async def test_payment_is_left_when_it_is_lost_with_its_orders(shop: Shop) -> None:
+    before = await shop.redis.zscore(shop.keys.due, shop.payment_id)
+    await shop.redis.delete(shop.keys.payment(shop.payment_id), shop.keys.order(f"o{shop.payment_id[1:]}-1"))
+
+    report = await shop.reconcile(repair=False)
+
+    assert ("payment_missing", shop.payment_id) in found(report.drift)
     assert await shop.redis.zscore(shop.keys.due, shop.payment_id) == before
 
 
@@ -734,7 +749,7 @@ async def test_what_is_left_is_alarmed_by_the_worker_and_by_the_command(
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    await shop.redis.delete(shop.keys.payment(shop.payment_id))
+    await shop.redis.hincrby(shop.keys.sku("A"), "on_hand", 5)
     await shop.redis.delete(shop.keys.sku("B"))
     duties = Duties(shop.store)
     monkeypatch.setattr(duties, "_reconciler", shop.reconciler)
@@ -742,11 +757,8 @@ async def test_what_is_left_is_alarmed_by_the_worker_and_by_the_command(
     await duties.reconcile()
     status = await _reconcile_store(tmp_path, shop.store.settings, repair=True)
 
-    left = {"payment_missing": shop.payment_id, "sku_lost": "B"}
-    gauge = {
-        sample.labels["kind"]: sample.value for metric in metrics.DRIFT.collect() for sample in metric.samples
-    }
-    assert gauge == {kind: float(kind in left) for kind in DRIFT_KINDS}
+    left = {"engine_ahead": "A", "sku_lost": "B"}
+    assert duties.drift == dict.fromkeys(left, 1)
     told = {
         record.__dict__["fields"]["kind"]: record
         for record in caplog.records

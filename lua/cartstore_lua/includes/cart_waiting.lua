@@ -1,14 +1,15 @@
 --- @include payment_state
 
 -- Units that the pending orders of a cart's owner hold, added up from the orders themselves; nil when one of them cannot
--- be read.
+-- be read, or has lost its payment.
 local function cart_waiting(call, cart_id)
   local units = 0
   for _, payment_id in ipairs(redis.call('ZRANGE', call.prefix .. 'orders:' .. cart_id, 0, -1)) do
     local payment_key = call.prefix .. 'payment:' .. payment_id
     local status = payment_state(payment_key)
     local order_ids = status == 'pending' and redis.call('HGET', payment_key, 'orders') or ''
-    if not status or not order_ids then
+    local first_order = call.prefix .. 'order:' .. 'o' .. string.sub(payment_id, 2) .. '-1'
+    if not status or not order_ids or (status == 'nothing' and redis.call('EXISTS', first_order) == 1) then
       return nil
     end
     for order_id in string.gmatch(order_ids, '%S+') do
