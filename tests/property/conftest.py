@@ -22,8 +22,10 @@ settings.register_profile(
     suppress_health_check=list(HealthCheck),
     print_blob=True,
     derandomize=True,
+    # Without shrinking: it took five minutes of a run that had failed already.
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )
-_AT_RANDOM = settings(settings.get_profile("default"), derandomize=False)
+_AT_RANDOM = settings(settings.get_profile("default"), derandomize=False, phases=list(Phase))
 settings.register_profile("soak", _AT_RANDOM, max_examples=4_000, stateful_step_count=80)
 settings.register_profile("hunt", _AT_RANDOM, max_examples=300, phases=[Phase.generate])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
