@@ -8,8 +8,9 @@ follows every cut runs, the caller repeats its call, and the whole shop is recon
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -28,11 +29,13 @@ from cartstore.errors import (
 )
 from cartstore.model import Guard, PutItem
 from cartstore.recovery.cut_off import CutOffScripts
+from cartstore.recovery.drift import Drift
 from cartstore.recovery.reconcile import Reconciler
 from cartstore.recovery.report import table
 from cartstore.redis.caller import ScriptCaller
 from cartstore.redis.keys import Keys
 from cartstore.redis.scripts import Script
+from cartstore.tasks import end
 
 CUTTING = """
 local writes_left, call_of_engine, engine = {count}, redis.call, redis
@@ -240,3 +243,30 @@ async def assert_sound(scene: Scene, number: int) -> None:
         if sku not in frozen:
             assert level.held == await claims_of(scene.shop, sku), (number, level)
             assert (totals[sku].on_hand, totals[sku].sold) == (level.on_hand, level.sold), (number, sku)
+
+
+async def test_key_is_looked_at_again_when_a_script_is_cut_off_at_it_during_the_look(
+    shop: ShopWithRecord,
+) -> None:
+    looked: list[list[str]] = []
+    is_over = asyncio.Event()
+
+    class Looking(CutOffScripts):
+        async def look(self, store: Any, touched: Iterable[str]) -> list[Drift]:
+            looked.append(list(touched))
+            if len(looked) == 1:
+                self.note([key])
+            else:
+                is_over.set()
+            return []
+
+    engine: Any = shop.store.engine
+    key = engine.keys.cart(ANN.cart_id)
+    cut_off = Looking(shop.client, engine.keys)
+    cut_off.note([key])
+
+    watching = asyncio.create_task(cut_off.watch(shop.store))
+    await asyncio.wait_for(is_over.wait(), 10)
+    await end(watching)
+
+    assert looked == [[key], [key]]
