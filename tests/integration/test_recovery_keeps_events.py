@@ -15,7 +15,7 @@ from chaos.shop import assert_sound, check_out, stock_up
 from property.shop_with_record import Died, ShopWithRecord, dying_at, open_shop_with_record
 from sqlalchemy import text
 
-from cartstore import Owner
+from cartstore import Owner, progress
 from cartstore.errors import ProductInactive, StoreRecovering
 from cartstore.model import Checkout
 
@@ -247,3 +247,18 @@ async def test_event_follows_the_stream_when_the_gate_is_behind_it(shop: ShopWit
 
     assert [await is_recorded(shop, its) for its in (first, second)] == [True, True]
     await assert_sound(shop.store)
+
+
+async def test_recovery_tells_its_progress_while_it_takes_a_long_stream(
+    shop: ShopWithRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that tells none for a minute is replaced, and its successor would begin anew."""
+    monkeypatch.setattr("cartstore.recovery.gate.OUTBOX_BATCH_EVENTS", 1)
+    await three_checkouts(shop)
+    await delete_entry(shop, 0)
+    told: list[int] = []
+    async with shop.store.archive.raising_epoch(100) as raised:
+        progress.tell(lambda: told.append(1))
+        await shop.store._recovery._keep_events(raised)
+
+    assert len(told) == 3
