@@ -65,6 +65,10 @@ REFUSALS: dict[str, Callable[[Refusal], errors.CartStoreError]] = {
     "RECORD_NEEDED": lambda _: errors.StoreUnavailable(
         "The database is away, and only it knows whether this key was used; nothing was begun."
     ),
+    "CUT_OFF": lambda _: errors.OutcomeUnknown(
+        "The engine cut off an earlier checkout under this key, and what became of it is not known yet. "
+        + errors.HOW_TO_REPEAT["Idempotency-Key"]
+    ),
     "STORE_FULL": lambda _: errors.StoreFull(),
     "VERSION_CONFLICT": lambda reply: errors.VersionConflict(int(reply[1])),
     "IDEMPOTENCY_KEY_REUSED": lambda _: errors.IdempotencyKeyReused(),

@@ -22,6 +22,7 @@ from cartstore.errors import (
     CartEmpty,
     ItemNotFound,
     OrderState,
+    OutcomeUnknown,
     PartlyApplied,
     PaymentExpired,
     PaymentState,
@@ -270,3 +271,37 @@ async def test_key_is_looked_at_again_when_a_script_is_cut_off_at_it_during_the_
     await end(watching)
 
     assert looked == [[key], [key]]
+
+
+async def test_checkout_is_begun_once_when_it_is_repeated_before_anybody_looked(shop: ShopWithRecord) -> None:
+    """Wherever it was cut off, and with another line in the cart by then."""
+    engine: Any = shop.store.engine
+    cutting = Cutting(engine.caller)
+    engine.caller = cutting
+    cut_off = CutOffScripts(shop.client, engine.keys, confirm_seconds=0.0)
+    for number in itertools.count(1):
+        scene = Scene(shop, number)
+        await scene.set()
+        cutting.name, cutting.write, cutting.touched = "checkout_begin", number, []
+        try:
+            await scene.check_out()
+        except PartlyApplied:
+            cutting.name = ""
+        else:
+            break
+        await shop.store.add_line(scene.owner, scene.skus[0], 1)
+
+        # Not begun anew over what is half there: the record might get two of it.
+        with suppress(OutcomeUnknown):
+            await scene.check_out()
+        await cut_off.look(shop.store, [*cutting.touched, engine.keys.cart(scene.owner.cart_id)])
+        await scene.check_out()
+
+        await shop.store.drain_outbox()
+        [told] = await shop.client.hmget(engine.keys.payment(scene.payment_id), "amount")
+        recorded = await shop.store.archive.find_payment(scene.payment_id)
+        assert recorded is not None
+        assert str(recorded[0].amount_minor) == told, f"write {number}"
+        assert await shop.rows("SELECT type FROM rejected_events") == [], f"write {number}"
+        await assert_sound(scene, number)
+    assert number > 10
