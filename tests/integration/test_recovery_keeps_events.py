@@ -126,6 +126,34 @@ async def test_events_of_a_closed_epoch_are_put_aside_and_freeze_nothing(shop: S
     await assert_sound(shop.store)
 
 
+async def test_events_of_a_closed_epoch_are_put_aside_when_the_record_keeps_none_so_old(
+    shop: ShopWithRecord,
+) -> None:
+    """An engine that comes back after longer than events are kept: what it alone has is still not lost."""
+    archived = await check_out(shop.store, DAN, "a")
+    await shop.store.cancel_order(archived.orders[0].order_id, DAN)
+    archive = shop.store.archive
+    cursor = (await archive.cursor())[0]
+    # Nothing is trimmed: its stream has every event that there was.
+    while events := await shop.outbox.read(cursor, 100):
+        cursor = await archive.apply_events(events)
+    await three_checkouts(shop)
+    copy = await shop.copy_engine()
+    await shop.replace_engine({})
+    await shop.store.recover()
+    await check_out(shop.store, DAN, "b")
+    await shop.store.drain_outbox()
+    async with archive.database.transaction() as connection:
+        await connection.execute(text("DELETE FROM events WHERE epoch = :epoch"), {"epoch": cursor.epoch})
+    await shop.replace_engine(copy)
+
+    assert await shop.store.recover()
+
+    assert [kind for kind, _ in await rejected(shop)] == ["checkout_begun"] * 3
+    assert await frozen(shop) == []
+    await assert_sound(shop.store)
+
+
 async def test_events_freeze_nothing_when_the_record_is_of_another_time(shop: ShopWithRecord) -> None:
     """A database that was restored from a backup: the engine's stream begins behind what the record has."""
     [checkout, *_] = await three_checkouts(shop)
