@@ -216,6 +216,32 @@ async def test_every_waiting_event_is_applied_when_a_rebuild_is_asked_for(shop: 
     await assert_sound(shop.store)
 
 
+@pytest.mark.parametrize(
+    "damaged", [{"type": b"a\x00b"}, {"nonce": b"a\x00b"}, {"at": "9" * 25}, {"body": b"\x00\xff"}], ids=repr
+)
+async def test_entry_that_postgresql_would_not_store_blocks_nothing(
+    shop: ShopWithRecord, damaged: dict[str, Any]
+) -> None:
+    first = await check_out(shop.store, ANN, "a")
+    position, fields = (await entries(shop))[-1]
+    epoch, _, seq = position.partition("-")
+    entry = {
+        "nonce": "n",
+        "type": "odd",
+        "at": "1",
+        "body": "{}",
+        "previous": f"{position} {fields['nonce']}",
+    }
+    await shop.client.xadd(shop.outbox._keys.outbox, {**entry, **damaged}, f"{epoch}-{int(seq) + 1}")
+    second = await check_out(shop.store, BEN, "b")
+
+    await shop.store.drain_outbox()
+
+    assert [await is_recorded(shop, its) for its in (first, second)] == [True, True]
+    assert len(await rejected(shop)) == 1
+    await assert_sound(shop.store)
+
+
 async def test_events_behind_an_unreadable_entry_are_applied_and_it_is_put_aside(
     shop: ShopWithRecord,
 ) -> None:
