@@ -66,8 +66,7 @@ REFUSALS: dict[str, Callable[[Refusal], errors.CartStoreError]] = {
         "The database is away, and only it knows whether this key was used; nothing was begun."
     ),
     "CUT_OFF": lambda _: errors.OutcomeUnknown(
-        "The engine cut off an earlier checkout under this key, and what became of it is not known yet. "
-        + errors.HOW_TO_REPEAT["Idempotency-Key"]
+        "The engine cut off an earlier call under this key or reference; its outcome is not known yet."
     ),
     "STORE_FULL": lambda _: errors.StoreFull(),
     "VERSION_CONFLICT": lambda reply: errors.VersionConflict(int(reply[1])),
