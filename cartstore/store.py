@@ -104,7 +104,8 @@ def _known_by(repeat: Repeat) -> Iterator[None]:
     try:
         yield
     except OutcomeUnknown as error:
-        raise type(error)(f"{error.message} {HOW_TO_REPEAT[repeat]}", repeat=repeat) from error
+        told = type(error)(f"{error.message} {HOW_TO_REPEAT[repeat]}", repeat=repeat)
+        raise told from error.__cause__ or error
 
 
 def _fingerprint(*parts: object) -> str:

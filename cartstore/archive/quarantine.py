@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cartstore.archive.arrays import columns_of, rows_of
 from cartstore.archive.database import Database
+from cartstore.archive.forgotten import applied_names
 from cartstore.archive.tables import events, frozen_skus, order_lines, orders, rejected_events
 from cartstore.errors import ContractError
 from cartstore.model import ID_PATTERN, Event, Position, is_sku, payment_id_of_order
@@ -78,8 +79,8 @@ class Quarantine:
 
 
 async def known_names(connection: AsyncConnection, stream: Sequence[Event]) -> set[str]:
-    """Names of those of these events that the record has, applied or put aside. Events older than the oldest
-    one that it keeps count as known: they were archived before it forgot them."""
+    """Names of those of these events that the record has, applied or put aside. Of events older than the
+    oldest one that it keeps, the rows that they changed tell whether they were applied."""
     names: set[str] = set()
     if not stream:
         return names
@@ -89,7 +90,8 @@ async def known_names(connection: AsyncConnection, stream: Sequence[Event]) -> s
         )
     ).first()
     if oldest is not None:
-        names = {event.name for event in stream if event.position < Position(*oldest)}
+        older = [event for event in stream if event.position < Position(*oldest)]
+        names = await applied_names(connection, older)
     positions = [(event.position.epoch, event.position.seq) for event in stream]
     for table in (events, rejected_events):
         source = rows_of(table, ("epoch", "seq"))

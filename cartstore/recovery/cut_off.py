@@ -63,12 +63,14 @@ class CutOffScripts:
         while True:
             await self._has_any.wait()
             self._has_any.clear()
-            touched = list(self._touched)
+            # Taken out before the look: a script may be cut off at the same keys while it runs, after it has
+            # read them.
+            touched, self._touched = list(self._touched), {}
             try:
                 await self.look(store, touched)
             except StoreError as error:
                 _log.warning("what a script that was cut off has changed cannot be looked at yet: %s", error)
-                self._has_any.set()
+                self.note(touched)
                 await asyncio.sleep(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, RETRY_SECONDS_MAX)
                 continue
@@ -76,8 +78,6 @@ class CutOffScripts:
                 # A defect; the round of reconcile looks at the same things, one by one.
                 _log.exception("what a script that was cut off has changed could not be looked at")
             pause_seconds = RETRY_SECONDS
-            for key in touched:
-                self._touched.pop(key, None)
 
     async def look(self, store: CartStore, touched: Iterable[str]) -> list[Drift]:
         """Look at what these keys are about, repair what is safe, freeze the SKUs that stay in doubt. What is

@@ -17,6 +17,7 @@ from typing import Final
 
 from redis.asyncio import Redis
 
+from cartstore import progress
 from cartstore.archive.drain import drain
 from cartstore.archive.raised_epoch import RaisedEpoch
 from cartstore.archive.repository import Archive
@@ -270,6 +271,7 @@ class Recovery:
             taken = await raised.take(page)
             applied, aside = applied + taken.applied, aside + taken.put_aside
             last = page[-1].position
+            progress.made()
         if applied or aside:
             _log.error(
                 "partition %s: before the rebuild %d waiting events were applied, and %d that cannot be"

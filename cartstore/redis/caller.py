@@ -117,6 +117,9 @@ def open_pool(url: str) -> BlockingConnectionPool:
     return pool
 
 
+_OUT_OF_MEMORY = "OOM command not allowed"
+"""What an engine at its memory limit says. "OOM" alone may be in the name of a key that an error names."""
+
 _INSIDE_A_SCRIPT = re.compile(r"@user_(?:script|function):\d+\.?$")
 """How an engine ends an error that a script did not catch."""
 
@@ -132,7 +135,7 @@ def translate(
     """
     text = _answer_of(error)
     word = text.split(" ")[0]
-    if isinstance(error, OutOfMemoryError) or "OOM" in text[:64]:
+    if isinstance(error, OutOfMemoryError) or word == "OOM" or _OUT_OF_MEMORY in text:
         return StoreFull("The engine is at its memory limit; the change was not applied.")
     if word in _TAKES_NO_WRITES:
         return WritesRefused(f"The engine takes no writes now ({word}).")

@@ -21,6 +21,9 @@ from cartstore.redis.store import RedisEngine
 UNREADABLE: Final = "unreadable"
 """Type of an event whose stream entry is not as scripts write it."""
 
+_AT_MS_MAX = 1 << 53
+"""More than any clock tells; the engine's scripts count exactly up to it."""
+
 _TRIM_BATCH = 500
 _READ_PIECE = 250
 
@@ -122,13 +125,19 @@ class RedisOutbox:
 def read_event(position: str, fields: Mapping[str, str]) -> Event:
     """The event of one stream entry. An entry that no script writes becomes an event of type `unreadable`,
     which the record refuses: it keeps its place in the chain, so that it blocks no event behind it."""
-    where, nonce, previous = Position.parse(position), fields.get("nonce", ""), fields.get("previous")
+    where, previous = Position.parse(position), fields.get("previous")
+    # PostgreSQL takes no NUL; `previous` is spelled alike, or the chain would break.
+    nonce = _without_nul(fields.get("nonce", ""))
+    previous = _without_nul(previous) if previous is not None else None
     try:
+        kind, at_ms = fields["type"], int(fields["at"])
+        if "\x00" in kind or abs(at_ms) > _AT_MS_MAX:
+            raise ValueError
         return Event(
             position=where,
             nonce=nonce,
-            type=fields["type"],
-            at_ms=int(fields["at"]),
+            type=kind,
+            at_ms=at_ms,
             body_json=fields["body"],
             cart_version=int(fields.get("cart_version", 0)),
             previous=previous,
@@ -138,3 +147,7 @@ def read_event(position: str, fields: Mapping[str, str]) -> Event:
         return Event(
             position=where, nonce=nonce, type=UNREADABLE, at_ms=0, body_json=body_json, previous=previous
         )
+
+
+def _without_nul(text: str) -> str:
+    return text.replace("\x00", "\\x00")

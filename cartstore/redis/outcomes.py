@@ -65,6 +65,9 @@ REFUSALS: dict[str, Callable[[Refusal], errors.CartStoreError]] = {
     "RECORD_NEEDED": lambda _: errors.StoreUnavailable(
         "The database is away, and only it knows whether this key was used; nothing was begun."
     ),
+    "CUT_OFF": lambda _: errors.OutcomeUnknown(
+        "The engine cut off an earlier call under this key or reference; its outcome is not known yet."
+    ),
     "STORE_FULL": lambda _: errors.StoreFull(),
     "VERSION_CONFLICT": lambda reply: errors.VersionConflict(int(reply[1])),
     "IDEMPOTENCY_KEY_REUSED": lambda _: errors.IdempotencyKeyReused(),

@@ -60,7 +60,7 @@ from cartstore.model import (
 )
 from cartstore.redis.caller import ScriptCaller
 from cartstore.redis.keys import Keys
-from cartstore.redis.outcomes import AGAIN, DUE, OWNER_DUE, RETRIED, SUCCESSES, combined, refusal
+from cartstore.redis.outcomes import DUE, OWNER_DUE, RETRIED, SUCCESSES, combined, refusal
 from cartstore.redis.replies import (
     STOCK_FIELDS,
     order_fields,
@@ -174,14 +174,13 @@ class RedisEngine:
             tag = reply[0]
             if tag in SUCCESSES:
                 return reply
+            if tag not in RETRIED:
+                raise refusal(reply)
             try:
                 if tag == DUE:
                     await self._release(reply[1])
-                elif tag == OWNER_DUE:
-                    if not await self._release_owner(keys[1]):
-                        raise refusal(("LIMIT_EXCEEDED", *reply[1:]))
-                elif tag != AGAIN:
-                    raise refusal(reply)
+                elif tag == OWNER_DUE and not await self._release_owner(keys[1]):
+                    raise refusal(("LIMIT_EXCEEDED", *reply[1:]))
             except OutcomeUnknown as error:
                 # What was released is unknown; of what was asked for nothing was done, as its answer said.
                 raise StoreUnavailable("The engine gave no answer; the change was not applied.") from error

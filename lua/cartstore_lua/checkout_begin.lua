@@ -28,7 +28,7 @@
            {'REFUSED', <line_id, code, available, quantity, old price, new price>...} | {'IDEMPOTENCY_KEY_REUSED'}
            {'VERSION_CONFLICT', version} | {'CART_EMPTY'} | {'ITEM_NOT_FOUND', line_id}
            {'TOTAL_CHANGED', total} | {'LIMIT_EXCEEDED', name, limit} | {'STORE_FULL'} | {'RECORD_NEEDED'} | {'AGAIN'}
-           {'FENCED'}
+           {'CUT_OFF'} | {'FENCED'}
   Codes    PRODUCT_INACTIVE, CURRENCY_MISMATCH, INVALID_QUANTITY, PRICE_CHANGED, INSUFFICIENT_STOCK
   Faults   CARTBADARG
   Cost     O(lines of the cart * log holds)
@@ -77,6 +77,12 @@ for index = 3, KEYS[5] == KEYS[3] and 3 or 5, 2 do
       payment_release(call, known_id, 'expired')
     end
     return payment_reply(call, 'REPLAYED', known_id)
+  end
+  -- Orders without their payment: the engine cut off the checkout that began them, perhaps after its event. Another
+  -- event of one payment would be refused by the record.
+  local order_key = call.prefix .. 'order:' .. 'o' .. string.sub(KEYS[index], #call.prefix + 10) .. '-1'
+  if redis.call('HGET', order_key, 'status') == 'pending' then
+    return { 'CUT_OFF' }
   end
 end
 -- What the key began may be older than the engine remembers. Only the record has it then.

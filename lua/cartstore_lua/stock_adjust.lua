@@ -17,16 +17,18 @@
   ARGV[10] release limit          due holds released at most
   Returns  {'OK', delta, position, sku, policy, on_hand, held, sold, backordered}
            {'REPLAYED', ...the first OK reply} | {'PRODUCT_NOT_FOUND'} | {'STOCK_CONFLICT', why, on_hand, held}
-           {'LIMIT_EXCEEDED', name, limit} | {'AGAIN'} | {'FENCED'}
+           {'LIMIT_EXCEEDED', name, limit} | {'AGAIN'} | {'CUT_OFF'} | {'FENCED'}
   Faults   CARTBADARG
   Cost     O(log holds)
 ]]
 --- @include call_begin
+--- @include int
 --- @include hold_release_if_due
 --- @include sku_count
 --- @include sku_load
 --- @include sku_has_due
 --- @include outbox_append
+--- @include outbox_last
 --- @include stock_append
 
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
@@ -39,8 +41,38 @@ if not amount or not limit then
 end
 local sku = string.sub(KEYS[2], #call.prefix + 5)
 
-local known = redis.call('HMGET', KEYS[3], 'fingerprint', 'reply')
--- A reference without a reply is one whose adjustment was cut off before its event: nothing was adjusted.
+-- What comes behind the event: the counter, and the reply for whoever repeats the call.
+local function adjusted(delta, position)
+  sku_count(KEYS[2], 0, 0, delta)
+  local reply = { 'OK', int(delta), position }
+  stock_append(reply, KEYS[2], sku)
+  -- Kept without a TTL until the event is archived: until then only this key can tell a repeated call.
+  redis.call('HSET', KEYS[3], 'fingerprint', ARGV[9], 'reply', cjson.encode(reply), 'event', position)
+  return reply
+end
+
+local known = redis.call('HMGET', KEYS[3], 'fingerprint', 'reply', 'after', 'rev')
+-- A reference without a reply is one whose adjustment was cut off, before its event or behind it. If the stream has the
+-- event, only the counter and the reply are missing: the record would refuse another event of this reference.
+if known[3] and not known[2] then
+  local entry = redis.call('XRANGE', call.prefix .. 'outbox', '(' .. known[3], '+', 'COUNT', 1)[1]
+  local fields = {}
+  for index = 1, entry and #entry[2] or 0, 2 do
+    fields[entry[2][index]] = entry[2][index + 1]
+  end
+  if fields.subject == KEYS[3] then
+    if known[1] ~= ARGV[9] then
+      return { 'STOCK_CONFLICT', 'reference', '', '' }
+    end
+    local delta = tonumber(cjson.decode(fields.body).delta)
+    local stock = sku_load(call, sku)
+    -- Whether the counter was written is certain only while nothing else has moved.
+    if not stock or int(stock.rev) ~= known[4] then
+      return { 'CUT_OFF' }
+    end
+    return adjusted(delta, entry[1])
+  end
+end
 if known[2] then
   if known[1] ~= ARGV[9] then
     return { 'STOCK_CONFLICT', 'reference', '', '' }
@@ -73,14 +105,13 @@ if target > 1099511627776 then
   return { 'LIMIT_EXCEEDED', 'on_hand', '1099511627776' }
 end
 
--- Written once before the event, so that the reply cannot be refused after it.
-redis.call('HSET', KEYS[3], 'fingerprint', ARGV[9])
+-- Written once before the event, so that the reply cannot be refused after it, with the entry that the event follows.
+local last = outbox_last(call.prefix)
+redis.call(
+  'HSET', KEYS[3], 'fingerprint', ARGV[9], 'after', string.match(last.name, '^%S+') or '0-0', 'rev',
+  int(sku_load(call, sku).rev)
+)
 local position = outbox_append(call, 'stock_adjusted', {
   sku = sku, delta = int(delta), on_hand = int(target), reason = ARGV[7], reference = ARGV[8], fingerprint = ARGV[9],
 }, KEYS[3], 0)
-sku_count(KEYS[2], 0, 0, delta)
-local reply = { 'OK', int(delta), position }
-stock_append(reply, KEYS[2], sku)
--- Kept without a TTL until the event is archived: until then only this key can tell a repeated call.
-redis.call('HSET', KEYS[3], 'fingerprint', ARGV[9], 'reply', cjson.encode(reply), 'event', position)
-return reply
+return adjusted(delta, position)

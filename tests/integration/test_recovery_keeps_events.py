@@ -15,7 +15,7 @@ from chaos.shop import assert_sound, check_out, stock_up
 from property.shop_with_record import Died, ShopWithRecord, dying_at, open_shop_with_record
 from sqlalchemy import text
 
-from cartstore import Owner
+from cartstore import Owner, progress
 from cartstore.errors import ProductInactive, StoreRecovering
 from cartstore.model import Checkout
 
@@ -126,6 +126,34 @@ async def test_events_of_a_closed_epoch_are_put_aside_and_freeze_nothing(shop: S
     await assert_sound(shop.store)
 
 
+async def test_events_of_a_closed_epoch_are_put_aside_when_the_record_keeps_none_so_old(
+    shop: ShopWithRecord,
+) -> None:
+    """An engine that comes back after longer than events are kept: what it alone has is still not lost."""
+    archived = await check_out(shop.store, DAN, "a")
+    await shop.store.cancel_order(archived.orders[0].order_id, DAN)
+    archive = shop.store.archive
+    cursor = (await archive.cursor())[0]
+    # Nothing is trimmed: its stream has every event that there was.
+    while events := await shop.outbox.read(cursor, 100):
+        cursor = await archive.apply_events(events)
+    await three_checkouts(shop)
+    copy = await shop.copy_engine()
+    await shop.replace_engine({})
+    await shop.store.recover()
+    await check_out(shop.store, DAN, "b")
+    await shop.store.drain_outbox()
+    async with archive.database.transaction() as connection:
+        await connection.execute(text("DELETE FROM events WHERE epoch = :epoch"), {"epoch": cursor.epoch})
+    await shop.replace_engine(copy)
+
+    assert await shop.store.recover()
+
+    assert [kind for kind, _ in await rejected(shop)] == ["checkout_begun"] * 3
+    assert await frozen(shop) == []
+    await assert_sound(shop.store)
+
+
 async def test_events_freeze_nothing_when_the_record_is_of_another_time(shop: ShopWithRecord) -> None:
     """A database that was restored from a backup: the engine's stream begins behind what the record has."""
     [checkout, *_] = await three_checkouts(shop)
@@ -188,6 +216,32 @@ async def test_every_waiting_event_is_applied_when_a_rebuild_is_asked_for(shop: 
     await assert_sound(shop.store)
 
 
+@pytest.mark.parametrize(
+    "damaged", [{"type": b"a\x00b"}, {"nonce": b"a\x00b"}, {"at": "9" * 25}, {"body": b"\x00\xff"}], ids=repr
+)
+async def test_entry_that_postgresql_would_not_store_blocks_nothing(
+    shop: ShopWithRecord, damaged: dict[str, Any]
+) -> None:
+    first = await check_out(shop.store, ANN, "a")
+    position, fields = (await entries(shop))[-1]
+    epoch, _, seq = position.partition("-")
+    entry = {
+        "nonce": "n",
+        "type": "odd",
+        "at": "1",
+        "body": "{}",
+        "previous": f"{position} {fields['nonce']}",
+    }
+    await shop.client.xadd(shop.outbox._keys.outbox, {**entry, **damaged}, f"{epoch}-{int(seq) + 1}")
+    second = await check_out(shop.store, BEN, "b")
+
+    await shop.store.drain_outbox()
+
+    assert [await is_recorded(shop, its) for its in (first, second)] == [True, True]
+    assert len(await rejected(shop)) == 1
+    await assert_sound(shop.store)
+
+
 async def test_events_behind_an_unreadable_entry_are_applied_and_it_is_put_aside(
     shop: ShopWithRecord,
 ) -> None:
@@ -247,3 +301,18 @@ async def test_event_follows_the_stream_when_the_gate_is_behind_it(shop: ShopWit
 
     assert [await is_recorded(shop, its) for its in (first, second)] == [True, True]
     await assert_sound(shop.store)
+
+
+async def test_recovery_tells_its_progress_while_it_takes_a_long_stream(
+    shop: ShopWithRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that tells none for a minute is replaced, and its successor would begin anew."""
+    monkeypatch.setattr("cartstore.recovery.gate.OUTBOX_BATCH_EVENTS", 1)
+    await three_checkouts(shop)
+    await delete_entry(shop, 0)
+    told: list[int] = []
+    async with shop.store.archive.raising_epoch(100) as raised:
+        progress.tell(lambda: told.append(1))
+        await shop.store._recovery._keep_events(raised)
+
+    assert len(told) == 3

@@ -8,8 +8,9 @@ follows every cut runs, the caller repeats its call, and the whole shop is recon
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,6 +22,7 @@ from cartstore.errors import (
     CartEmpty,
     ItemNotFound,
     OrderState,
+    OutcomeUnknown,
     PartlyApplied,
     PaymentExpired,
     PaymentState,
@@ -28,11 +30,13 @@ from cartstore.errors import (
 )
 from cartstore.model import Guard, PutItem
 from cartstore.recovery.cut_off import CutOffScripts
+from cartstore.recovery.drift import Drift
 from cartstore.recovery.reconcile import Reconciler
 from cartstore.recovery.report import table
 from cartstore.redis.caller import ScriptCaller
 from cartstore.redis.keys import Keys
 from cartstore.redis.scripts import Script
+from cartstore.tasks import end
 
 CUTTING = """
 local writes_left, call_of_engine, engine = {count}, redis.call, redis
@@ -240,3 +244,94 @@ async def assert_sound(scene: Scene, number: int) -> None:
         if sku not in frozen:
             assert level.held == await claims_of(scene.shop, sku), (number, level)
             assert (totals[sku].on_hand, totals[sku].sold) == (level.on_hand, level.sold), (number, sku)
+
+
+@pytest.mark.parametrize("step", [Scene.deliver, Scene.lose])
+async def test_adjustment_counts_once_when_it_is_repeated_before_anybody_looked(
+    shop: ShopWithRecord, step: Step
+) -> None:
+    engine: Any = shop.store.engine
+    cutting = Cutting(engine.caller)
+    engine.caller = cutting
+    for number in itertools.count(1):
+        scene = Scene(shop, number)
+        await scene.set()
+        cutting.name, cutting.write = "stock_adjust", number
+        try:
+            await step(scene)
+        except PartlyApplied:
+            cutting.name = ""
+        else:
+            break
+
+        # Whether its counter was written is not known after the last write; the record knows it.
+        with suppress(OutcomeUnknown):
+            await step(scene)
+        await shop.store.drain_outbox()
+        await step(scene)
+
+        await shop.store.drain_outbox()
+        assert await shop.rows("SELECT type FROM rejected_events") == [], f"write {number}"
+        await assert_sound(scene, number)
+    assert number > 4
+
+
+async def test_key_is_looked_at_again_when_a_script_is_cut_off_at_it_during_the_look(
+    shop: ShopWithRecord,
+) -> None:
+    looked: list[list[str]] = []
+    is_over = asyncio.Event()
+
+    class Looking(CutOffScripts):
+        async def look(self, store: Any, touched: Iterable[str]) -> list[Drift]:
+            looked.append(list(touched))
+            if len(looked) == 1:
+                self.note([key])
+            else:
+                is_over.set()
+            return []
+
+    engine: Any = shop.store.engine
+    key = engine.keys.cart(ANN.cart_id)
+    cut_off = Looking(shop.client, engine.keys)
+    cut_off.note([key])
+
+    watching = asyncio.create_task(cut_off.watch(shop.store))
+    await asyncio.wait_for(is_over.wait(), 10)
+    await end(watching)
+
+    assert looked == [[key], [key]]
+
+
+async def test_checkout_is_begun_once_when_it_is_repeated_before_anybody_looked(shop: ShopWithRecord) -> None:
+    """Wherever it was cut off, and with another line in the cart by then."""
+    engine: Any = shop.store.engine
+    cutting = Cutting(engine.caller)
+    engine.caller = cutting
+    cut_off = CutOffScripts(shop.client, engine.keys, confirm_seconds=0.0)
+    for number in itertools.count(1):
+        scene = Scene(shop, number)
+        await scene.set()
+        cutting.name, cutting.write, cutting.touched = "checkout_begin", number, []
+        try:
+            await scene.check_out()
+        except PartlyApplied:
+            cutting.name = ""
+        else:
+            break
+        await shop.store.add_line(scene.owner, scene.skus[0], 1)
+
+        # Not begun anew over what is half there: the record might get two of it.
+        with suppress(OutcomeUnknown):
+            await scene.check_out()
+        await cut_off.look(shop.store, [*cutting.touched, engine.keys.cart(scene.owner.cart_id)])
+        await scene.check_out()
+
+        await shop.store.drain_outbox()
+        [told] = await shop.client.hmget(engine.keys.payment(scene.payment_id), "amount")
+        recorded = await shop.store.archive.find_payment(scene.payment_id)
+        assert recorded is not None
+        assert str(recorded[0].amount_minor) == told, f"write {number}"
+        assert await shop.rows("SELECT type FROM rejected_events") == [], f"write {number}"
+        await assert_sound(scene, number)
+    assert number > 10

@@ -203,6 +203,7 @@ async def test_reply_has_the_types_that_redis_py_gives(path: Path, sent: bytes, 
         (b"-BUSY a script is running\r\n", WritesRefused),
         (b"-NOPERM no permissions to run the 'evalsha' command\r\n", StoreUnavailable),
         (b"-CARTBADARG quantity\r\n", ContractError),
+        (b"-CARTUNREADABLE {main:0}:cart:u.ROOM 1\r\n", ContractError),
         (b"-ERR something else\r\n", ContractError),
     ],
 )

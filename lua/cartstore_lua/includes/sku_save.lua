@@ -1,9 +1,10 @@
 --- @include hold_state_encode
 --- @include int
 
--- Write what a call changed of a SKU's counters: whole values in one command, since sku_read read them in this
--- very call. `sold` and `backordered` are there only if the call sells units (payment_settle). `rev` grows also when units only went from one holder to another: whoever adds up all claims by
--- visiting their holders has missed or doubled them then, and sees it by that.
+-- Write what a call changed of a SKU's counters: whole values in one command, since sku_read read them in this very
+-- call. `sold` and `backordered` are there only if the call sells units (payment_settle). `rev` grows with every change of
+-- the counters, and also when units only go from one holder to another: who adds up all claims sees by it that some may
+-- have been missed or counted twice.
 local function sku_save(stock)
   if stock.has_moved then
     stock.rev = stock.rev + 1
