@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -62,9 +63,9 @@ class Disk:
 
 
 @contextmanager
-def small_disk() -> Iterator[Disk]:
+def small_disk(megabytes: int = DISK_MB) -> Iterator[Disk]:
     with private_folder() as folder:
-        command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m,mode=700", "tmpfs", str(folder)]
+        command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=700", "tmpfs", str(folder)]
         mounted = subprocess.run(command, capture_output=True, text=True, check=False)
         assert mounted.returncode == 0, f"this test has to mount a file system: {mounted.stderr}"
         try:
@@ -149,6 +150,16 @@ async def test_shop_refuses_what_needs_space_and_is_whole_when_there_is_some_aga
     finally:
         if shop.is_running():
             shop.stop()
+
+
+def test_first_start_says_that_there_is_no_space() -> None:
+    with small_disk(megabytes=20) as disk:
+        shop = Shop(disk.path / "shop", processes=1)
+        shop.spawn()
+        eventually(lambda: not shop.is_running())
+        assert shop.exit_status() == 1
+        said = r"could not be created in .*(No space left on device|Check free disk space)"
+        assert re.search(said, shop.text()), shop.text()
 
 
 async def _refusal(caller: Caller) -> object:
