@@ -58,6 +58,14 @@ async def test_doctor_names_every_part_when_one_is_away(redis_url: str, tmp_path
     assert not found["store"].is_ok
 
 
+async def test_doctor_says_nothing_of_a_change_when_the_engine_is_away(
+    database_url: str, tmp_path: Path
+) -> None:
+    found = await examine(Settings(redis_url=AWAY_ENGINE, database_url=database_url), tmp_path)
+
+    assert found["store"].detail == "does not open: The engine cannot be reached."
+
+
 async def test_doctor_goes_on_when_all_parts_are_away(tmp_path: Path) -> None:
     found = await examine(Settings(redis_url=AWAY_ENGINE, database_url=AWAY_DATABASE), tmp_path)
 
