@@ -121,6 +121,10 @@ class Database(Process):
             return lines[0].strip() == str(self.pid) and lines[_STATUS_LINE].strip() == "ready"
         return False
 
+    def _telling(self, lines: Sequence[str]) -> Sequence[str]:
+        # The last lines tell of the end only.
+        return [line for line in lines if "FATAL:" in line or "PANIC:" in line][:1] or super()._telling(lines)
+
     def execute(self, sql: str, database: str = "postgres") -> str:
         """Run one statement as the owner of everything; gives the rows as unaligned text. For tests."""
         command = [str(database_program("psql")), "-XAtq", "-v", "ON_ERROR_STOP=1", self.url(database)]
