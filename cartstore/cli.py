@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import os
 import sys
 import time
@@ -112,6 +113,11 @@ async def _import_files(files: Sequence[Path], data_dir: Path, settings: Setting
     from cartstore.terminal import complaints, import_with_report
     from cartstore.wiring import open_store
 
+    if not any(file.exists() for file in files):
+        # A mistyped name makes no store.
+        for file in files:
+            complaints().print(f"cartstore: {file} cannot be read: {os.strerror(errno.ENOENT)}.")
+        return EXIT_FAILED
     failed = False
     async with open_store(settings, data_dir=data_dir) as store:
         for file in files:

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from cartstore.archive import Archive
 from cartstore.embedded import embedded_parts
 from cartstore.embedded.parts import queue_url_beside
-from cartstore.errors import CartStoreError
+from cartstore.errors import NOT_APPLIED, CartStoreError
 from cartstore.redis.clients import CALL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS
 from cartstore.redis.diagnosis import engine_away, replica_warning
 from cartstore.settings import Settings
@@ -138,4 +138,5 @@ async def _database(url: str) -> Finding:
 
 
 def _words_of(error: CartStoreError | OSError) -> str:
-    return error.for_operators if isinstance(error, CartStoreError) else str(error)
+    # Nobody asked for a change.
+    return error.for_operators.replace(NOT_APPLIED, "") if isinstance(error, CartStoreError) else str(error)

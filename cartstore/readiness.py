@@ -260,8 +260,12 @@ class Readiness:
         checks: dict[str, Check],
         figures: Figures,
     ) -> None:
-        if isinstance(engine, CartStoreError) or engine.beats is None:
+        if isinstance(engine, CartStoreError):
             checks["drain"] = Check(None, "unknown while the engine is away")
+            return
+        if engine.beats is None:
+            # Its clock, by which an event's age is known, comes with the beats.
+            checks["drain"] = Check(None, "unknown while the engine takes no writes")
             return
         # While the database is away its last known cursor serves: nothing moves it then.
         cursor = self._cursor
@@ -287,7 +291,10 @@ class Readiness:
     def _check_worker(
         self, engine: _Engine | CartStoreError, checks: dict[str, Check], figures: Figures
     ) -> None:
-        if isinstance(engine, CartStoreError) or engine.beats is None:
+        if isinstance(engine, CartStoreError):
+            checks["worker"] = Check(None, "unknown while the engine is away")
+            return
+        if engine.beats is None:
             # Its beats go through the engine: their absence says nothing of it.
             checks["worker"] = Check(None, "unknown while the engine takes no writes")
             return

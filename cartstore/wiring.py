@@ -101,7 +101,7 @@ async def open_store(
         keys = Keys(partition)
         with suppress(WritesRefused):
             # An engine that loads its data, or is busy, cannot tell yet; each connection asks again.
-            await check_rights(client, keys)
+            await check_rights(client, keys, settings.redis_url)
         await _check_engine(client, settings)
         cut_off = CutOffScripts(client, keys)
         caller = await stack.enter_async_context(

@@ -37,6 +37,9 @@ SOCKET_LOCK = ".s.PGSQL.5432.lock"
 PROGRAMS = ("postgres", "initdb")
 """What runs on the folder, by the names of the executables."""
 
+_REASONS = ("ERROR", "error:", "FATAL:", "PANIC:")
+"""One of them is in the line that says why no database was made."""
+
 _STATUS_LINE = 7
 """Of postmaster.pid, from 0: `ready` once connections are taken."""
 
@@ -118,6 +121,10 @@ class Database(Process):
             return lines[0].strip() == str(self.pid) and lines[_STATUS_LINE].strip() == "ready"
         return False
 
+    def _telling(self, lines: Sequence[str]) -> Sequence[str]:
+        # The last lines tell of the end only.
+        return [line for line in lines if "FATAL:" in line or "PANIC:" in line][:1] or super()._telling(lines)
+
     def execute(self, sql: str, database: str = "postgres") -> str:
         """Run one statement as the owner of everything; gives the rows as unaligned text. For tests."""
         command = [str(database_program("psql")), "-XAtq", "-v", "ON_ERROR_STOP=1", self.url(database)]
@@ -159,5 +166,6 @@ class Database(Process):
         if done.returncode != 0 or "ERROR:" in done.stderr:
             lines = (done.stderr or done.stdout).strip().splitlines() or [f"status {done.returncode}"]
             # The rest is what the server did before and after it.
-            reason = next((line for line in lines if "ERROR" in line or "error:" in line), lines[-1])
-            raise StoreUnavailable(f"The database could not be created in {self._folder}: {reason}")
+            reason = next((line for line in lines if any(mark in line for mark in _REASONS)), lines[-1])
+            hint = next((f" ({line.partition('HINT:')[2].strip()})" for line in lines if "HINT:" in line), "")
+            raise StoreUnavailable(f"The database could not be created in {self._folder}: {reason}{hint}")

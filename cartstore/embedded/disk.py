@@ -103,6 +103,9 @@ class DiskGuard:
         """The server that was told last, and what."""
         self._database_takes: bool | None = None
         self.mark: DiskMark = "open"
+        if self._engine is not None:
+            # An engine that ended because the disk was full a moment ago is started before the next look.
+            self._engine.takes_writes = self._has_room
 
     async def look(self) -> None:
         """Compare free space with the reserve, and make everything be as it says. Raises nothing: what cannot
@@ -116,8 +119,6 @@ class DiskGuard:
                 )
             )
         takes = self.mark != "out"
-        if self._engine is not None:
-            self._engine.takes_writes = takes
         for step in (self._tell_engine(takes), self._tell_gate(), self._tell_database(takes)):
             try:
                 await step
@@ -145,6 +146,9 @@ class DiskGuard:
 
     async def aclose(self) -> None:
         await self._client.aclose()
+
+    def _has_room(self) -> bool:
+        return mark_of(free_bytes(self._folder), self._reserve, self.mark) != "out"
 
     async def _tell_gate(self) -> None:
         await mark_disk(ClientCaller(self._client), self._keys, self.mark)

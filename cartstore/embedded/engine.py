@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -58,15 +58,15 @@ class Engine(Process):
         self._password = password
         self._socket = (socket_folder or self._folder).absolute() / "engine.sock"
         self.memory_bytes = engine_memory_bytes() if memory_bytes is None else memory_bytes
-        self.takes_writes = True
-        """False: the next start is with a memory bound that is below what it has, which refuses every
-        command that may need more. For a full disk."""
+        self.takes_writes: Callable[[], bool] = lambda: True
+        """Asked at each start. False: it starts with a memory bound that is below what it has, which refuses
+        every command that may need more. For a full disk."""
         self._extra = list(config)
         self._spawns = 0
         self.port = 0
 
     def argv(self) -> list[str]:
-        bound = [] if self.takes_writes else ["--maxmemory", "1"]
+        bound = [] if self.takes_writes() else ["--maxmemory", "1"]
         return [str(engine_program()), str(self._config_file), *bound]
 
     @property

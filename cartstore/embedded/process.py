@@ -196,8 +196,12 @@ class Process:
 
     def complaint(self, what: str) -> str:
         """One readable message on what went wrong with this child."""
-        last = self.log_tail().splitlines()[-3:]
+        last = self._telling(self.log_tail().splitlines())
         return f"{self.name} {what}; see {self.log}" + (f" ({' | '.join(last)})" if last else "")
+
+    def _telling(self, lines: Sequence[str]) -> Sequence[str]:
+        """What of the end of its log says most of what went wrong."""
+        return lines[-3:]
 
 
 def pid_of_ours(pid_file: Path, mark: str) -> int | None:

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
 from cartstore.errors import ConfigurationError, StoreUnavailable
-from cartstore.redis.caller import translate
+from cartstore.redis.diagnosis import engine_away
 from cartstore.redis.keys import Keys
 from cartstore.redis.scripts import script
 
@@ -119,8 +119,9 @@ def refusal_of(reply: Sequence[str]) -> MissingRights | None:
     return MissingRights(f"The engine's user lacks rights: {told}.") if told else None
 
 
-async def check_rights(client: Redis, keys: Keys) -> None:
-    """Raises ConfigurationError naming every right that is missing; StoreUnavailable."""
+async def check_rights(client: Redis, keys: Keys, url: str) -> None:
+    """Raises ConfigurationError naming every right that is missing; StoreUnavailable, which tells operators
+    why the engine of `url` cannot be reached."""
     command, *arguments = question(keys)
     try:
         reply: Any = await client.execute_command(command, *arguments)  # type: ignore[no-untyped-call]
@@ -130,6 +131,6 @@ async def check_rights(client: Redis, keys: Keys) -> None:
             " for without it."
         ) from error
     except (RedisError, OSError, TimeoutError) as error:
-        raise translate(error, sent=False) from error
+        raise engine_away(url, error) from error
     if told := missing(reply):
         raise ConfigurationError(f"The engine's user lacks rights: {told}.")

@@ -110,6 +110,20 @@ async def test_an_engine_that_starts_on_a_full_disk_takes_no_writes(
     assert admin.config_get("maxmemory")["maxmemory"] == "1"
 
 
+async def test_an_engine_takes_no_writes_when_the_disk_has_filled_up_since_the_last_look(
+    shop: Shop, free: Free, new_guard: Callable[..., DiskGuard], own: Engine, admin: Any
+) -> None:
+    await shop.sell("a", 5)
+    await new_guard().look()
+    free.mb = 1
+    own.kill()
+
+    own.start()
+
+    # Were it to take writes, its first call would fence the gate, and nobody would be told of the disk.
+    assert admin.config_get("maxmemory")["maxmemory"] == "1"
+
+
 async def test_mark_that_a_dead_guard_left_is_taken_back_by_the_next(
     shop: Shop, free: Free, new_guard: Callable[..., DiskGuard], own: Engine, admin: Any
 ) -> None:

@@ -58,6 +58,30 @@ async def test_doctor_names_every_part_when_one_is_away(redis_url: str, tmp_path
     assert not found["store"].is_ok
 
 
+async def test_doctor_says_nothing_of_a_change_when_the_engine_is_away(
+    database_url: str, tmp_path: Path
+) -> None:
+    found = await examine(Settings(redis_url=AWAY_ENGINE, database_url=database_url), tmp_path)
+
+    assert "not applied" not in str(found)
+
+
+async def test_opening_a_store_tells_operators_why_the_engine_cannot_be_reached(
+    own: Engine, database_url: str
+) -> None:
+    wrong = own.url().replace("password=own", "password=0wn")
+    told = []
+    for url in (AWAY_ENGINE, wrong):
+        with pytest.raises(StoreUnavailable) as refused:
+            async with open_store(Settings(redis_url=url, database_url=database_url)):
+                pass
+        told.append(refused.value.for_operators)
+        assert "127.0.0.1" not in refused.value.message
+
+    assert told[0].startswith("The engine at redis://127.0.0.1:1/0 cannot be reached: connection refused")
+    assert "refuses the user and password of the URL" in told[1]
+
+
 async def test_doctor_goes_on_when_all_parts_are_away(tmp_path: Path) -> None:
     found = await examine(Settings(redis_url=AWAY_ENGINE, database_url=AWAY_DATABASE), tmp_path)
 

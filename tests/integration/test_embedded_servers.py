@@ -237,6 +237,19 @@ def test_database_creation_tells_why_when_it_cannot(folder: Path, monkeypatch: p
     assert not (folder / "postgres").exists()
 
 
+def test_database_that_ended_is_told_with_the_cause_when_more_was_logged_after_it(tmp_path: Path) -> None:
+    log = tmp_path / "postgres.log"
+    log.write_text(
+        'LOG:  starting\nFATAL:  could not write to file "pg_wal/xlogtemp.7": No space left on device\n'
+        "LOG:  startup process (PID 7) exited with exit code 1\nLOG:  terminating any other processes\n"
+        "LOG:  shutting down due to startup process failure\nLOG:  database system is shut down\n"
+    )
+
+    said = Database(tmp_path / "postgres", log=log).complaint("ended with status 1")
+
+    assert "No space left on device" in said
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become another user")
 def test_database_runs_as_nobody_when_root_may_not_make_a_namespace(
     folder: Path, monkeypatch: pytest.MonkeyPatch

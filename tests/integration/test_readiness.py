@@ -179,11 +179,20 @@ async def test_readiness_is_unready_when_the_engine_takes_no_writes_and_degraded
         admin.replicaof("127.0.0.1", 1)
         found, said = await not_ok(store)
         assert (found, said["engine"]) == ("unready", "The engine is a replica: it takes no writes.")
+        unknown = (await store.readiness())["checks"]
+        # It answers, so nobody may be told that it is away.
+        assert {unknown[name]["detail"] for name in ("drain", "worker")} == {
+            "unknown while the engine takes no writes"
+        }
 
         own.kill()
         found, said = await not_ok(store)
         assert (found, list(said)) == ("unready", ["engine"])
         assert "applied" not in said["engine"]
+        unknown = (await store.readiness())["checks"]
+        assert {unknown[name]["detail"] for name in ("drain", "worker")} == {
+            "unknown while the engine is away"
+        }
         unknown = {name: ok for name, ok in (await checks_of(store)).items() if ok is None}
         assert sorted(unknown) == ["drain", "gate", "worker"]
         figures = (await store.readiness())["figures"]

@@ -59,3 +59,13 @@ def test_every_item_of_the_owasp_list_has_a_row() -> None:
 
     assert [row[0].split(" ")[0] for row in rows] == _API_RISKS_2023
     assert rows_of_sections()["Callers, browsers and caches"]
+
+
+def test_every_row_is_in_a_table() -> None:
+    lines = _PAGE.splitlines()
+    alone = [
+        line
+        for before, line, after in zip(["", *lines], lines, [*lines[1:], ""], strict=False)
+        if line.startswith("|") and not before.startswith("|") and not after.startswith("|---")
+    ]
+    assert alone == []

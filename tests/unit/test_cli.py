@@ -248,6 +248,17 @@ def test_commands_that_need_a_store_make_none(
     assert list(tmp_path.rglob("*")) == ([folder] if makes else [])
 
 
+def test_import_makes_no_store_when_there_is_no_such_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = ["catalog", "import", str(tmp_path / "a.csv"), "--data-dir", str(tmp_path / "d")]
+
+    assert cli.main(wanted) == 1
+
+    assert "a.csv cannot be read: No such file or directory." in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "d").exists()
+
+
 def test_commands_need_no_data_dir_when_the_settings_name_engine_and_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
