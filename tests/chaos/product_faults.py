@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import signal
 import socket
 from contextlib import suppress
@@ -26,7 +27,8 @@ from .stage import until
 EVENTS_WAITING = 6
 """At least so many wait for the record when the log is damaged."""
 
-HOLE_BYTES = (1, 200)
+HOLE_BYTES = 100
+"""At most so many on either side of the place that is damaged."""
 
 SILENT_SOCKETS = 2 * CONNECTIONS_MAX
 
@@ -141,15 +143,17 @@ class LogDamaged(ProductFault):
         entry, position, payment_id = self.chance.choice(choice)
         stage.damage.events.add(position)
         stage.damage.payments.add(payment_id)
-        size = min(self.chance.randint(*HOLE_BYTES), entry.end - entry.start)
-        start = self.chance.randint(entry.start, entry.end - size)
-        with self._log().open("r+b") as log:
-            log.seek(start)
-            found = log.read(size)
-            # Zeros that change nothing would be no damage.
-            assert found != bytes(size)
-            log.seek(start)
-            log.write(bytes(size))
+        log = self._log()
+        data = bytearray(log.read_bytes())
+        # The engine has no checksums: only a hole in the framing is noticed (`$` begins a length).
+        framing = [
+            entry.start + found.end() - 1 for found in re.finditer(rb"\r\n\$", data[entry.start : entry.end])
+        ]
+        place = self.chance.choice(framing)
+        start = max(entry.start, place - self.chance.randrange(HOLE_BYTES))
+        end = min(entry.end, place + 1 + self.chance.randrange(HOLE_BYTES))
+        data[start:end] = bytes(end - start)
+        log.write_bytes(data)
         stage.start_again()
 
     def _log(self):  # type: ignore[no-untyped-def]

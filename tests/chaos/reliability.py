@@ -85,7 +85,9 @@ sockets this is measured while they are there. A worker that hangs is replaced a
 meanwhile carts and checkouts go on, and readiness is `degraded`.
 
 A damaged log may lose the event whose bytes were destroyed, and nothing else: the checker wants exactly this
-event named in `rejected_events`, unless the record had it, and every other event applied.
+event named in `rejected_events`, unless the record had it, and every other event applied. The bytes are of
+the log's framing; zeros inside a value the engine loads without complaint (its log has no checksums), and
+the record then refuses the event by itself.
 """
 
 LIMITS = """\
