@@ -79,6 +79,8 @@ class Campaign:
         self._shoppers = shoppers
         self._think_seconds = think_seconds
         self._periods = 0
+        self._put_aside = 0
+        """Events that had been put aside when the last period ended."""
 
     async def run(self, plan: Sequence[Strike], *, until_at: float = float("inf")) -> Report:
         """Carry out a plan, or as much of it as there is time for. Raises nothing that the shop does wrong:
@@ -232,6 +234,8 @@ class Campaign:
                 books = await read_books(redis_url, database_url, skus) if await archived() else None
             if books is not None:
                 books.drift = [str(entry) for entry in found["drift"]]
+                # Those of earlier periods on this stage stay in the record.
+                books.put_aside, self._put_aside = books.put_aside - self._put_aside, books.put_aside
                 return books
             await asyncio.sleep(0.1)
 

@@ -32,7 +32,7 @@ HOLE_BYTES = 100
 
 SILENT_SOCKETS = 2 * CONNECTIONS_MAX
 
-_READ = b"GET /health/live HTTP/1.1\r\n"
+_HALF_A_HEAD = b"GET /health/live HTTP/1.1\r\n"
 
 
 class ProductFault(Fault):
@@ -203,34 +203,46 @@ class SilentSockets(ProductFault):
     goes_on = True
 
     async def strike(self) -> None:
-        self._comers = [asyncio.create_task(self._keep_coming()) for _ in range(8)]
-        self._sockets: list[socket.socket] = []
+        self._sockets: dict[int, socket.socket] = {}
+        self._coming = asyncio.create_task(self._keep_coming())
         self.broke()
-        await until(lambda: len(self._sockets) >= SILENT_SOCKETS)
+        await until(lambda: len(self._sockets) == SILENT_SOCKETS)
 
     async def _keep_coming(self) -> None:
-        loop = asyncio.get_running_loop()
-        mine: list[socket.socket] = []
         while True:
-            one = socket.socket()
-            one.setblocking(False)
-            self._sockets.append(one)
-            mine.append(one)
-            with suppress(OSError):
-                await loop.sock_connect(one, ("127.0.0.1", self.product.ports[0]))
-                if self.chance.random() < 0.3:
-                    await loop.sock_sendall(one, _READ)
-            if len(mine) > SILENT_SOCKETS // 8:
-                # The oldest was cut by then; it makes room for its successor.
-                mine.pop(0).close()
-                await asyncio.sleep(0.05)
+            for place in range(SILENT_SOCKETS):
+                if place not in self._sockets or _is_cut(self._sockets[place]):
+                    await self._come(place)
+            await asyncio.sleep(0.25)
+
+    async def _come(self, place: int) -> None:
+        if place in self._sockets:
+            self._sockets[place].close()
+        one = self._sockets[place] = socket.socket()
+        one.setblocking(False)
+        loop = asyncio.get_running_loop()
+        with suppress(OSError):
+            await loop.sock_connect(one, ("127.0.0.1", self.product.ports[0]))
+            if self.chance.random() < 0.3:
+                await loop.sock_sendall(one, _HALF_A_HEAD)
 
     async def lift(self) -> None:
-        for comer in self._comers:
-            comer.cancel()
-        await asyncio.gather(*self._comers, return_exceptions=True)
-        for one in self._sockets:
+        self._coming.cancel()
+        await asyncio.gather(self._coming, return_exceptions=True)
+        for one in self._sockets.values():
             one.close()
+
+
+def _is_cut(one: socket.socket) -> bool:
+    """Whether the server has closed it, or never took it. Reads what there is."""
+    try:
+        while one.recv(65_536):
+            pass
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 class DescriptorsExhausted(SilentSockets):
