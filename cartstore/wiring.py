@@ -40,6 +40,7 @@ from cartstore.redis.memory import read_memory
 from cartstore.redis.outbox import RedisOutbox
 from cartstore.redis.replication import read_replication
 from cartstore.redis.rights import check_rights, question
+from cartstore.redis.scripts import load_scripts
 from cartstore.redis.wire import WireCaller
 from cartstore.settings import Settings, load_settings
 from cartstore.store import CartStore, terms_of
@@ -83,6 +84,7 @@ async def open_store(
     affinity.check()
     settings = settings or load_settings()
     arm(settings.failpoint)
+    load_scripts()
     is_embedded = not settings.database_url
     async with AsyncExitStack() as stack:
         settings = await stack.enter_async_context(

@@ -8,6 +8,7 @@ password that stands in a private file, never on the command line.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -29,6 +30,9 @@ from cartstore.embedded.salvage import damage_beyond_salvage, damaged_file_of, s
 from cartstore.errors import StoreUnavailable
 
 _logger = logging.getLogger("cartstore.embedded")
+
+_LOG_BYTES = 64 * 1024
+"""What the engine may print in one start."""
 
 SPAWNS_MAX = 5
 """Attempts of one start: the free port that we found may be taken before the server binds it."""
@@ -144,10 +148,15 @@ class Engine(Process):
         _logger.error("%s", report.summary, extra={"fields": {"report": report.kept_in}})
         return True
 
+    def _is_disk_full(self) -> bool:
+        found = os.statvfs(self._folder)
+        return bool(found.f_bavail * found.f_frsize < _LOG_BYTES)
+
     def complaint(self, what: str) -> str:
         # Neither while it runs nor when it was told to end does a log that was not read whole mean damage.
         was_ended = self.poll() in (None, 0, -signal.SIGTERM, -signal.SIGKILL)
-        damage = None if was_ended else damage_beyond_salvage(self.log_of_start())
+        # On a full disk the engine's messages end anywhere.
+        damage = None if was_ended or self._is_disk_full() else damage_beyond_salvage(self.log_of_start())
         if damage is None:
             return super().complaint(what)
         return (

@@ -120,6 +120,13 @@ def _split(name: str) -> tuple[str, str]:
     return source[:header_end], source[header_end:]
 
 
+def load_scripts() -> None:
+    """Read and compose all scripts. A process that does so at its start needs no file for one later, when it
+    may have no descriptor left to open one with."""
+    for name in script_names():
+        script(name)
+
+
 @cache
 def script(name: str) -> Script:
     """The composed script of this name; composed once per process."""

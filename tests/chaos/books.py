@@ -66,11 +66,16 @@ class Books(msgspec.Struct, kw_only=True):
     """Events that the record refused."""
     put_aside: int = 0
     """Events of another history, or behind a break, that a recovery found in an engine."""
+    unreadable: set[str] = set()
+    """Positions of events that were destroyed, as the record names them."""
+    archived: set[str] = set()
+    """Positions of all events in the record."""
     drift: list[str] = []
     """What reconcile found and could not repair."""
 
 
-_REJECTED = "SELECT count(*) FROM rejected_events WHERE true"
+_REJECTED = "SELECT count(*) FROM rejected_events WHERE type <> 'unreadable'"
+_UNREADABLE = "SELECT epoch || '-' || seq AS position FROM rejected_events WHERE type = 'unreadable'"
 
 
 async def read_books(redis_url: str, database_url: str, skus: Sequence[str]) -> Books:
@@ -79,6 +84,8 @@ async def read_books(redis_url: str, database_url: str, skus: Sequence[str]) -> 
         with redis.Redis.from_url(redis_url, decode_responses=True) as engine:
             found = {sku: _sku(engine, sku) for sku in skus}
         await _add_recorded_stock(connection, found)
+        unreadable = {row["position"] for row in await connection.fetch(_UNREADABLE)}
+        positions = await connection.fetch("SELECT epoch || '-' || seq AS position FROM events")
         return Books(
             skus=found,
             payments=await _payments(connection, skus),
@@ -88,6 +95,8 @@ async def read_books(redis_url: str, database_url: str, skus: Sequence[str]) -> 
                     "SELECT reference, delta FROM stock_ledger WHERE kind = 'adjust' AND sku = ANY($1)", skus
                 )
             },
+            unreadable=unreadable,
+            archived={row["position"] for row in positions},
             rejected=await connection.fetchval(f"{_REJECTED} AND reason NOT LIKE $1", f"{PUT_ASIDE}%"),
             put_aside=await connection.fetchval(f"{_REJECTED} AND reason LIKE $1", f"{PUT_ASIDE}%"),
         )

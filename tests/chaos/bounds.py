@@ -130,9 +130,11 @@ def bounds_of(
     terms: Terms,
     absences: Sequence[Absence] = (),
     paid: frozenset[str] = frozenset(),
+    damaged: frozenset[str] = frozenset(),
 ) -> dict[str, Bounds]:
     """Of every SKU in `delivered` (units before the history began). `paid`: payments that the record knows
-    as paid."""
+    as paid. `damaged`: those of which an acknowledged step may be lost; their orders hold nothing for
+    certain, and may hold their units for ever."""
     upsets = upsets_of(absences)
     windows = Windows(operations, absences)
     orders = _orders_of(operations)
@@ -142,8 +144,10 @@ def bounds_of(
         _add_certain_holds(its, upsets, certain)
         _Cart(terms, terms.hold_seconds(its[0].first), windows, upsets, possible).follow(its, orders)
     for order in orders.values():
-        _add_certain_order(order, upsets, paid, certain)
-        _add_possible_order(order, windows, upsets, possible)
+        is_damaged = order.done.payment_id in damaged
+        if not is_damaged:
+            _add_certain_order(order, upsets, paid, certain)
+        _add_possible_order(order, windows, upsets, possible, is_damaged=is_damaged)
     return {
         sku: Bounds(certain[sku], possible[sku], *_deliveries(operations, sku, units))
         for sku, units in delivered.items()
@@ -260,11 +264,13 @@ def _add_possible_order(
     windows: Windows,
     upsets: Sequence[Upset],
     possible: dict[str, list[tuple[float, float, int]]],
+    *,
+    is_damaged: bool,
 ) -> None:
     """From the end of the checkout, before which its units were the cart's, until the last moment at which
     the order may have let them go."""
     done = order.done
-    if order.money:
+    if order.money or is_damaged:
         until = FOREVER
     else:
         told = [its.ended for its in order.cancels if its.done is not None]

@@ -19,9 +19,12 @@ from acceptance.running import token
 
 from .books import Books, is_archived, read_books
 from .bounds import Absence, Upset, upsets_of
-from .checker import Violation, check, forgotten
-from .faults import Strike
+from .checker import NO_DAMAGE, Violation, check, forgotten
+from .faults import Fault, Strike
 from .meter import Meter
+from .probe import buy_once
+from .product_faults import ProductFault
+from .product_stage import ProductStage
 from .shoppers import Market, Shopper, look_after, pay_late, restock
 from .stage import PATIENCE_SECONDS, TERMS, NeverCalm, Stage, until
 
@@ -42,6 +45,9 @@ class Struck(msgspec.Struct, frozen=True, kw_only=True):
     """The same for checkouts, payments and cancellations."""
     under_way: int
     """Calls that were under way when it struck or began before writes were accepted again."""
+    well_seconds: float | None = None
+    """Until readiness was `ok` and a new customer had added, checked out and paid. Measured on the whole
+    product only."""
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -65,12 +71,16 @@ class Report(msgspec.Struct, kw_only=True):
 class Campaign:
     """Attacks on one stage, period after period."""
 
-    def __init__(self, stage: Stage, *, seed: int, shoppers: int, think_seconds: float) -> None:
+    def __init__(
+        self, stage: Stage | ProductStage, *, seed: int, shoppers: int, think_seconds: float
+    ) -> None:
         self._stage = stage
         self._seed = seed
         self._shoppers = shoppers
         self._think_seconds = think_seconds
         self._periods = 0
+        self._put_aside = 0
+        """Events that had been put aside when the last period ended."""
 
     async def run(self, plan: Sequence[Strike], *, until_at: float = float("inf")) -> Report:
         """Carry out a plan, or as much of it as there is time for. Raises nothing that the shop does wrong:
@@ -101,7 +111,12 @@ class Campaign:
             report.violations.append(Violation("defect", f"it never came to rest: {error!r}"))
         else:
             report.violations += check(
-                market.history, books, delivered=delivered, terms=TERMS, absences=absences
+                market.history,
+                books,
+                delivered=delivered,
+                terms=TERMS,
+                absences=absences,
+                damage=self._stage.damage if isinstance(self._stage, ProductStage) else NO_DAMAGE,
             )
         _sum_up(report, market, upsets_of(absences))
         report.seconds = time.monotonic() - began
@@ -140,8 +155,8 @@ class Campaign:
                 if time.monotonic() > until_at and not any(fault.forgets for fault in strike):
                     continue
                 absences += await self._strike(market, strike, meter, report, chance)
-        except TimeoutError:
-            what = f"writes were not accepted again after {[fault.name for fault in strike]}"
+        except (NeverCalm, TimeoutError) as error:
+            what = f"writes were not accepted again after {[fault.name for fault in strike]}: {error}"
             report.violations.append(Violation("defect", what))
         finally:
             await _close(market, visits)
@@ -151,7 +166,7 @@ class Campaign:
         self, market: Market, strike: Strike, meter: Meter, report: Report, chance: random.Random
     ) -> list[Absence]:
         """Strike once and wait until writes are accepted again. TimeoutError when they never are."""
-        faults = [fault(self._stage, chance) for fault in strike]
+        faults = [fault(self._stage, chance) for fault in strike]  # type: ignore[arg-type]
         before: list[int] = []
 
         def start() -> None:
@@ -163,6 +178,9 @@ class Campaign:
         for fault in faults:
             fault.on_broken = start
         await asyncio.gather(*(fault.strike() for fault in faults))
+        well_seconds = None
+        if isinstance(self._stage, ProductStage):
+            well_seconds = await self._until_well(self._stage, market, faults)
         carts, orders = await meter.until_calm(PATIENCE_SECONDS)
         now = time.time()
         for fault in faults:
@@ -173,6 +191,7 @@ class Campaign:
                     carts_seconds=carts if len(faults) == 1 else None,
                     orders_seconds=orders if len(faults) == 1 else None,
                     under_way=market.sent - before[0],
+                    well_seconds=well_seconds,
                 )
             )
         return [
@@ -183,13 +202,24 @@ class Campaign:
             if fault.is_upset or fault.is_absence
         ]
 
+    async def _until_well(self, stage: ProductStage, market: Market, faults: Sequence[Fault]) -> float:
+        """Seconds since the fault struck. Causes that stay until then are taken away."""
+        try:
+            await stage.until_ready()
+            await asyncio.wait_for(buy_once(market), PATIENCE_SECONDS)
+            return time.time() - faults[0].struck_at
+        finally:
+            for fault in faults:
+                if isinstance(fault, ProductFault) and fault.goes_on:
+                    await fault.lift()
+
     # --- rest --------------------------------------------------------------------------------------
 
     async def _come_to_rest(self, market: Market, skus: Sequence[str]) -> Books:
         """Wait until everything is archived, have the shop look for drift, and read the books."""
         stage = self._stage
         await stage.until_ready()
-        redis_url, database_url = stage.engine.url(), stage.database.url()
+        redis_url, database_url = stage.urls()
 
         async def archived() -> bool:
             return await is_archived(redis_url, database_url)
@@ -204,6 +234,8 @@ class Campaign:
                 books = await read_books(redis_url, database_url, skus) if await archived() else None
             if books is not None:
                 books.drift = [str(entry) for entry in found["drift"]]
+                # Those of earlier periods on this stage stay in the record.
+                books.put_aside, self._put_aside = books.put_aside - self._put_aside, books.put_aside
                 return books
             await asyncio.sleep(0.1)
 

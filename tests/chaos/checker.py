@@ -33,6 +33,19 @@ class Violation(msgspec.Struct, frozen=True):
     what: str
 
 
+class Damage(msgspec.Struct):
+    """Events whose bytes were destroyed while they waited for the record. Each may be lost, and nothing
+    else: the record must have it, or name it in `rejected_events`."""
+
+    events: set[str] = msgspec.field(default_factory=set)
+    """Positions."""
+    payments: set[str] = msgspec.field(default_factory=set)
+    """What they were about."""
+
+
+NO_DAMAGE = Damage()
+
+
 def check(
     history: History,
     books: Books,
@@ -40,6 +53,7 @@ def check(
     delivered: Mapping[str, int],
     terms: Terms,
     absences: Sequence[Absence] = (),
+    damage: Damage = NO_DAMAGE,
 ) -> list[Violation]:
     """All violations. `delivered`: units per SKU before the history began; the books must be read when
     everything is quiet and archived. `absences`: of the engine, in their order. An upset that took the record
@@ -47,14 +61,15 @@ def check(
     operations = history.operations()
     upsets = upsets_of(absences)
     paid = frozenset(its.payment_id for its in books.payments.values() if its.status == "paid")
-    bounds = bounds_of(operations, dict(delivered), terms, absences, paid)
+    bounds = bounds_of(operations, dict(delivered), terms, absences, paid, frozenset(damage.payments))
     complaints: list[Complaint] = [
         *_check_answers(history),
         *_check_stock(books, delivered, operations, upsets),
         *_check_readings(history, bounds),
         *_check_bounds(history, bounds, upsets),
-        *_check_checkouts(operations, books, upsets),
-        *_check_payments(operations, books, upsets),
+        *_check_damage(books, damage),
+        *_check_checkouts(operations, books, upsets, damage),
+        *_check_payments(operations, books, upsets, damage),
         *check_carts(operations, upsets),
         *check_versions(operations, upsets),
     ]
@@ -193,8 +208,16 @@ def forgotten(history: History, upsets: Sequence[Upset]) -> int:
     )
 
 
+def _check_damage(books: Books, damage: Damage) -> Iterator[Complaint]:
+    """Each destroyed event is named, unless the record had it; no other event is said to be unreadable."""
+    for position in sorted(damage.events - books.unreadable - books.archived):
+        yield "lost", f"the destroyed event {position} is not named"
+    for position in sorted(books.unreadable - damage.events):
+        yield "lost", f"event {position} is said to be unreadable, and nobody touched it"
+
+
 def _check_checkouts(
-    operations: Sequence[Operation], books: Books, upsets: Sequence[Upset]
+    operations: Sequence[Operation], books: Books, upsets: Sequence[Upset], damage: Damage
 ) -> Iterator[Complaint]:
     """Every acknowledged checkout is in the record once, as it was told; none is there that nobody began."""
     begun = {its.first.key: its for its in operations if its.first.verb == "checkout"}
@@ -211,7 +234,7 @@ def _check_checkouts(
             continue
         recorded = books.payments.get(its.done.payment_id)
         if recorded is None:
-            if not _is_forgotten(its.done, upsets):
+            if its.done.payment_id not in damage.payments and not _is_forgotten(its.done, upsets):
                 yield "lost", f"an order that was acknowledged: {its.done}"
             continue
         units: Counter[str] = Counter()
@@ -229,7 +252,7 @@ def _check_checkouts(
 
 
 def _check_payments(
-    operations: Sequence[Operation], books: Books, upsets: Sequence[Upset]
+    operations: Sequence[Operation], books: Books, upsets: Sequence[Upset], damage: Damage
 ) -> Iterator[Complaint]:
     """Each payment ended once at most, as everybody was told, and only as somebody asked for."""
     money: dict[str, list[Operation]] = {}
@@ -248,7 +271,8 @@ def _check_payments(
         if recorded.status == "cancelled" and not cancelling:
             yield "lost", f"cancelled, and nobody cancelled: {recorded}"
         for its in [*paying, *cancelling]:
-            if its.done is not None and not _is_forgotten(its.done, upsets):
+            is_known = its.done is not None and not _is_forgotten(its.done, upsets)
+            if is_known and recorded.payment_id not in damage.payments:
                 yield from _check_end(recorded, its.done, bool(paying))
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from .campaign import Report, Struck
 from .faults import LOSING, LOSSLESS
+from .product_faults import PRODUCT_FAULTS
+from .product_stage import CONNECTIONS_MAX, RESERVE_MB
 
 PROMISED = ("oversold", "lost", "duplicated")
 
@@ -69,13 +71,33 @@ time without an accepted write after it struck, the fault itself included, for c
 API process counts: it is the service that is measured, not one process.
 """
 
+PRODUCT = f"""\
+## The whole product
+
+One `cartstore up` (one API process, one worker, `CHECKOUT_ACK=engine`, {CONNECTIONS_MAX} connections,
+`DISK_RESERVE_MB={RESERVE_MB}`) on a small file system of its own, with twelve such buyers and the same
+checker. Nothing is started again by hand but `up` itself where it was killed, and space and descriptors are
+given back where the fault took them; everything else the product does.
+
+*Seconds until well*: from the strike, the fault itself included, until readiness is 200 with status `ok` and
+a new customer has added, checked out and paid on new connections; median and maximum. For the silent
+sockets this is measured while they are there. A worker that hangs is replaced after 60 s, as documented;
+meanwhile carts and checkouts go on, and readiness is `degraded`.
+
+A damaged log may lose the event whose bytes were destroyed, and nothing else: the checker wants exactly this
+event named in `rejected_events`, unless the record had it, and every other event applied. The bytes are of
+the log's framing; zeros inside a value the engine loads without complaint (its log has no checksums), and
+the record then refuses the event by itself.
+"""
+
 LIMITS = """\
 ## What it does not show
 
 - A machine that loses its power: processes die by SIGKILL, so what was written is in the page cache. The
   truncated log stands for an fsync that never reached the disk. PostgreSQL runs with `fsync=off` here.
-- A disk that is really full. A trigger refuses new events with the state of a full disk (SQLSTATE 53100),
-  at once or at the commit: a file system of its own cannot be mounted everywhere without privileges.
+- A disk of the database alone that is full: there a trigger refuses new events with the state of a full
+  disk (SQLSTATE 53100), at once or at the commit. A disk that is really full is the whole product's, and
+  only where the soak may mount a file system.
 - Carts of an engine that lost its memory: they come back as of their last snapshot, and the checker claims
   nothing of their contents then.
 - A restored database: what was acknowledged between the backup and the restoration is gone with the disk it
@@ -85,15 +107,37 @@ LIMITS = """\
 """
 
 
-def page(reports: Sequence[Report], *, minutes: float, seed: int, shoppers: int) -> str:
+def page(
+    reports: Sequence[Report],
+    product_reports: Sequence[Report] = (),
+    *,
+    minutes: float,
+    minutes_given: float,
+    seed: int,
+    shoppers: int,
+) -> str:
+    """`reports` of the stage of single parts, `product_reports` of the whole product. `minutes_given`: what
+    the soak was started with; it took `minutes`."""
     struck = [each for report in reports for each in report.struck]
     text = METHOD.format(shoppers=f"In this run there were {shoppers} at a time.")
     return "\n".join(
-        [HEAD, *_summary(reports, struck, minutes, seed), text, READING, *_table(reports, struck), "", LIMITS]
+        [
+            HEAD,
+            *_summary([*reports, *product_reports], minutes, minutes_given, seed),
+            text,
+            READING,
+            *_table(reports, struck),
+            "",
+            PRODUCT,
+            *_product_table(product_reports),
+            "",
+            LIMITS,
+        ]
     )
 
 
-def _summary(reports: Sequence[Report], struck: Sequence[Struck], minutes: float, seed: int) -> list[str]:
+def _summary(reports: Sequence[Report], minutes: float, minutes_given: float, seed: int) -> list[str]:
+    struck = [each for report in reports for each in report.struck]
     calls: Counter[str] = Counter()
     found: Counter[str] = Counter()
     for report in reports:
@@ -102,7 +146,7 @@ def _summary(reports: Sequence[Report], struck: Sequence[Struck], minutes: float
     violations = ", ".join(f"{count} {kind}" for kind, count in found.most_common()) or "none"
     rows = [
         ("when", f"{datetime.now(UTC):%Y-%m-%d}, {minutes:.0f} minutes, {len(reports)} periods, seed {seed}"),
-        ("command", f"`make soak MINUTES={minutes:.0f}`"),
+        ("command", f"`make soak MINUTES={minutes_given:.0f}`"),
         ("machine", _machine()),
         ("faults", f"{len(struck):,}"),
         (
@@ -157,6 +201,27 @@ def _table(reports: Sequence[Report], struck: Sequence[Struck]) -> list[str]:
     total = f"**{len(struck):,}** | {sum(each.under_way for each in struck):,}"
     violations = Counter(its.kind for report in reports for its in report.violations)
     rows.append(f"| all | {total} | {' | '.join(str(violations[kind]) for kind in PROMISED)} | | |")
+    return rows
+
+
+def _product_table(reports: Sequence[Report]) -> list[str]:
+    head = (
+        "| fault | times | under way | violations | seconds until well | seconds: carts | seconds: orders |"
+    )
+    rows = [head, "|---|--:|--:|--:|--:|--:|--:|"]
+    for fault in PRODUCT_FAULTS:
+        its = [each for report in reports for each in report.struck if each.name == fault.name]
+        met = [report for report in reports if any(each.name == fault.name for each in report.struck)]
+        cells = [
+            fault.name,
+            f"{len(its):,}" if its else "left out",
+            f"{sum(each.under_way for each in its):,}",
+            str(sum(len(report.violations) for report in met)),
+            _seconds([each.well_seconds for each in its]) if its else "",
+            _seconds([each.carts_seconds for each in its]) if its else "",
+            _seconds([each.orders_seconds for each in its]) if its else "",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
     return rows
 
 

@@ -115,6 +115,7 @@ class Market:
         self.in_flight = 0
         self.sent = 0
         self.retired: set[str] = set()
+        self.probes = 0
         self.left_unpaid: list[tuple[float, str]] = []
         """Payments that were walked away from, with the end of their window."""
         self.on_call: Callable[[Call], None] = lambda call: None
@@ -321,13 +322,7 @@ class Shopper:
     async def _check_out(self, caller: Caller) -> bool:
         chance = self._chance
         lines = chance.sample(list(self._cart), k=chance.randint(1, len(self._cart)))
-        body = {
-            "line_ids": lines,
-            "payment_method": "card",
-            "gateway": "simulated",
-            "shipping_address": ADDRESS,
-        }
-        begun = await caller.surely("checkout", "POST", "/v1/checkout", body)
+        begun = await caller.surely("checkout", "POST", "/v1/checkout", checkout_of(lines))
         if begun is None:
             return False
         if begun.verdict == "failed":
@@ -377,6 +372,16 @@ class Shopper:
         for line in begun.lines:
             self._cart[line.sku] = self._cart.get(line.sku, 0) + line.quantity
         return True
+
+
+def checkout_of(lines: Sequence[str]) -> dict[str, Any]:
+    """The body of a checkout."""
+    return {
+        "line_ids": lines,
+        "payment_method": "card",
+        "gateway": "simulated",
+        "shipping_address": ADDRESS,
+    }
 
 
 async def pay(caller: Caller, payment_id: str) -> Call | None:

@@ -19,7 +19,10 @@ from acceptance.running import private_folder
 from . import faults
 from .campaign import Campaign, Report
 from .faults import Fault, Strike, shuffled
+from .product_faults import PRODUCT_FAULTS, QUICK, WorkerHung
+from .product_stage import product_staged
 from .reliability import page
+from .small_disk import can_mount
 from .stage import AckMode, staged
 from .tree_kill import kill_and_start_again, tree_kills_section
 
@@ -29,6 +32,11 @@ PERIOD_SECONDS = 75.0
 PERIODS_PER_STAGE = 4
 """Then the shop is a new one, because a history without end only makes every rebuild longer; at once after a
 violation."""
+
+PRODUCT_SHARE = 0.25
+"""Of the time, for attacks on the whole product; one round of all its faults is carried out in any case."""
+
+PRODUCT_SHOPPERS = 12
 
 OFTEN = (faults.EngineKilled, faults.ScriptsFlushed, faults.DatabaseConnectionsKilled, faults.DatabaseFull)
 """Which are quick, and worth more than their share."""
@@ -75,8 +83,35 @@ async def soak(*, minutes: float, seed: int, shoppers: int, think_seconds: float
                 reports.append(report)
                 _tell(number, report)
                 if report.violations:
-                    _keep(stage.logs(), number)
+                    _keep(stage.logs(), f"period-{number}")
                     break
+    return reports
+
+
+async def soak_product(*, minutes: float, seed: int, think_seconds: float) -> list[Report]:
+    """The reports of rounds on whole products, each on a new one, at least one. Without the right to mount a
+    file system the faults of the disk are left out."""
+    end = time.monotonic() + 60 * minutes
+    chance = random.Random(seed)
+    has_disk = can_mount()
+    reports: list[Report] = []
+    while not reports or time.monotonic() < end:
+        # Once in a soak: it takes a minute, and nothing about it is left to chance.
+        once = [] if reports else [WorkerHung]
+        faults = [fault for fault in PRODUCT_FAULTS if has_disk or not fault.needs_disk]
+        chosen = [*once, *(fault for fault in faults if fault is not WorkerHung), *2 * QUICK]
+        chance.shuffle(chosen)
+        number = len(reports) + 1
+        async with product_staged(has_disk=has_disk) as stage:
+            campaign = Campaign(
+                stage, seed=seed + number, shoppers=PRODUCT_SHOPPERS, think_seconds=think_seconds
+            )
+            report = await campaign.run([(fault,) for fault in chosen])
+            report.name = f"whole product, round {number}"
+            reports.append(report)
+            _tell(number, report)
+            if report.violations:
+                _keep(stage.logs(), f"product-{number}")
     return reports
 
 
@@ -90,11 +125,11 @@ def _tell(number: int, report: Report) -> None:
         print(f"  {violation.kind}: {violation.what[:1_500]}", flush=True)
 
 
-def _keep(logs: str, number: int) -> None:
+def _keep(logs: str, name: str) -> None:
     """The logs of a period that went wrong, for whoever looks into it."""
     folder = Path("build/soak")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"period-{number}.log").write_text(logs)
+    (folder / f"{name}.log").write_text(logs)
 
 
 def main() -> int:
@@ -109,21 +144,35 @@ def main() -> int:
     began = time.monotonic()
     reports = uvloop.run(
         soak(
-            minutes=options.minutes,
+            minutes=options.minutes * (1 - PRODUCT_SHARE),
             seed=options.seed,
             shoppers=options.shoppers,
             think_seconds=options.think_ms / 1_000,
         )
     )
+    product_reports = uvloop.run(
+        soak_product(
+            minutes=options.minutes * PRODUCT_SHARE,
+            seed=options.seed,
+            think_seconds=options.think_ms / 1_000,
+        )
+    )
     minutes = (time.monotonic() - began) / 60
-    text = page(reports, minutes=minutes, seed=options.seed, shoppers=options.shoppers)
+    text = page(
+        reports,
+        product_reports,
+        minutes=minutes,
+        minutes_given=options.minutes,
+        seed=options.seed,
+        shoppers=options.shoppers,
+    )
     with private_folder() as folder:
         kills = uvloop.run(kill_and_start_again(folder, times=options.tree_kills, seed=options.seed))
     text += tree_kills_section(kills, options.tree_kills)
     if options.page is not None:
         options.page.write_text(text)
     print(text)
-    return int(any(report.violations for report in reports) or bool(kills.violations))
+    return int(any(report.violations for report in (*reports, *product_reports)) or bool(kills.violations))
 
 
 if __name__ == "__main__":

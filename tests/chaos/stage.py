@@ -122,6 +122,10 @@ class Stage:
         """It has been killed."""
         await start_parts([self.engine])
 
+    def urls(self) -> tuple[str, str]:
+        """Of engine and database."""
+        return self.engine.url(), self.database.url()
+
     async def epoch(self) -> int:
         """How often the gate was opened; 0: no gate is open."""
         async with self.client() as client:

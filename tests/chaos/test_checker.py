@@ -11,7 +11,7 @@ import pytest
 
 from .books import Books, PaymentBooks, SkuBooks
 from .bounds import Absence, Terms, Upset, Windows
-from .checker import check
+from .checker import Damage, check
 from .history import Call, History, Line, Shortfall
 
 TERMS = Terms(guest_seconds=4, member_seconds=10, window_seconds=60)
@@ -522,3 +522,55 @@ def test_drift_and_rejected_events_are_found(history: History, books: Books) -> 
     books.rejected = 1
 
     assert found(history, books) == {"drift", "lost"}
+
+
+# --- destroyed events ------------------------------------------------------------------------------------
+
+
+def lose_checkout_of_ann(books: Books) -> None:
+    """Her order is as if it had never been; its event is named."""
+    del books.payments["p1"]
+    books.skus["s"] = SkuBooks(
+        on_hand=7,
+        held=0,
+        sold=0,
+        held_by_holders=0,
+        recorded_on_hand=7,
+        recorded_sold=0,
+        ledger_sum=7,
+        ledger_sold=0,
+        ledger_delivered=7,
+    )
+    books.unreadable = {"1-4"}
+
+
+def found_with(damage: Damage, history: History, books: Books) -> set[str]:
+    upset = Upset(150.0, 160.0)
+    return {
+        its.kind
+        for its in check(history, books, delivered=DELIVERED, terms=TERMS, absences=[upset], damage=damage)
+    }
+
+
+def test_order_of_a_destroyed_event_may_be_lost_when_the_event_is_named(
+    history: History, books: Books
+) -> None:
+    lose_checkout_of_ann(books)
+
+    assert found_with(Damage({"1-4"}, {"p1"}), history, books) == set()
+    # Of another payment's event it would be lost.
+    assert found_with(Damage({"1-4"}, {"p2"}), history, books) == {"lost"}
+
+
+def test_destroyed_event_is_found_when_it_is_not_named(history: History, books: Books) -> None:
+    damage = Damage({"1-4"}, {"p1"})
+
+    assert found_with(damage, history, books) == {"lost"}
+    books.archived = {"1-4"}
+    assert found_with(damage, history, books) == set()
+
+
+def test_unreadable_event_is_found_when_nobody_touched_it(history: History, books: Books) -> None:
+    books.unreadable = {"1-4"}
+
+    assert found(history, books) == {"lost"}

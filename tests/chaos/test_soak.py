@@ -15,6 +15,7 @@ from .checker import Violation
 from .faults import shuffled
 from .history import Call
 from .meter import Meter
+from .product_faults import WorkerHung
 from .reliability import page
 
 
@@ -64,10 +65,17 @@ def test_page_tells_what_was_measured() -> None:
     good.calls.update(ok=1_500, failed=2)
     bad = Report(name="bad", struck=[struck(1.0)], violations=[Violation("lost", "an order")])
 
-    text = page([good, bad], minutes=30.2, seed=7, shoppers=5)
+    hung = Struck(
+        name=WorkerHung.name, at=0, carts_seconds=0.5, orders_seconds=0.6, under_way=7, well_seconds=62.0
+    )
+    product = Report(name="whole", struck=[hung], violations=[Violation("defect", "a 500")])
+
+    text = page([good, bad], [product], minutes=33.0, minutes_given=30, seed=7, shoppers=5)
 
     assert "| engine: SIGKILL, restart from its log | 5 | 500 | 0 | 1 | 0 | 1.50, 3.00 | 1.50, 3.00 |" in text
     assert "| all | **5** | 500 | 0 | 1 | 0 | | |" in text
     assert "1,502 calls: 1,500 ok, 2 failed, 0 unknown" in text
-    assert "**1 lost**" in text
+    assert "**1 lost, 1 defect**" in text
+    assert "| worker: SIGSTOP, nobody continues it | 1 | 7 | 1 | 62.00, 62.00 | 0.50" in text
+    assert "| whole tree: SIGKILL, started again at once | left out |" in text
     assert "make soak MINUTES=30" in text

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -405,6 +406,25 @@ def test_start_names_what_is_damaged_when_it_is_not_an_incremental_file(
 
     assert contents(folder) == before
     assert reports_of(folder) == []
+
+
+def test_start_blames_no_file_when_the_disk_is_full(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without space the engine's own messages end anywhere, so that a missing one means nothing."""
+    engine = engine_on(folder)
+    engine.start()
+    engine.kill()
+    base = folder / LOG_FOLDER / "appendonly.aof.1.base.rdb"
+    data = bytearray(base.read_bytes())
+    data[70:73] = b"\xff" * 3
+    base.write_bytes(data)
+    found = list(os.statvfs(folder))
+    found[4] = 0
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result(found))
+
+    with pytest.raises(StoreUnavailable) as refused:
+        engine.start()
+
+    assert "damaged" not in refused.value.for_operators
 
 
 @pytest.mark.parametrize(

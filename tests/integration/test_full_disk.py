@@ -12,66 +12,18 @@ import asyncio
 import os
 import re
 import signal
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from acceptance.calling import Caller, calling, new_key, until
-from acceptance.running import Shop, eventually, is_alive, private_folder
+from acceptance.running import Shop, eventually, is_alive
+from chaos.small_disk import Disk, small_disk
 
-MIB = 1024 * 1024
-DISK_MB = 320
 RESERVE_MB = 40
 SKU = "FULL-1"
 UNITS = 1_000
 PRODUCT = {"title": "Full", "currency": "USD", "variants": [{"sku": SKU, "price": "11.00"}]}
 COUNT = {"on_hand": 900, "reason": "count", "reference": "while full"}
-
-
-class Disk:
-    """A small file system, and a file that takes space on it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._ballast = path / "ballast"
-
-    def free_mb(self) -> float:
-        found = os.statvfs(self.path)
-        return found.f_bavail * found.f_frsize / MIB
-
-    def leave_mb(self, megabytes: float) -> None:
-        """Fill it until so much is left."""
-        size = self._ballast.stat().st_size if self._ballast.exists() else 0
-        size += int((self.free_mb() - megabytes) * MIB)
-        with self._ballast.open("ab") as file:
-            file.truncate(max(0, size))
-            os.posix_fallocate(file.fileno(), 0, max(1, size))
-
-    def fill(self) -> None:
-        """Until nothing is left."""
-        with self._ballast.open("ab", buffering=0) as file:
-            try:
-                while True:
-                    file.write(bytes(64 * 1024))
-            except OSError:
-                return
-
-    def clear(self) -> None:
-        self._ballast.unlink()
-
-
-@contextmanager
-def small_disk(megabytes: int = DISK_MB) -> Iterator[Disk]:
-    with private_folder() as folder:
-        command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=700", "tmpfs", str(folder)]
-        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert mounted.returncode == 0, f"this test has to mount a file system: {mounted.stderr}"
-        try:
-            yield Disk(folder)
-        finally:
-            subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture
@@ -153,7 +105,7 @@ async def test_shop_refuses_what_needs_space_and_is_whole_when_there_is_some_aga
 
 
 def test_first_start_says_that_there_is_no_space() -> None:
-    with small_disk(megabytes=20) as disk:
+    with small_disk(20) as disk:
         shop = Shop(disk.path / "shop", processes=1)
         shop.spawn()
         eventually(lambda: not shop.is_running())
