@@ -351,8 +351,8 @@ class RecoveryMachine(RuleBasedStateMachine):
             await self.job("snapshot")
             levels = [await self.store.read_stock(sku) for sku in SKUS]
             if await self.has_an_extended_window():
-                # The record keeps the window that a checkout began with: a second loss gives back only its own
-                # time (docs/operations.md), so that a payment may fall due which was pending a moment ago.
+                # The record keeps the window that a checkout began with: a second loss gives back only its
+                # own time (docs/operations.md), so that a payment may be due which was pending before.
                 return
             await self.shop.replace_engine({})
             await self.recovering()
