@@ -180,8 +180,9 @@ class AuditedEngine(ClaimingEngine, Protocol):
         """Those of these orders that say they are pending, and whose payment the engine does not have."""
         ...
 
-    async def void_orders(self, payment_id: str, *, cart_ttl_ms: int) -> bool:
-        """In one script: undo a checkout without payment, whose lines return to the cart. Whether it did."""
+    async def void_orders(self, payment_id: str, *, cart_ttl_ms: int, unknown_at: Position) -> bool:
+        """In one script: undo a checkout without payment, whose lines return to the cart, unless an event
+        about it was written after `unknown_at`, where the record did not know it. Whether it did."""
         ...
 
     async def reattach_payment(self, payment: Payment, *, cart_ttl_ms: int) -> bool:

@@ -350,10 +350,11 @@ class _Run:
         them, the record says once it has every event that the engine has issued."""
         await self._store.drain_outbox()
         payment_id = payment_id_of_order(order_id)
+        cursor, _ = await self._store.archive.cursor()
         recorded = await self._store.archive.find_payment(payment_id)
         if recorded is None:
             ttl_ms = self._store.cart_ttl_ms("")
-            return await self._engine.void_orders(payment_id, cart_ttl_ms=ttl_ms)
+            return await self._engine.void_orders(payment_id, cart_ttl_ms=ttl_ms, unknown_at=cursor)
         payment, _ = recorded
         if payment.status != "pending":
             return False

@@ -29,6 +29,9 @@ from cartstore.redis.replies import STOCK_FIELDS, payment_fields, read_level, re
 from cartstore.redis.scripts import script
 from cartstore.redis.store import RedisEngine
 
+_LATER_EVENTS_MAX = 500
+"""Events after a look at the record among which one about the same payment is looked for."""
+
 
 def _rows(reply: list[str], start: int, width: int) -> list[list[str]]:
     return [reply[place : place + width] for place in range(start, len(reply), width)]
@@ -230,9 +233,10 @@ class AuditedRedisEngine(RedisEngine):
         states = zip(order_ids, found[::2], found[1::2], strict=True)
         return [order_id for order_id, status, exists in states if status == "pending" and exists == 0]
 
-    async def void_orders(self, payment_id: str, *, cart_ttl_ms: int) -> bool:
+    async def void_orders(self, payment_id: str, *, cart_ttl_ms: int, unknown_at: Position) -> bool:
         keys = (self.keys.gate, self.keys.payment(payment_id))
-        return bool((await self.call(script("order_void"), keys, cart_ttl_ms))[1] != "0")
+        reply = await self.call(script("order_void"), keys, cart_ttl_ms, str(unknown_at), _LATER_EVENTS_MAX)
+        return bool(reply[1] != "0")
 
     async def reattach_payment(self, payment: Payment, *, cart_ttl_ms: int) -> bool:
         keys = (self.keys.gate, self.keys.payment(payment.payment_id))

@@ -10,9 +10,11 @@
   ARGV[2]  now override           ms, '' in production
   ARGV[3]  nonce                  of this call
   ARGV[4]  cart lifetime          ms, for a cart that lost its own
+  ARGV[5]  position               of the last event that the record had when it did not know the payment
+  ARGV[6]  limit                  later events looked at; with more nothing is undone
   Returns  {'OK', orders that went} | {'FENCED'}
   Faults   CARTUNREADABLE
-  Cost     O(lines of the orders and of the cart)
+  Cost     O(lines of the orders and of the cart + limit)
 ]]
 --- @include call_begin
 --- @include int
@@ -29,6 +31,19 @@ if not call then
 end
 local payment_id = string.sub(KEYS[2], #call.prefix + 9)
 if redis.call('EXISTS', KEYS[2]) == 1 then
+  return { 'OK', '0' }
+end
+-- The buyer may have repeated the checkout since the record was asked, and have been cut off behind its event.
+local limit = tonumber(ARGV[6])
+local later = redis.call('XRANGE', call.prefix .. 'outbox', '(' .. ARGV[5], '+', 'COUNT', limit)
+for _, entry in ipairs(later) do
+  for index = 1, #entry[2], 2 do
+    if entry[2][index] == 'subject' and entry[2][index + 1] == payment_id then
+      return { 'OK', '0' }
+    end
+  end
+end
+if #later == limit then
   return { 'OK', '0' }
 end
 local orders = {}

@@ -536,6 +536,19 @@ async def test_payment_is_put_back_when_its_orders_are_there_and_the_record_has_
     assert (await shop.reconcile()).drift == []
 
 
+async def test_checkout_is_not_undone_when_its_event_came_after_the_record_was_asked(shop: Shop) -> None:
+    """Two processes look at one checkout; the buyer repeats it between their looks, and is cut off again."""
+    cursor, _ = await shop.store.archive.cursor()
+    payment_id = await shop.check_out(BUYER, "another")
+    await shop.redis.delete(shop.keys.payment(payment_id))
+
+    assert not await shop.audited.void_orders(payment_id, cart_ttl_ms=1_000, unknown_at=cursor)
+
+    assert await shop.redis.exists(shop.keys.order(f"o{payment_id[1:]}-1"))
+    await shop.store.drain_outbox()
+    assert (await shop.reconcile()).drift == []
+
+
 async def test_payment_is_left_when_it_is_lost_with_its_orders(shop: Shop) -> None:
     before = await shop.redis.zscore(shop.keys.due, shop.payment_id)
     await shop.redis.delete(shop.keys.payment(shop.payment_id), shop.keys.order(f"o{shop.payment_id[1:]}-1"))
