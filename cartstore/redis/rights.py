@@ -26,6 +26,7 @@ KEYED: Final[dict[str, str]] = {
     "HGET": "f",
     "HGETALL": "",
     "HINCRBY": "f 1",
+    "HKEYS": "",
     "HLEN": "",
     "HMGET": "f",
     "HSET": "f v",
