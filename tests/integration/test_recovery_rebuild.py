@@ -451,6 +451,28 @@ async def test_command_watches_and_takes_over_when_the_other_rebuild_stops(
     assert await held_by(store, ANN) == {"a": 1}
 
 
+async def test_gate_of_an_engine_that_restarts_between_two_questions_is_not_open(
+    store: CartStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files hold the gate that the engine before had opened."""
+    gate = await read_gate(client, Keys(store.partition))
+    engine_runs = [gate.identity, "the run after the restart"]
+    caller = ClientCaller(client, identity="")
+
+    async def identity() -> str:
+        return engine_runs.pop(0)
+
+    async def gate_of_both_runs(*_: object) -> recovery_gate.Gate:
+        engine_runs.pop(0)
+        return gate
+
+    monkeypatch.setattr(caller, "identity", identity)
+    monkeypatch.setattr(recovery_gate, "read_gate", gate_of_both_runs)
+    monkeypatch.setattr(store._recovery, "_caller", caller)
+
+    assert await store._recovery.gate() == (gate, False)
+
+
 async def test_call_packed_for_the_old_engine_changes_nothing_when_another_one_gets_it(
     store: CartStore, client: redis.Redis
 ) -> None:

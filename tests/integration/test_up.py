@@ -487,7 +487,8 @@ def test_up_knows_its_processes_by_their_beats(up: Up) -> None:
     expected |= {("api", str(pid)) for pid in up.pids("api")}
     eventually(lambda: any(expected <= its for its in kinds().values()))
     status, told = up.ask("/health/ready")
-    assert (status, json.loads(told)["checks"]["worker"]["ok"]) == (200, True)
+    assert status == 200, told
+    assert json.loads(told)["checks"]["worker"]["ok"] is True
     assert up.ask("/health/serving")[0] == 200
 
 
