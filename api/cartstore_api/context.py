@@ -21,9 +21,10 @@ _LIST_ITEM = re.compile(r'(?:[^,"]|"[^"]*"|")+')
 
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._~-]{1,128}\Z")
 
-# A random part per process and a counter: as unique as random bytes per request, and cheaper.
+# A random part per process and a counter: as unique as random bytes per request, and cheaper. The counter
+# starts where it has eight hexadecimal digits, so that ids are of one length.
 _PREFIX = os.urandom(8).hex()
-_numbers = itertools.count(int.from_bytes(os.urandom(2), "big"))
+_numbers = itertools.count(0x1000_0000 + int.from_bytes(os.urandom(2), "big"))
 
 RawHeader = tuple[bytes, bytes]
 

@@ -80,8 +80,8 @@ class Recovery:
 
     async def gate(self) -> tuple[Gate, bool]:
         """The gate, and whether it admits calls to the engine as it runs now. Raises StoreUnavailable."""
-        # The identity is asked for last. An engine that restarts between the two questions has its old gate in
-        # its files: beside the identity of before the restart that gate would pass for open.
+        # The identity is asked for last. An engine that restarts between the two questions has its old gate
+        # in its files: beside the identity of before the restart that gate would pass for open.
         gate = await read_gate(self._client, self._engine.keys)
         return gate, gate.admits(await self._caller.identity())
 

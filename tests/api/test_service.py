@@ -273,6 +273,11 @@ def test_request_id_is_kept_when_it_is_sane(sent: str, is_kept: bool) -> None:
     assert re.fullmatch(r"[A-Za-z0-9._~-]{1,128}", made)
 
 
+def test_request_ids_are_of_one_length_however_many_are_made() -> None:
+    """The two ways of a request are compared by the bytes of their answers."""
+    assert {len(request_id_of(None)) for _ in range(70_000)} == {24}
+
+
 async def test_head_gives_the_headers_when_get_would_give_a_body(api: Any) -> None:
     got = await api.ana.get("/v1/cart")
     head = await api.ana.head("/v1/cart")

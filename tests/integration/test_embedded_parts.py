@@ -146,10 +146,13 @@ async def test_embedded_parts_leave_nothing_running_when_one_cannot_start(data_d
     assert not is_running((data_dir / "engine" / "engine.pid").read_text())
 
 
-async def test_until_ready_gives_up_when_a_server_takes_too_long(data_dir: Path) -> None:
+async def test_until_ready_gives_up_when_a_server_takes_too_long(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = Engine(data_dir / "engine", password="x")
     engine.prepare()
     engine.spawn()
+    monkeypatch.setattr(engine, "ready", lambda: False)
 
     with pytest.raises(StoreUnavailable, match="was not ready within 0 s"):
         await parts.until_ready(engine, timeout_seconds=0)
