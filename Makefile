@@ -67,6 +67,8 @@ run: $(RUNTIME)
 	@exec $(BIN)/cartstore up --port $(PORT) --data-dir "$$DATA_DIR"
 
 .PHONY: test
+# Tests start some hundred processes: they find the modules compiled, also where the environment says to keep none.
+test: export PYTHONDONTWRITEBYTECODE =
 test: check
 	$(BIN)/pytest -n $(WORKERS)
 

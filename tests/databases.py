@@ -38,9 +38,6 @@ _SHAPE: Final = """
         SELECT concat_ws(',', 'function', oid, xmin) FROM pg_proc WHERE oid >= 16384
         UNION ALL
         SELECT concat_ws(',', 'schema', oid, nspname, nspacl) FROM pg_namespace
-        UNION ALL
-        SELECT concat_ws(',', 'setting', setconfig) FROM pg_db_role_setting
-        JOIN pg_database ON pg_database.oid = setdatabase WHERE datname = current_database()
     )
     SELECT md5(string_agg(part, ';' ORDER BY part)) FROM parts
 """
@@ -132,6 +129,7 @@ class Databases:
             await self._admin.execute(
                 "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = $1", name
             )
+            await self._admin.execute(f"ALTER DATABASE {name} RESET ALL")
             connection = await asyncpg.connect(self._server.url(name))
         except (asyncpg.PostgresError, OSError):
             return False

@@ -16,12 +16,14 @@ def test_database_that_was_used_has_the_rows_of_a_new_one(database: Database, da
     before = database.execute(_ROWS, name)
     database.execute("UPDATE outbox_cursor SET seq = 7, epoch = 2", name)
     database.execute("DELETE FROM alembic_version", name)
+    database.execute(f"ALTER DATABASE {name} SET work_mem = '2MB'")
 
     databases.give_back(name)
 
     assert databases.take() == name
     assert database.execute(_ROWS, name) == before
     assert database.execute("SELECT count(*) FROM alembic_version", name) == "1"
+    assert database.execute("SHOW work_mem", name) == database.execute("SHOW work_mem")
     databases.give_back(name)
 
 
