@@ -21,6 +21,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, Respon
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from cartstore.errors import (
+    NOT_APPLIED,
     ContractError,
     OutcomeUnknown,
     PartlyApplied,
@@ -138,7 +139,7 @@ def translate(
     if isinstance(error, OutOfMemoryError) or word == "OOM" or _OUT_OF_MEMORY in text:
         return StoreFull("The engine is at its memory limit; the change was not applied.")
     if word in _TAKES_NO_WRITES:
-        return WritesRefused(f"The engine takes no writes now ({word}).")
+        return WritesRefused(f"The engine takes no writes now ({word}){NOT_APPLIED}.")
     if script is not None and script.writes and (is_inside or _INSIDE_A_SCRIPT.search(text)):
         cut_off = PartlyApplied()
         cut_off.__cause__ = error
