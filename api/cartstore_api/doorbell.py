@@ -20,6 +20,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from cartstore.embedded.parts import queue_url_beside
+from cartstore.redis.queue_outage import QueueOutage
 from cartstore.settings import Settings
 from cartstore_api import metrics
 
@@ -47,6 +48,7 @@ class Doorbell:
         self._queue = Queue(
             f"cartstore-{settings.namespace}", connection=self._connection, serializer=JSONSerializer
         )
+        self._outage = QueueOutage(settings, logger, consequence="The workers' timers bring the jobs")
         self._rung = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
@@ -77,9 +79,10 @@ class Doorbell:
                 return
             try:
                 outcome = "queued" if self._deliver() else "waiting"
+                self._outage.succeeded()
             except (RedisError, OSError) as error:
                 outcome = "failed"
-                logger.warning("the doorbell cannot be rung: %s", type(error).__name__)
+                self._outage.failed(error)
                 self._stopping.wait(PAUSE_AFTER_FAILURE_SECONDS)
             metrics.RINGS.labels(outcome).inc()
 
