@@ -60,6 +60,25 @@ class Affinity:
             self._loop = LOST
 
 
+class ProcessAffinity:
+    """Belongs to the process that made it: for what threads use, which have no event loop."""
+
+    __slots__ = ("__weakref__", "is_lost")
+
+    def __init__(self) -> None:
+        self.is_lost = False
+        """Whether this is a child of that process."""
+        in_child(self._lose)
+
+    def check(self) -> None:
+        """Raise OtherProcess in a child."""
+        if self.is_lost:
+            raise OtherProcess
+
+    def _lose(self) -> None:
+        self.is_lost = True
+
+
 def other_than(loop: asyncio.AbstractEventLoop) -> OtherProcess | OtherEventLoop:
     """The error of a call that does not come from `loop`."""
     return OtherProcess() if loop is LOST else OtherEventLoop()

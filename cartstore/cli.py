@@ -167,13 +167,20 @@ async def _list_products(data_dir: Path, settings: Settings) -> int:
 
 def _migrate(options: argparse.Namespace, settings: Settings) -> int:
     from cartstore.archive import migrate
+    from cartstore.archive.schema import newest_revision
 
-    async def run() -> None:
+    async def run() -> str | None:
         async with embedded_parts(settings, options.data_dir) as complete:
-            await migrate(complete.database_url)
+            return await migrate(complete.database_url)
 
-    asyncio.run(run())
-    print("The database has the tables of this cartstore.")
+    found, ours = asyncio.run(run()), newest_revision()
+    if found is not None and found > ours:
+        print(
+            f"The database has newer tables, of a later cartstore: their revision is {found}, this one's is "
+            f"{ours}. Nothing was changed; this cartstore can use them."
+        )
+    else:
+        print(f"The database has the tables of this cartstore (revision {ours}).")
     return 0
 
 

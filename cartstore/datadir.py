@@ -131,8 +131,10 @@ class DataDir:
                 time.sleep(0.02)
             # What a killed predecessor left would send clients to servers that are no more.
             self.forget_services()
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            # Over what is there before the file is shortened: a full disk may have no block to give for it.
+            holder = f"{os.getpid()}\n".encode()
+            os.pwrite(descriptor, holder, 0)
+            os.ftruncate(descriptor, len(holder))
             yield
         finally:
             os.close(descriptor)

@@ -96,7 +96,7 @@ async def _parts(settings: Settings) -> dict[str, Finding]:
 
 async def _engine(url: str) -> Finding:
     try:
-        facts = await _info(url)
+        facts = await _info(url, "redis_url")
     except CartStoreError as error:
         return Finding(False, error.for_operators)
     warning = replica_warning(url, facts)
@@ -105,13 +105,13 @@ async def _engine(url: str) -> Finding:
 
 async def _queue(url: str) -> Finding:
     try:
-        await _info(url)
+        await _info(url, "queue_url")
     except CartStoreError as error:
         return Finding(False, error.for_operators.replace("The engine", "The queue's Redis", 1))
     return Finding(True, "answers")
 
 
-async def _info(url: str) -> dict[str, Any]:
+async def _info(url: str, setting: str) -> dict[str, Any]:
     client: Redis = Redis.from_url(
         url,
         decode_responses=True,
@@ -122,7 +122,7 @@ async def _info(url: str) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = await client.info("replication")
     except (RedisError, OSError, TimeoutError) as error:
-        raise engine_away(url, error) from error
+        raise engine_away(url, error, setting) from error
     finally:
         await client.aclose()
     return facts

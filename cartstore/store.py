@@ -799,11 +799,10 @@ class CartStore:
         _checked_text(guard.idempotency_key, "Idempotency-Key", limits.IDEMPOTENCY_KEY_LENGTH_MAX)
         return msgspec.structs.replace(guard, fingerprint=_fingerprint(verb, *arguments))
 
-    @staticmethod
-    def _check_quantity(quantity: int, *, lowest: int, field: str = "quantity") -> None:
+    def _check_quantity(self, quantity: int, *, lowest: int, field: str = "quantity") -> None:
         if not lowest <= quantity <= limits.QUANTITY_MAX:
             raise InvalidQuantity(
-                f"{field} must be {lowest} to {limits.QUANTITY_MAX}.",
+                f"{field} must be {lowest} to {self.settings.max_quantity_per_line}.",
                 field=field,
                 requested_quantity=quantity,
             )

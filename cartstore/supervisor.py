@@ -31,6 +31,8 @@ from rich.table import Table
 from cartstore import terminal
 from cartstore.archive import migrate
 from cartstore.datadir import DataDir
+from cartstore.embedded.database import Database
+from cartstore.embedded.disk_space import DiskSpace, check_space_for_new
 from cartstore.embedded.parts import (
     announce,
     child_environment,
@@ -128,7 +130,23 @@ class _Up:
             if not catalog.is_file():
                 raise ConfigurationError(f"The catalog {catalog} is not a file.")
         async with AsyncExitStack() as stack:
+            check_space_for_new(self._settings, options.data_dir)
             folder, listener = _claim(stack, options)
+            space = DiskSpace(self._settings, folder.path, self._say)
+            while True:
+                await space.until_enough()
+                try:
+                    await self._serve(folder, listener, space)
+                except (StoreUnavailable, OSError) as error:
+                    # What was started has been stopped again.
+                    if self._is_ready or not space.was_short():
+                        raise
+                    self._say(error.for_operators if isinstance(error, StoreUnavailable) else str(error))
+
+    async def _serve(self, folder: DataDir, listener: socket.socket, space: DiskSpace) -> None:
+        """Start everything on a data dir that is ours, and run until something ends it for good."""
+        self._watch = Watch(self._errors.print)
+        async with AsyncExitStack() as stack:
             folder.empty_metrics_folder()
             settings, parts = await stack.enter_async_context(
                 running_parts(self._settings, folder, report=self._say)
@@ -140,7 +158,7 @@ class _Up:
             stack.callback(folder.forget_services)
             announce(folder, settings)
             for part in parts:
-                await stack.enter_async_context(self._kept(folder, pid_file_name(part), [part]))
+                await stack.enter_async_context(self._kept(folder, pid_file_name(part), [part], space))
             sku = await self._import(settings)
             self._go_on()
             await stack.enter_async_context(self._short_logs(folder, settings))
@@ -249,7 +267,9 @@ class _Up:
             await stop_parts(processes, STOP_SECONDS)
 
     @asynccontextmanager
-    async def _kept(self, folder: DataDir, name: str, processes: Sequence[Process]) -> AsyncIterator[None]:
+    async def _kept(
+        self, folder: DataDir, name: str, processes: Sequence[Process], space: DiskSpace | None = None
+    ) -> AsyncIterator[None]:
         """Start children again when they end, and keep `run/<name>.pid` true meanwhile."""
 
         def note() -> None:
@@ -259,7 +279,7 @@ class _Up:
 
         note()
         # No TaskGroup: it would wrap what the body raises, which is for the terminal as it is.
-        keepers = [asyncio.create_task(self._keep(process, folder, note)) for process in processes]
+        keepers = [asyncio.create_task(self._keep(process, folder, note, space)) for process in processes]
         for keeper in keepers:
             keeper.add_done_callback(self._give_up)
         try:
@@ -276,7 +296,9 @@ class _Up:
         if error is not None and not self._failed.done():
             self._failed.set_exception(error)
 
-    async def _keep(self, process: Process, folder: DataDir, note: Callable[[], None]) -> None:
+    async def _keep(
+        self, process: Process, folder: DataDir, note: Callable[[], None], space: DiskSpace | None = None
+    ) -> None:
         now = asyncio.get_running_loop().time
         delay = BACKOFF_FIRST_SECONDS
         while True:
@@ -304,6 +326,8 @@ class _Up:
                 note()
             except StoreUnavailable as error:
                 self._say(error.for_operators)
+                if space is not None and isinstance(process, Database):
+                    await space.until_enough_for_database()
             except OSError as error:
                 # A full disk, above all. It is tried again until there is space.
                 self._say(f"{process.name} cannot be started: {error.strerror or error}.")

@@ -89,6 +89,16 @@ def without_secret(url: str) -> str:
     return f"{parts.scheme}://{host}{parts.path}" + (f" in {socket_folder}" if socket_folder else "")
 
 
+def engine_place(url: str) -> str:
+    """Host and port of an engine's URL, or its socket, for people."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return f"the socket {parts.path}"
+    host, bracket, rest = parts.netloc.rpartition("@")[2].rpartition("]")
+    name, _, port = rest.partition(":")
+    return f"{host}{bracket}{name or ('' if bracket else 'localhost')} port {port or _DEFAULT_PORT}"
+
+
 def database_place(url: str) -> str:
     """Host and port of a database's URL, for people; several where it names several."""
     parts = urlsplit(url)

@@ -4,15 +4,21 @@ The supervisor writes beats of its own. A child's silence counts only while the 
 engine is away no process can beat, and when it is back every process has time to. Times are those of the
 supervisor's monotonic clock, added up from beat to beat, so that neither a jump of the engine's clock nor a
 supervisor that stood still itself makes a child look hung.
+
+A child that has never beaten counts from its start. Its first beat comes before anything that may take long
+(opening the store, recovery, a rebuild); what comes before the first beat is the loading of the program,
+which shows in the processor time that it takes, and is given STARTING_FACTOR times as long.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Final
 
 from cartstore.embedded.process import Process
@@ -27,6 +33,13 @@ _STEP_SECONDS_MAX: Final = 2 * BEAT_SECONDS
 """What the time from one look to the next counts at most: more means that we stood still."""
 
 
+STARTING_FACTOR: Final = 5
+"""How many times as long a child may take to its first beat while it uses the processor."""
+
+_BUSY_SHARE: Final = 0.1
+"""Of one processor: a child that uses less is waiting."""
+
+
 class _Child:
     """One process that is kept running, and what was last seen of it."""
 
@@ -36,6 +49,10 @@ class _Child:
         self.pid: int | None = None
         self.count: int | None = None
         self.silent_seconds = 0.0
+        self.starting_seconds = 0.0
+        """Since its start, as long as it has not beaten."""
+        self.cpu_seconds = 0.0
+        """Processor time up to the last look."""
 
 
 class Watch:
@@ -47,10 +64,12 @@ class Watch:
         *,
         hung_seconds: float = HUNG_SECONDS,
         clock: Callable[[], float] = time.monotonic,
+        cpu_seconds_of: Callable[[int], float] | None = None,
     ) -> None:
         self._tell = tell
         self._hung_seconds = hung_seconds
         self._clock = clock
+        self._cpu_seconds_of = cpu_seconds_of or _cpu_seconds_of
         self._run = process_name("up").rpartition(":")[2]
         self._children: list[_Child] = []
         self._looked_at: float | None = None
@@ -97,11 +116,17 @@ class Watch:
         for child in self._children:
             pid = child.process.pid
             count = None if pid is None else counts.get(process_name(child.kind, pid, self._run), child.count)
-            if pid != child.pid or count is None or count != child.count:
-                # Ended, another one, alive, or one that has never beaten: it may wait for a server.
-                child.pid, child.count, child.silent_seconds = pid, None if pid != child.pid else count, 0.0
+            if pid is None or pid != child.pid:
+                # Ended, or another one, whose beat under this number may be of a process before it.
+                child.pid, child.count = pid, None
+                child.silent_seconds = child.starting_seconds = child.cpu_seconds = 0.0
+                continue
+            if count != child.count:
+                child.count, child.silent_seconds = count, 0.0
                 continue
             child.silent_seconds += step
+            if count is None and self._is_loading(child, step):
+                child.silent_seconds = 0.0
             if child.silent_seconds > self._hung_seconds:
                 self._tell(
                     f"{child.process.name} (process {pid}) has given no sign of life for "
@@ -110,3 +135,21 @@ class Watch:
                 # No other signal reaches a process that stands still.
                 child.process.send(signal.SIGKILL)
                 child.silent_seconds = 0.0
+
+    def _is_loading(self, child: _Child, step: float) -> bool:
+        """Whether a child that has never beaten has used the processor since the last look, and may still."""
+        assert child.pid is not None
+        used, child.cpu_seconds = child.cpu_seconds, self._cpu_seconds_of(child.pid)
+        child.starting_seconds += step
+        if child.starting_seconds > STARTING_FACTOR * self._hung_seconds:
+            return False
+        return child.cpu_seconds - used > _BUSY_SHARE * step
+
+
+def _cpu_seconds_of(pid: int) -> float:
+    """Processor time that a process has used; 0 where the kernel does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return 0.0

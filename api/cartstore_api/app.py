@@ -26,6 +26,7 @@ from cartstore_api.cors import Cors, cors_of
 from cartstore_api.docs import DocsPage, Document
 from cartstore_api.doorbell import Doorbell
 from cartstore_api.edge import Edge
+from cartstore_api.field_checks import Bounds, bounds_of
 from cartstore_api.guards import before_body
 from cartstore_api.lane import Lane
 from cartstore_api.observing import Observer
@@ -64,6 +65,7 @@ class Application(Litestar):
     client_addresses: ClientAddresses
     caching: Caching
     cors: Cors | None
+    bounds: Bounds
     lane: Lane
 
 
@@ -128,8 +130,8 @@ def create_app(
     caching = Caching(has_cors=cors is not None)
     app.asgi_handler = Edge(app.asgi_handler, _methods_of(app), observer, caching, cors)
     app.settings, app.observer, app.client_addresses = settings, observer, client_addresses
-    app.caching, app.cors = caching, cors
-    app.lane = lane = Lane(observer, caching, cors, body_bytes_max=settings.max_body_bytes)
+    app.caching, app.cors, app.bounds = caching, cors, bounds_of(settings)
+    app.lane = lane = Lane(observer, caching, cors, app.bounds, body_bytes_max=settings.max_body_bytes)
     return app
 
 

@@ -22,6 +22,7 @@ from cartstore.nesting import is_deeper, place_deeper
 from cartstore.texts import has_control, may_have_control
 from cartstore_api import body_errors
 from cartstore_api.context import SCOPE_KEY, RequestContext
+from cartstore_api.field_checks import Bounds
 from cartstore_api.problems import ProblemError, body_required
 from cartstore_api.schemas import FieldError
 
@@ -48,14 +49,15 @@ class BodyDecoder:
         self._decode = msgspec.json.Decoder(annotation).decode
         self._checks = body_errors.checker_of(annotation)
 
-    def decode(self, body: bytes) -> Any:
-        """Decode a body. Raises MALFORMED_JSON, VALIDATION_FAILED naming every member that is wrong."""
+    def decode(self, body: bytes, bounds: Bounds) -> Any:
+        """Decode a body. Raises MALFORMED_JSON, VALIDATION_FAILED naming every member that is wrong.
+        `bounds`: the shop's limits."""
         if len(body) > _SHORT and is_deeper(body, _DEPTH_MAX):
             raise _too_deep(body)
         try:
             value = self._decode(body)
         except msgspec.ValidationError as error:
-            raise self._refusal(body, body_errors.error_of(error)) from error
+            raise self._refusal(body, body_errors.error_of(error), bounds) from error
         except (msgspec.DecodeError, UnicodeError) as error:
             raise ProblemError("MALFORMED_JSON", f"The body is not JSON in UTF-8: {error}.") from error
         # Most bodies are plain; a look with a regular expression is for the others.
@@ -63,14 +65,14 @@ class BodyDecoder:
             for path, name, text in body_errors.texts_in(value):
                 found = body_errors.control_error(path, name, text)
                 if found is not None:
-                    raise self._refusal(body, found)
+                    raise self._refusal(body, found, bounds)
         if self._checks is not None:
             for found in self._checks(value, ""):
-                raise self._refusal(body, found)
+                raise self._refusal(body, found, bounds)
         return value
 
-    def _refusal(self, body: bytes, first: FieldError) -> ProblemError:
-        errors = body_errors.errors_in(body, self._annotation, first)
+    def _refusal(self, body: bytes, first: FieldError, bounds: Bounds) -> ProblemError:
+        errors = body_errors.errors_in(body, self._annotation, first, bounds)
         return ProblemError("VALIDATION_FAILED", errors[0].detail, field=errors[0].field, errors=errors)
 
 
@@ -111,10 +113,11 @@ class StrictBody(AbstractDTO[Any]):
         """The body as the handler's type. Raises ProblemError."""
         context: RequestContext = self.asgi_connection.scope[SCOPE_KEY]  # type: ignore[typeddict-item]
         handler_id = self.asgi_connection.route_handler.handler_id
-        return read_body(context, value, self._decoders[handler_id])
+        bounds: Bounds = self.asgi_connection.app.bounds  # type: ignore[attr-defined]
+        return read_body(context, value, self._decoders[handler_id], bounds)
 
 
-def read_body(context: RequestContext, body: bytes, decoder: BodyDecoder) -> Any:
+def read_body(context: RequestContext, body: bytes, decoder: BodyDecoder, bounds: Bounds) -> Any:
     """The body of a request, decoded. Raises MALFORMED_JSON, UNSUPPORTED_MEDIA_TYPE, VALIDATION_FAILED."""
     if not body:
         raise body_required()
@@ -123,7 +126,7 @@ def read_body(context: RequestContext, body: bytes, decoder: BodyDecoder) -> Any
     content_type = context.known.get(b"content-type")
     if content_type and content_type != _USUAL_TYPE:
         _check_media_type(content_type.decode("latin-1"))
-    return decoder.decode(body)
+    return decoder.decode(body, bounds)
 
 
 def check_encoding(context: RequestContext) -> None:

@@ -8,7 +8,7 @@ refused is decoded once more without a type, and each of its members is looked a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import islice
 from types import NoneType, UnionType
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_
 import msgspec
 
 from cartstore.texts import has_control
-from cartstore_api.field_checks import Check, check_in, schema_in
+from cartstore_api.field_checks import Bounds, Check, any_check_in, check_in, schema_in
 from cartstore_api.schemas import FieldError
 
 ERRORS_MAX: Final = 100
@@ -58,15 +58,16 @@ def error_of(error: msgspec.ValidationError, at: str = "", within: str = "") -> 
     return FieldError(field=field, detail=f"{field}{separator}{reason.replace('`', '')}.")
 
 
-def errors_in(body: bytes, annotation: Any, first: FieldError) -> list[FieldError]:
-    """What is wrong with a body that was refused for `first`: that, and every other field that is wrong."""
+def errors_in(body: bytes, annotation: Any, first: FieldError, bounds: Bounds) -> list[FieldError]:
+    """What is wrong with a body that was refused for `first`: that, and every other field that is wrong, each
+    with its limit, the shop's own included."""
     # The decoder does not say which member of a free-form object it means; the second look does.
     found = {} if _UNNAMED in first.field else {first.field: first}
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeError):
         return [first]
-    for error in islice(_look_of(annotation)(value, "", ""), ERRORS_MAX):
+    for error in islice(_look_of(annotation, bounds)(value, "", ""), ERRORS_MAX):
         found.setdefault(error.field, error)
     return list(found.values()) or [first]
 
@@ -99,7 +100,7 @@ def checker_of(annotation: Any) -> Converter | None:
         return _struct_checker(base)
     if get_origin(base) is list:
         return _list_checker(*get_args(base))
-    checks = [check for meta in metas if (check := check_in(meta, with_late=False)) is not None]
+    checks = [check for meta in metas if (check := check_in(meta)) is not None]
     return (lambda value, at: _checked(checks, value, at)) if checks else None
 
 
@@ -141,7 +142,7 @@ def _checked(checks: list[Check], value: Any, at: str) -> Iterator[FieldError]:
 
 
 @lru_cache(256)
-def _look_of(annotation: Any) -> Checker:
+def _look_of(annotation: Any, bounds: Bounds) -> Checker:
     """What looks at an undecoded value by the annotation of its place, null included. Made once: to make
     sense of an annotation takes much longer than to look at a value."""
     base, metas = _parts(annotation)
@@ -149,17 +150,23 @@ def _look_of(annotation: Any) -> Checker:
         return _nothing
     origin = get_origin(base)
     if isinstance(base, type) and issubclass(base, msgspec.Struct):
-        look = _look_of_struct(base)
+        look = _look_of_struct(base, bounds)
     elif origin is list:
-        look = _look_of_list(get_args(base)[0], _converter(_bare(list[Any], metas)))
+        look = _look_of_list(
+            get_args(base)[0], _converter(_bare(list[Any], metas)), _checks_of(metas, bounds), bounds
+        )
     elif origin is dict and get_args(base)[1] is not Any:
-        look = _look_of_dict(get_args(base)[1], _converter(_bare(dict[str, Any], metas)))
+        look = _look_of_dict(get_args(base)[1], _converter(_bare(dict[str, Any], metas)), bounds)
     else:
-        checks = [check for meta in metas if (check := check_in(meta, with_late=True)) is not None]
+        checks = _checks_of(metas, bounds)
         look = _look_of_value(_converter(annotation), checks)
     if not _takes_none(annotation):
         return look
     return lambda value, at, name: iter(()) if value is None else look(value, at, name)
+
+
+def _checks_of(metas: Iterable[msgspec.Meta], bounds: Bounds) -> list[Check]:
+    return [check for found in metas if (check := any_check_in(found, bounds)) is not None]
 
 
 def _bare(container: Any, metas: tuple[msgspec.Meta, ...]) -> Any:
@@ -171,9 +178,9 @@ def _nothing(value: Any, at: str, name: str) -> Iterator[FieldError]:
     yield from ()
 
 
-def _look_of_struct(shape: type[msgspec.Struct]) -> Checker:
+def _look_of_struct(shape: type[msgspec.Struct], bounds: Bounds) -> Checker:
     fields = [
-        (field.name, field.required, _look_of(_annotations(shape)[field.name]))
+        (field.name, field.required, _look_of(_annotations(shape)[field.name], bounds))
         for field in msgspec.structs.fields(shape)
     ]
     names = frozenset(name for name, _, _ in fields)
@@ -199,21 +206,22 @@ def _look_of_struct(shape: type[msgspec.Struct]) -> Checker:
     return look
 
 
-def _look_of_list(annotation: Any, convert: Converter) -> Checker:
-    look_at = _look_of(annotation)
+def _look_of_list(annotation: Any, convert: Converter, checks: list[Check], bounds: Bounds) -> Checker:
+    look_at = _look_of(annotation, bounds)
 
     def look(value: Any, at: str, name: str) -> Iterator[FieldError]:
         wrong = list(convert(value, at))
         yield from wrong
         if not wrong:
+            yield from _checked(checks, value, at)
             for number, member in enumerate(value[:LOOKED_MAX]):
                 yield from look_at(member, f"{at}[{number}]", name)
 
     return look
 
 
-def _look_of_dict(annotation: Any, convert: Converter) -> Checker:
-    look_at = _look_of(annotation)
+def _look_of_dict(annotation: Any, convert: Converter, bounds: Bounds) -> Checker:
+    look_at = _look_of(annotation, bounds)
 
     def look(value: Any, at: str, name: str) -> Iterator[FieldError]:
         wrong = list(convert(value, at))

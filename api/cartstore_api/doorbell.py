@@ -13,13 +13,15 @@ from types import TracebackType
 from typing import Final
 from uuid import uuid4
 
-from redis import Redis
 from redis.exceptions import RedisError
 from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
+from cartstore.affinity import ProcessAffinity
 from cartstore.embedded.parts import queue_url_beside
+from cartstore.redis.clients import open_thread_client
+from cartstore.redis.queue_outage import QueueOutage
 from cartstore.settings import Settings
 from cartstore_api import metrics
 
@@ -41,17 +43,21 @@ class Doorbell:
 
     def __init__(self, settings: Settings) -> None:
         url = settings.queue_url or queue_url_beside(settings.redis_url)
-        self._connection = Redis.from_url(
+        self._connection = open_thread_client(
             url, socket_timeout=ANSWER_SECONDS, socket_connect_timeout=ANSWER_SECONDS
         )
         self._queue = Queue(
             f"cartstore-{settings.namespace}", connection=self._connection, serializer=JSONSerializer
         )
+        self._outage = QueueOutage(settings, logger, consequence="The workers' timers bring the jobs")
+        self._process = ProcessAffinity()
         self._rung = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
 
     def __call__(self) -> None:
+        """Raises OtherProcess in a child of the process that opened it, which has no thread that rings."""
+        self._process.check()
         self._rung.set()
 
     def __enter__(self) -> Doorbell:
@@ -64,6 +70,9 @@ class Doorbell:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._process.is_lost:
+            # Thread and connection are the parent's.
+            return
         self._stopping.set()
         self._rung.set()
         self._thread.join(STOP_SECONDS)
@@ -77,9 +86,10 @@ class Doorbell:
                 return
             try:
                 outcome = "queued" if self._deliver() else "waiting"
+                self._outage.succeeded()
             except (RedisError, OSError) as error:
                 outcome = "failed"
-                logger.warning("the doorbell cannot be rung: %s", type(error).__name__)
+                self._outage.failed(error)
                 self._stopping.wait(PAUSE_AFTER_FAILURE_SECONDS)
             metrics.RINGS.labels(outcome).inc()
 

@@ -6,25 +6,42 @@ begins with the field's name, or None.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Sized
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 import iso3166
 import msgspec
 from email_validator import EmailNotValidError, validate_email
 
-from cartstore import limits
 from cartstore.catalog.money import EXPONENTS
 from cartstore.catalog.rules import image_url_problem
 from cartstore.errors import InvalidField
 from cartstore.free_json import canonical_properties, check_metadata
 from cartstore.model import is_sku
+from cartstore.settings import Settings
 
 Check = Callable[[Any], str | None]
 
-_CHECK, _IS_LATE, _SCHEMA = "check", "is_late", "schema"
+BoundedCheck = Callable[[Any, "Bounds"], str | None]
+
+_CHECK, _IS_LATE, _SCHEMA, _TAKES_BOUNDS = "check", "is_late", "schema", "takes_bounds"
 _COUNTRIES: Final = frozenset(iso3166.countries_by_alpha2)
 """Kosovo's XK included, which ISO 3166 leaves to its users and everybody uses."""
+
+
+class Bounds(NamedTuple):
+    """Limits of fields that are settings of the shop."""
+
+    quantity_max: int
+    """MAX_QUANTITY_PER_LINE"""
+
+    lines_max: int
+    """MAX_LINES_PER_CART"""
+
+
+def bounds_of(settings: Settings) -> Bounds:
+    return Bounds(settings.max_quantity_per_line, settings.max_lines_per_cart)
 
 
 def meta(check: Check, schema: dict[str, Any], *, is_late: bool = False, **bounds: Any) -> msgspec.Meta:
@@ -34,17 +51,32 @@ def meta(check: Check, schema: dict[str, Any], *, is_late: bool = False, **bound
     return msgspec.Meta(**bounds, extra={_CHECK: check, _IS_LATE: is_late, _SCHEMA: schema})
 
 
+def late_meta(check: BoundedCheck, schema: dict[str, Any], **bounds: Any) -> msgspec.Meta:
+    """As `meta` of a late check, for a check whose limit is a setting."""
+    extra = {_CHECK: check, _IS_LATE: True, _SCHEMA: schema, _TAKES_BOUNDS: True}
+    return msgspec.Meta(**bounds, extra=extra)
+
+
 def schema_in(found: msgspec.Meta) -> dict[str, Any]:
     """What the OpenAPI document says of a field with this metadata, beyond its bounds."""
     schema: dict[str, Any] = (found.extra or {}).get(_SCHEMA, {})
     return schema
 
 
-def check_in(found: msgspec.Meta, *, with_late: bool) -> Check | None:
-    """The check that a type's metadata names."""
+def check_in(found: msgspec.Meta) -> Check | None:
+    """The check that a type's metadata names, unless the store makes it."""
     extra = found.extra or {}
     check: Check | None = extra.get(_CHECK)
-    return check if check is not None and (with_late or not extra[_IS_LATE]) else None
+    return check if check is not None and not extra[_IS_LATE] else None
+
+
+def any_check_in(found: msgspec.Meta, bounds: Bounds) -> Check | None:
+    """The check that a type's metadata names, late or not, within these bounds."""
+    extra = found.extra or {}
+    if extra.get(_TAKES_BOUNDS):
+        return partial(extra[_CHECK], bounds=bounds)
+    check: Check | None = extra.get(_CHECK)
+    return check
 
 
 def email(text: str) -> str | None:
@@ -75,18 +107,20 @@ def image_url(text: str) -> str | None:
     return image_url_problem(text)
 
 
-def quantity(number: int) -> str | None:
-    return _quantity(number, 0)
+def quantity(number: int, bounds: Bounds) -> str | None:
+    return _quantity(number, 0, bounds.quantity_max)
 
 
-def added_quantity(number: int) -> str | None:
-    return _quantity(number, 1)
+def added_quantity(number: int, bounds: Bounds) -> str | None:
+    return _quantity(number, 1, bounds.quantity_max)
 
 
-def _quantity(number: int, lowest: int) -> str | None:
-    if lowest <= number <= limits.QUANTITY_MAX:
-        return None
-    return f"must be {lowest} to {limits.QUANTITY_MAX}"
+def _quantity(number: int, lowest: int, highest: int) -> str | None:
+    return None if lowest <= number <= highest else f"must be {lowest} to {highest}"
+
+
+def lines(entries: Sized, bounds: Bounds) -> str | None:
+    return None if 1 <= len(entries) <= bounds.lines_max else f"must have 1 to {bounds.lines_max} entries"
 
 
 def properties(value: dict[str, Any]) -> str | None:

@@ -8,7 +8,7 @@ import msgspec
 
 from cartstore import limits
 from cartstore_api import field_checks
-from cartstore_api.field_checks import meta
+from cartstore_api.field_checks import late_meta, meta
 
 if TYPE_CHECKING:
     ReadOnly = Any
@@ -69,11 +69,9 @@ Sku = Annotated[
         max_length=limits.ID_LENGTH_MAX,
     ),
 ]
-Quantity = Annotated[
-    int, meta(field_checks.quantity, {"minimum": 0, "maximum": limits.QUANTITY_MAX}, is_late=True)
-]
+Quantity = Annotated[int, late_meta(field_checks.quantity, {"minimum": 0, "maximum": limits.QUANTITY_MAX})]
 AddedQuantity = Annotated[
-    int, meta(field_checks.added_quantity, {"minimum": 1, "maximum": limits.QUANTITY_MAX}, is_late=True)
+    int, late_meta(field_checks.added_quantity, {"minimum": 1, "maximum": limits.QUANTITY_MAX})
 ]
 Properties = Annotated[
     dict[str, Any],

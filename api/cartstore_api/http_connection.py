@@ -251,8 +251,6 @@ class HttpConnection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
         super().on_body(body)
-        if self.cycle.response_complete and self._body_bytes > self.limits.discarded_bytes_max:
-            self.finish()
 
     def on_message_complete(self) -> None:
         if not self._is_upgrade:
@@ -375,8 +373,7 @@ class HttpConnection(HttpToolsProtocol):
         """Decide whether the connection is kept after an answer, at the time when it can still be said."""
         if cycle.more_body and (
             # A client that hears the answer instead of "100 Continue" may send the body or leave it out.
-            cycle.waiting_for_100_continue
-            or _length_of(cycle.scope["headers"]) - self._body_bytes > self.limits.discarded_bytes_max
+            cycle.waiting_for_100_continue or self._may_discard_too_much(cycle.scope["headers"])
         ):
             cycle.keep_alive = False
         if cycle.keep_alive and cycle.scope["http_version"] == "1.0":
@@ -384,6 +381,13 @@ class HttpConnection(HttpToolsProtocol):
             if all(name.lower() != b"connection" for name, _ in headers):
                 return {**message, "headers": [*headers, (b"connection", b"keep-alive")]}
         return message
+
+    def _may_discard_too_much(self, headers: Iterable[RawHeader]) -> bool:
+        """Whether more of an unread body may come than is thrown away to keep the connection. How much comes
+        in chunks nobody knows: a client that was told that the connection is kept would send its next request
+        on one that ends."""
+        length = _length_of(headers)
+        return length is None or length - self._body_bytes > self.limits.discarded_bytes_max
 
     def on_response_complete(self) -> None:
         if self.pipeline:
@@ -452,8 +456,8 @@ def _new_parser(connection: HttpConnection) -> Any:
     return parser
 
 
-def _length_of(headers: Iterable[RawHeader]) -> int:
-    return next((int(value) for name, value in headers if name == b"content-length"), 0)
+def _length_of(headers: Iterable[RawHeader]) -> int | None:
+    return next((int(value) for name, value in headers if name == b"content-length"), None)
 
 
 def lines_of(headers: Iterable[RawHeader]) -> bytes:

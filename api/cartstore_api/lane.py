@@ -20,6 +20,7 @@ from cartstore_api.bodies import BodyDecoder, read_body
 from cartstore_api.caching import Caching
 from cartstore_api.context import RawHeader, RequestContext
 from cartstore_api.cors import Cors
+from cartstore_api.field_checks import Bounds
 from cartstore_api.observing import Observer
 from cartstore_api.services import Services
 
@@ -69,7 +70,7 @@ class Lane:
     """Takes hot requests, and answers them."""
 
     def __init__(
-        self, observer: Observer, caching: Caching, cors: Cors | None, *, body_bytes_max: int
+        self, observer: Observer, caching: Caching, cors: Cors | None, bounds: Bounds, *, body_bytes_max: int
     ) -> None:
         self.services: Services | None = None
         """Set when the application has started; until then nothing is taken."""
@@ -78,6 +79,7 @@ class Lane:
         """The last value of `Host` that was found to be one: nearly always the same."""
 
         self._observer = observer
+        self._bounds = bounds
         self._body_bytes_max = body_bytes_max
         self._caching = caching
         self._cors = cors
@@ -124,14 +126,14 @@ class Lane:
                 # Before the body is looked at: who may not be here is told that, whatever was sent.
                 services.callers.claims_of(context)
             if method == "POST":
-                added = read_body(context, request.body, _add_item)
+                added = read_body(context, request.body, _add_item, self._bounds)
                 return await cart_calls.add_line(services, context, added)
             if method == "GET":
                 read = cart_calls.read if request.path is CART else cart_calls.read_summary
                 return await read(services, context)
             line_id = request.path[_LINE_AT:]
             if method == "PATCH":
-                wanted = read_body(context, request.body, _set_quantity)
+                wanted = read_body(context, request.body, _set_quantity, self._bounds)
                 return await cart_calls.set_quantity(services, context, line_id, wanted)
             return await cart_calls.remove_line(services, context, line_id)
         except asyncio.CancelledError:

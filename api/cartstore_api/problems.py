@@ -226,6 +226,14 @@ def shortfall_of(entry: dict[str, Any]) -> Shortfall:
 
 def handle(request: Request[Any, Any, Any], exc: Exception) -> Response[Any]:
     """The one exception handler of the application."""
+    if isinstance(exc, RequestEntityTooLarge):
+        # The rest of the body is not read, so the connection cannot be used again.
+        bytes_max = request.route_handler.resolve_request_max_body_size()
+        exc = ProblemError(
+            "BODY_TOO_LARGE",
+            f"This path takes bodies of at most {bytes_max} bytes.",
+            headers=((b"connection", b"close"),),
+        )
     return answer(context_of(request), exc, request.scope["method"], request.scope["path"]).response()
 
 
@@ -341,11 +349,6 @@ def _translate_http(exc: HTTPException) -> ProblemError:
             "METHOD_NOT_ALLOWED",
             f"This path takes {allow}.",
             headers=((b"allow", allow.encode("latin-1")),) if allow else (),
-        )
-    if isinstance(exc, RequestEntityTooLarge):
-        # The rest of the body is not read, so the connection cannot be used again.
-        return ProblemError(
-            "BODY_TOO_LARGE", "The body is larger than this path takes.", headers=((b"connection", b"close"),)
         )
     if isinstance(exc, InternalServerException) and "disconnected" in exc.detail:
         return ProblemError("MALFORMED_JSON", "The body ended early.")

@@ -14,6 +14,10 @@ class Rules(msgspec.Struct, frozen=True):
     maximum: int
     multiple_of: int
 
+    def __str__(self) -> str:
+        multiples = f" in multiples of {self.multiple_of}" if self.multiple_of > 1 else ""
+        return f"{self.minimum} to {self.maximum}{multiples}"
+
     def allows(self, quantity: int) -> bool:
         return self.minimum <= quantity <= self.maximum and quantity % self.multiple_of == 0
 

@@ -62,6 +62,8 @@ class Remedies:
             problem.line_id = problem.line_id or (line_id if problem.code != "PRODUCT_NOT_FOUND" else None)
         try:
             await self._explain(problem, error, owner)
+            if problem.code == "INVALID_QUANTITY":
+                problem.detail = await self._quantity_detail(line_id, quantity, is_add=is_add)
             if problem.code in ("INVALID_QUANTITY", "LIMIT_EXCEEDED"):
                 target = await self._target(problem, owner, line_id, quantity, is_add=is_add)
                 if target is not None:
@@ -83,8 +85,14 @@ class Remedies:
         problem = ProblemError.of(error)
         try:
             await self._explain(problem, error, owner)
+            if problem.errors:
+                await self._name_quantities(problem, problem.errors, items)
             if problem.shortfalls:
+                for shortfall in problem.shortfalls:
+                    shortfall.detail = await self._limit_detail(shortfall)
                 problem.fix = await self._fix_put(problem.shortfalls, items)
+                if len(problem.shortfalls) == 1:
+                    problem.detail = problem.shortfalls[0].detail or problem.detail
         except CartStoreError:
             return problem
         return problem
@@ -166,6 +174,42 @@ class Remedies:
 
     async def _rules(self, sku: str) -> Rules:
         return rules_of(await self._variant(sku), self._store.settings.max_quantity_per_line)
+
+    # --- the limit in force ----------------------------------------------------------------------
+
+    async def _quantity_detail(self, line_id: str, quantity: int, *, is_add: bool) -> str:
+        """What a quantity may be that was refused, by the shop's limit and the product's rules."""
+        rules = await self._rules(model.sku_of(line_id))
+        lowest = 1 if is_add else 0
+        if lowest <= quantity <= limits.QUANTITY_MAX:
+            return f"The line's quantity must be {rules}."
+        return f"quantity must be {lowest} to {rules.maximum}."
+
+    async def _name_quantities(
+        self, problem: ProblemError, errors: Sequence[schemas.FieldError], items: Sequence[schemas.PutItem]
+    ) -> None:
+        """Name the product's own maximum in what is wrong with entries' quantities."""
+        by_field = {error.field: error for error in errors}
+        for number, item in enumerate(items):
+            error = by_field.get(f"items[{number}].quantity")
+            if error is not None:
+                rules = await self._rules(item.sku or model.sku_of(item.line_id or ""))
+                error.detail = f"{error.field} must be 0 to {rules.maximum}."
+        problem.detail = errors[0].detail
+
+    async def _limit_detail(self, shortfall: schemas.Shortfall) -> str | None:
+        """The limit that an entry of a bulk set breaks; None where its code tells enough."""
+        if shortfall.code == "INVALID_QUANTITY" and shortfall.sku:
+            return f"The line's quantity must be {await self._rules(shortfall.sku)}."
+        if shortfall.code != "LIMIT_EXCEEDED":
+            return None
+        settings = self._store.settings
+        if (shortfall.requested_quantity or 0) > settings.max_quantity_per_line:
+            return f"A line can have at most {settings.max_quantity_per_line} units."
+        return (
+            f"A cart can have at most {settings.max_lines_per_cart} lines and {settings.max_items_per_cart} "
+            f"units over all lines; at most {settings.max_held_per_owner} units can be held for one buyer."
+        )
 
     # --- several lines -------------------------------------------------------------------------
 

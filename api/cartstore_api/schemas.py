@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from cartstore import limits
+from cartstore_api import field_checks
+from cartstore_api.field_checks import late_meta
 from cartstore_api.field_types import (
     AddedQuantity,
     CountryCode,
@@ -225,7 +227,7 @@ class PutItem(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class PutItems(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`all`: everything or nothing. `partial`: each entry on its own, with a result per entry."""
 
-    items: list[PutItem]
+    items: Annotated[list[PutItem], late_meta(field_checks.lines, {})]
     mode: Literal["all", "partial"] = "all"
 
 

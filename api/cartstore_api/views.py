@@ -115,12 +115,7 @@ def _problems_of(line: model.Line, rules: Rules, currency: str) -> list[schemas.
     if not line.is_active:
         return [schemas.LineProblem(code="PRODUCT_INACTIVE", message="It is not on sale any more.")]
     if not rules.allows(line.quantity):
-        message = (
-            f"A quantity is {rules.minimum} to {rules.maximum}"
-            + (f" in multiples of {rules.multiple_of}" if rules.multiple_of > 1 else "")
-            + "."
-        )
-        return [schemas.LineProblem(code="INVALID_QUANTITY", message=message)]
+        return [schemas.LineProblem(code="INVALID_QUANTITY", message=f"A quantity is {rules}.")]
     if line.current_price_minor > line.unit_price_minor:
         message = (
             f"The price rose from {to_text(line.unit_price_minor, currency)} "

@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from cartstore.archive.arrays import array_of
 from cartstore.archive.database import Database
 from cartstore.archive.drain import Outbox
+from cartstore.archive.rejected_details import FIRST, blank_rejected_details
 from cartstore.archive.tables import (
     cart_snapshots,
     events,
@@ -60,6 +61,9 @@ they might refer to is removed."""
 
 REVISIONS_PAUSE_SECONDS: Final = 3_600.0
 """Between two walks through all revisions; a walk that finds candidates reads all snapshots once."""
+
+_LOCK: Final = 0x72657461_696E6572
+"""The number of the advisory lock of whoever removes: `retainer` in ASCII."""
 
 ENDED: Final = ("expired", "converted", "merged")
 UNPAID: Final = ("expired", "cancelled")
@@ -120,6 +124,7 @@ class Retention:
         self._revisions_pause_seconds = revisions_pause_seconds
         self._revisions_after = 0
         self._revisions_due_at = float("-inf")
+        self._rejected_after = FIRST
 
     async def run_batch(self, kind: RetentionKind) -> RetentionBatch:
         """Remove some of one kind. Raises ContractError for a waiting event that cannot be read."""
@@ -199,7 +204,8 @@ class Retention:
     # --- address, contact and metadata ---------------------------------------------------------
 
     async def _redact_payments(self) -> RetentionBatch:
-        """Details of payments that were released and never paid, in their rows and in their events.
+        """Details of payments that were released and never paid, in their rows, in their events, and in the
+        bodies of rejected checkouts.
 
         `payment_settle` pays none of them any more from `unpaid_ms` after their checkout on. A payment that
         was settled before may still be on its way to the record, so none is touched that a waiting event
@@ -231,7 +237,15 @@ class Retention:
             payment_ids = list((await connection.execute(released)).scalars())
             if payment_ids:
                 await _redact(connection, payment_ids, now.now_ms)
-        return RetentionBatch(removed=len(payment_ids), is_more=len(payment_ids) == PAYMENTS_PER_BATCH)
+            before_ms = now.now_ms - self._policy.unpaid_ms - TOMBSTONE_MS
+            rejected = await blank_rejected_details(
+                connection, self._rejected_after, before_ms=before_ms, settling=settling
+            )
+        self._rejected_after = rejected.after
+        return RetentionBatch(
+            removed=len(payment_ids) + rejected.blanked,
+            is_more=len(payment_ids) == PAYMENTS_PER_BATCH or rejected.after != FIRST,
+        )
 
     async def _waiting(self, now: _Now) -> Sequence[Event] | None:
         """Events that the record did not have as of this cursor; None when they are too many, or when the
@@ -281,8 +295,8 @@ class Retention:
 async def _claimed(connection: AsyncConnection) -> _Now | None:
     """Make this transaction the only one that removes; None when another one does, or when the engine's time
     is not known."""
-    lock = select(retention.c.partition).with_for_update(skip_locked=True)
-    if (await connection.execute(lock)).first() is None:
+    # No row's lock: in a repeatable transaction PostgreSQL refuses that of a row that has changed meanwhile.
+    if not (await connection.execute(select(func.pg_try_advisory_xact_lock(_LOCK)))).scalar():
         return None
     # Of the server, not of the transaction's begin; it decides only how old rows are.
     clock = sql_cast(extract("epoch", func.clock_timestamp()) * 1_000, BigInteger)

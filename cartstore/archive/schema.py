@@ -43,9 +43,9 @@ _OLDEST_READER: Final = re.compile(r"cartstore from (\d{4})")
 those of every revision before."""
 
 
-async def migrate(database_url: str, *, revision: str = HEAD) -> None:
+async def migrate(database_url: str, *, revision: str = HEAD) -> str | None:
     """Bring the database's tables to a revision (the newest by default), and do nothing when they are, or are
-    newer.
+    newer. Gives the revision that they have then; None where there are none any more.
 
     Two processes may call it at once: the second waits and finds the work done. One transaction: a
     failure leaves the tables as they were. Raises StoreUnavailable, ConfigurationError.
@@ -63,7 +63,7 @@ async def migrate(database_url: str, *, revision: str = HEAD) -> None:
         try:
             async with engine.begin() as connection:
                 await connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK})
-                await connection.run_sync(_move_to, revision)
+                return await connection.run_sync(_move_to, revision)
         finally:
             await engine.dispose()
 
@@ -115,10 +115,10 @@ def newest_revision() -> str:
     return max(match[1] for name in names if (match := re.match(r"v(\d+)_", name)))
 
 
-def _move_to(connection: Connection, revision: str) -> None:
+def _move_to(connection: Connection, revision: str) -> str | None:
     found = _revision_of(connection)
     if revision == HEAD and found is not None and found >= newest_revision():
-        return
+        return found
     if found is None and (foreign := _strangers(connection)):
         raise ConfigurationError(
             f"The database has a table {foreign!r} that cartstore did not make: give cartstore a database of "
@@ -133,6 +133,7 @@ def _move_to(connection: Connection, revision: str) -> None:
         (command.downgrade if revision == BASE else command.upgrade)(config, revision)
     except CommandError as error:
         raise ConfigurationError(f"The database's tables cannot be migrated: {error}.") from error
+    return _revision_of(connection)
 
 
 def _strangers(connection: Connection) -> str | None:

@@ -15,6 +15,7 @@ import msgspec
 from cartstore.datadir import DataDir, Services
 from cartstore.embedded.database import Database
 from cartstore.embedded.disk import DiskGuard, watched_disk
+from cartstore.embedded.disk_space import check_space_for_new
 from cartstore.embedded.engine import Engine
 from cartstore.embedded.memory import engine_memory_bytes
 from cartstore.embedded.process import POLL_SECONDS, Process
@@ -67,6 +68,7 @@ async def embedded_parts(settings: Settings, data_dir: Path) -> AsyncIterator[Se
         if services is not None:
             yield _completed(settings, folder, services)
             return
+        check_space_for_new(settings, folder.path)
         async with running_parts(settings, folder) as (complete, parts):
             for part in parts:
                 folder.write_pids(pid_file_name(part), [part.pid] if part.pid else [])

@@ -21,6 +21,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, Respon
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from cartstore.errors import (
+    NOT_APPLIED,
     ContractError,
     OutcomeUnknown,
     PartlyApplied,
@@ -120,6 +121,8 @@ def open_pool(url: str) -> BlockingConnectionPool:
 _OUT_OF_MEMORY = "OOM command not allowed"
 """What an engine at its memory limit says. "OOM" alone may be in the name of a key that an error names."""
 
+_NO_SUCH_DATABASE = "DB index is out of range"
+
 _INSIDE_A_SCRIPT = re.compile(r"@user_(?:script|function):\d+\.?$")
 """How an engine ends an error that a script did not catch."""
 
@@ -138,13 +141,19 @@ def translate(
     if isinstance(error, OutOfMemoryError) or word == "OOM" or _OUT_OF_MEMORY in text:
         return StoreFull("The engine is at its memory limit; the change was not applied.")
     if word in _TAKES_NO_WRITES:
-        return WritesRefused(f"The engine takes no writes now ({word}).")
+        return WritesRefused(f"The engine takes no writes now ({word}){NOT_APPLIED}.")
     if script is not None and script.writes and (is_inside or _INSIDE_A_SCRIPT.search(text)):
         cut_off = PartlyApplied()
         cut_off.__cause__ = error
         return cut_off
     if word in _REFUSES_CREDENTIALS:
         return StoreUnavailable(f"The engine refuses our credentials ({word}).")
+    if _NO_SUCH_DATABASE in text:
+        # At the handshake of a connection.
+        return StoreUnavailable(
+            f"The engine cannot be reached{NOT_APPLIED}.",
+            for_operators="CARTSTORE_REDIS_URL names a database number that the engine does not have.",
+        )
     if isinstance(error, ResponseError):
         return ContractError(f"The engine refused a script: {text}")
     if sent:

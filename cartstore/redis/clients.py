@@ -6,11 +6,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
+from redis import ConnectionPool as SyncConnectionPool
+from redis import Redis as SyncRedis
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
+from redis.connection import Connection as SyncConnection
 from redis.maint_notifications import MaintNotificationsConfig
 
-from cartstore.affinity import Affinity, watch
+from cartstore.affinity import Affinity, ProcessAffinity, watch
 
 CONNECT_TIMEOUT_SECONDS: Final = 2.0
 CALL_TIMEOUT_SECONDS: Final = 5.0
@@ -67,11 +70,34 @@ class BoundBlockingPool(BoundPool, BlockingConnectionPool):
     """The same, of a pool whose takers wait for their turn."""
 
 
+class BoundThreadPool(SyncConnectionPool):
+    """Gives connections to the threads of the process that made it, and to no child of it.
+
+    Raises UsageError there. redis-py would open new ones in a child, for a client whose threads are not
+    there. What it has open it closes in a child without a word to the server.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._process = ProcessAffinity()
+
+    def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> SyncConnection:
+        self._process.check()
+        return super().get_connection()
+
+
 def connection_class(url: str) -> type[AbstractConnection]:
     """What connects to this URL."""
     if url.startswith("unix://"):
         return UnixConnection
     return TlsConnection if url.startswith("rediss://") else TcpConnection
+
+
+def open_thread_client(url: str, **options: Any) -> SyncRedis:
+    """A client for threads, such as RQ's; `options` as redis-py takes them. Raises ValueError for a URL that
+    is none; connecting is lazy."""
+    pool = BoundThreadPool.from_url(url, maint_notifications_config=NO_MAINTENANCE_NOTICES, **options)
+    return SyncRedis.from_pool(pool)
 
 
 def open_client(url: str, **options: Any) -> Redis:

@@ -11,24 +11,27 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from cartstore.causes import cause_of
 from cartstore.errors import ConfigurationError, StoreUnavailable
+from cartstore.problems import variable_of
 from cartstore.redis.caller import translate
 from cartstore.redis.clients import CONNECT_TIMEOUT_SECONDS
-from cartstore.urls import without_secret
+from cartstore.urls import database_number, without_secret
 
 _REFUSALS: Final = ("AUTH", "WRONGPASS", "NOAUTH", "NOPERM")
 
 
-def engine_away(url: str, error: Exception) -> Exception:
+def engine_away(url: str, error: Exception, setting: str = "redis_url") -> Exception:
     """What a failed question to the engine is, by the taxonomy; an engine that cannot be reached, or refuses
-    the connection, with its address and the cause."""
+    the connection, with its address and the cause. `setting`: where the URL is from."""
     translated = translate(error, sent=False)
     place, text = without_secret(url), str(error)
     if "DB index is out of range" in text:
-        return ConfigurationError(f"The engine at {place} has no database of that number.")
+        return ConfigurationError(
+            f"The engine at {place} has no database {database_number(url)}: name another number at the end "
+            f"of {variable_of(setting)}, or raise the engine's setting `databases`."
+        )
     if type(translated) is not StoreUnavailable:
         return translated
-    if text.startswith(_REFUSALS) or "invalid username-password pair" in text:
-        cause = f"it refuses the user and password of the URL ({text.partition(chr(10))[0].rstrip('.')})"
+    if cause := credentials_fault(error):
         return StoreUnavailable(translated.message, for_operators=f"The engine at {place}: {cause}.")
     cause = cause_of(error, authority_option="?ssl_ca_certs=", seconds=CONNECT_TIMEOUT_SECONDS)
     if isinstance(error, RedisConnectionError) and url.startswith("redis://") and "closed by server" in text:
@@ -36,6 +39,14 @@ def engine_away(url: str, error: Exception) -> Exception:
     return StoreUnavailable(
         translated.message, for_operators=f"The engine at {place} cannot be reached: {cause}."
     )
+
+
+def credentials_fault(error: BaseException) -> str | None:
+    """What to say when the server refuses who we are; None when that is not what is wrong."""
+    text = str(error)
+    if text.startswith(_REFUSALS) or "invalid username-password pair" in text:
+        return f"it refuses the user and password of the URL ({text.partition(chr(10))[0].rstrip('.')})"
+    return None
 
 
 def replica_warning(url: str, replication: dict[str, Any]) -> str | None:

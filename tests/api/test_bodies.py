@@ -140,7 +140,7 @@ async def test_add_names_every_field_that_is_wrong(api: Any) -> None:
         "product_id": "product_id: Expected str of length >= 1.",
         "options": "options contains a control character.",
         "options.Size": "options.Size: Expected str, got int.",
-        "quantity": "quantity must be 1 to 2147483648.",
+        "quantity": "quantity must be 1 to 99.",
         "properties": "properties have 3008 bytes as JSON; at most 2048 are kept.",
         "price": "price: unknown field.",
     }
@@ -161,6 +161,33 @@ async def test_put_names_every_entry_that_is_wrong(api: Any) -> None:
     assert list(shapes) == ["items[0].x", "items[1].quantity", "items[2]", "items[3].quantity"]
     assert list(entries) == ["items[0].sku", "items[1].properties", "items[2].line_id"]
     assert list(refused) == ["items[0].quantity", "items[1].sku"]
+
+
+async def test_put_names_the_limits_in_force(make_api: Any) -> None:
+    api = await make_api(max_quantity_per_line=7, max_lines_per_cart=3, max_items_per_cart=9)
+    await api.sell("MUG", stock=40)
+    await api.sell("PEN", stock=40, max_quantity=4)
+    outside = [{"sku": "MUG", "quantity": -1}, {"sku": "PEN", "quantity": -1}]
+    above = [{"sku": "MUG", "quantity": 8}, {"sku": "PEN", "quantity": 5}]
+    together = [{"sku": "MUG", "quantity": 7}, {"sku": "PEN", "quantity": 3}]
+    many = [{"sku": f"S{number}", "quantity": 1} for number in range(4)]
+
+    async def put(items: Any, **more: Any) -> Any:
+        return await api.ana.put("/v1/cart/items", json={"items": items, **more})
+
+    assert await _errors(await put(outside), "INVALID_QUANTITY") == {
+        "items[0].quantity": "items[0].quantity must be 0 to 7.",
+        "items[1].quantity": "items[1].quantity must be 0 to 4.",
+    }
+    assert [shortfall["detail"] for shortfall in (await put(above)).json()["shortfalls"]] == [
+        "A line can have at most 7 units.",
+        "The line's quantity must be 1 to 4.",
+    ]
+    assert (await put(together)).json()["detail"] == (
+        "A cart can have at most 3 lines and 9 units over all lines; "
+        "at most 500 units can be held for one buyer."
+    )
+    assert (await _errors(await put(many, x=1)))["items"] == "items must have 1 to 3 entries."
 
 
 async def test_checkout_names_every_field_that_is_wrong(api: Any) -> None:

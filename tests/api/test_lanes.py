@@ -457,3 +457,32 @@ async def test_replays_are_the_same_when_they_change_lanes(lanes: list[Api]) -> 
 
     assert repeated.headers["idempotent-replayed"] == "true"
     assert repeated.json()["summary"] == first.json()["summary"]
+
+
+async def test_limits_in_force_are_named_by_either_lane(make_lanes: MakeLanes) -> None:
+    lanes = await make_lanes(max_quantity_per_line=7, max_body_bytes=2_000)
+    await lanes[0].sell("PEN", max_quantity=4, min_quantity=2, multiple_of=2)
+    await lanes[0].sell("BOX", max_quantity=500)
+    requests: list[tuple[str, str, Any, str]] = [
+        ("POST", ITEMS, {"sku": "MUG", "quantity": -1}, "quantity must be 1 to 7."),
+        ("POST", ITEMS, {"sku": "MUG", "quantity": 10**12}, "quantity must be 1 to 7."),
+        ("POST", ITEMS, {"sku": "PEN", "quantity": -1}, "quantity must be 1 to 4."),
+        (
+            "POST",
+            ITEMS,
+            {"sku": "PEN", "quantity": 6},
+            "The line's quantity must be 2 to 4 in multiples of 2.",
+        ),
+        ("POST", ITEMS, {"sku": "BOX", "quantity": 501}, "The line's quantity must be 1 to 7."),
+        ("PATCH", LINE, {"quantity": -1}, "quantity must be 0 to 7."),
+        ("PATCH", ITEMS + "/PEN", {"quantity": -1}, "quantity must be 0 to 4."),
+        ("POST", ITEMS, {"sku": 1, "quantity": 8}, "quantity must be 1 to 7."),
+        ("PATCH", LINE, {"quantity": 8, "price": 1}, "quantity must be 0 to 7."),
+        ("POST", ITEMS, {"sku": "M" * 3_000}, "This path takes bodies of at most 2000 bytes."),
+    ]
+
+    for api in lanes:
+        for method, path, body, detail in requests:
+            answer = (await api.ana.request(method, path, json=body)).json()
+
+            assert detail in (answer["detail"], *(error["detail"] for error in answer.get("errors", ())))

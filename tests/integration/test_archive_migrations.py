@@ -13,9 +13,10 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from cartstore import cli
 from cartstore.archive import Archive, migrate
 from cartstore.archive.connecting import connector
-from cartstore.archive.schema import BASE
+from cartstore.archive.schema import BASE, newest_revision
 from cartstore.archive.tables import metadata
 from cartstore.errors import ConfigurationError
 from cartstore.model import Position
@@ -155,6 +156,24 @@ async def test_open_and_migrate_go_on_when_a_later_version_has_migrated(url: str
     await archive.close()
 
     assert await ask(url, "SELECT version_num FROM alembic_version") == ["9999"]
+
+
+async def test_migrate_command_says_that_the_tables_are_newer_and_of_which_revision(
+    url: str, execute: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CARTSTORE_DATABASE_URL", url)
+    monkeypatch.setenv("CARTSTORE_REDIS_URL", "redis://nobody.asks")
+
+    status = await asyncio.to_thread(cli.main, ["migrate"])
+    of_ours = capsys.readouterr().out
+    await execute(LATER)
+    later_status = await asyncio.to_thread(cli.main, ["migrate"])
+    of_later = capsys.readouterr().out
+
+    assert (status, later_status) == (0, 0)
+    assert of_ours == f"The database has the tables of this cartstore (revision {newest_revision()}).\n"
+    assert of_later.startswith("The database has newer tables, of a later cartstore: their revision is 9999")
+    assert f"this one's is {newest_revision()}" in of_later
 
 
 async def test_open_and_migrate_refuse_when_a_later_version_lets_only_later_ones_in(

@@ -11,7 +11,7 @@ import pytest
 
 from cartstore import open_store
 from cartstore.cli import EXIT_FAILED, _examine, _import_files
-from cartstore.doctor import examine
+from cartstore.doctor import Finding, examine
 from cartstore.embedded import Engine
 from cartstore.errors import StoreUnavailable
 from cartstore.redis.heart import Heart
@@ -127,7 +127,23 @@ async def test_doctor_names_a_wrong_password_and_a_number_that_the_engine_lacks(
 
     assert "refuses the user and password of the URL" in refused.detail
     assert "0wn" not in refused.detail
-    assert "has no database of that number" in absent.detail
+    assert "has no database 99: name another number at the end of CARTSTORE_REDIS_URL" in absent.detail
+
+
+async def test_doctor_names_the_setting_of_a_number_that_no_engine_has(own: Engine, tmp_path: Path) -> None:
+    """With a database of the data dir's: what watches its disk comes to the engine first."""
+    settings = Settings(redis_url=own.tcp_url(99), queue_url=own.tcp_url(98))
+
+    found = await examine(settings, tmp_path / "d")
+
+    assert (
+        "has no database 99: name another number at the end of CARTSTORE_REDIS_URL" in found["store"].detail
+    )
+    assert (
+        "has no database 98: name another number at the end of CARTSTORE_QUEUE_URL" in found["queue"].detail
+    )
+    assert found["database"] == Finding(True, "answers")
+    assert "refused a script" not in str(found)
 
 
 async def test_replica_is_told_by_name(

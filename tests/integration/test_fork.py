@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 import redis
 import uvloop
+from cartstore_api.doorbell import Doorbell as ApiDoorbell
+from cartstore_workers.queues import Doorbell as WorkersDoorbell
+from cartstore_workers.queues import connect_queue, open_queue
 from forking import told_by_child
 
 from cartstore import CartStore, Owner, Product, Settings, Variant, open_store
@@ -265,3 +269,51 @@ def test_child_that_leaves_the_context_keeps_the_servers_of_its_parent(
         assert folder.services() == running
         runner.run(context.__aexit__(None, None, None))
         assert folder.services() is None
+
+
+# --- clients of threads ---------------------------------------------------------------------------------
+
+
+def test_queue_s_clients_refuse_in_a_child_and_the_parent_goes_on(redis_url: str) -> None:
+    settings = settings_of(redis_url, "")
+    connection = connect_queue(settings)
+    queue = open_queue(connection, "main")
+    assert queue.count == 0
+    with ApiDoorbell(settings) as ring:
+        ring()
+        _until(lambda: queue.count == 1)
+
+        def act() -> object:
+            told = [
+                _refused(lambda: queue.count),
+                _refused(lambda: WorkersDoorbell(connection, "main").ring("recover")),
+                _refused(ring),
+            ]
+            # The end of the contexts that the child is a copy of.
+            ring.__exit__(None, None, None)
+            connection.close()
+            del ring._connection
+            gc.collect()
+            return told
+
+        assert told_by_child(act) == str(["OtherProcess"] * 3)
+
+        queue.empty()
+        ring()
+        _until(lambda: queue.count == 1)
+    assert WorkersDoorbell(connection, "main").ring("recover")
+    connection.close()
+
+
+def _refused(act: Callable[[], object]) -> str:
+    try:
+        return f"answered {act()}"
+    except OtherProcess:
+        return "OtherProcess"
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

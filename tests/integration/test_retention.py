@@ -4,6 +4,7 @@ made old by hand, because days do not pass in a test."""
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from reconcile_shop import BUYER, Shop, open_shop, product_of
 from sqlalchemy import text
 
 from cartstore import Owner
+from cartstore.archive import rejected_details
 from cartstore.archive.retention import RETENTION_KINDS
 from cartstore.embedded import Database
 from cartstore.errors import EventsGone
@@ -243,6 +245,84 @@ async def test_details_stay_when_the_stream_is_another_one(shop: Shop) -> None:
     await shop.redis.delete(shop.keys.outbox)
 
     assert await remove(shop, "order_details") == 0
+
+
+async def rejected_checkout(shop: Shop, key: str, days: float, *, is_aside_ms: bool = False) -> str:
+    """A checkout that was put aside so long ago, as a fork's or one of a closed epoch; its payment."""
+    payment_id = await released_payment(shop, key)
+    ago = int(days * 86_400_000)
+    await execute(
+        shop,
+        f"""
+        INSERT INTO rejected_events (epoch, seq, nonce, type, at_ms, body, reason, rejected_at)
+        SELECT epoch, seq, 'fork', type, {"0" if is_aside_ms else f"at_ms - {ago}"}, body::text, 'a fork',
+            now() - interval '{days if is_aside_ms else 0} days'
+        FROM events WHERE type = 'checkout_begun' AND body ->> 'payment_id' = :payment
+        """,
+        payment=payment_id,
+    )
+    return payment_id
+
+
+async def rejected_bodies(shop: Shop) -> list[str]:
+    return await execute(
+        shop, "SELECT body FROM rejected_events WHERE type = 'checkout_begun' ORDER BY epoch, seq"
+    )
+
+
+async def test_details_of_rejected_checkouts_go_when_nobody_paid(shop: Shop, monkeypatch: Any) -> None:
+    monkeypatch.setattr(rejected_details, "REJECTED_PER_BATCH", 2)
+    old = await rejected_checkout(shop, "old", 31.1)
+    undated = await rejected_checkout(shop, "undated", 31.1, is_aside_ms=True)
+    young = await rejected_checkout(shop, "young", 29)
+    recorded_paid = await rejected_checkout(shop, "paid", 31.1)
+    await execute(
+        shop, "UPDATE payments SET status = 'paid' WHERE payment_id = :payment", payment=recorded_paid
+    )
+    settled = await rejected_checkout(shop, "settled", 31.1)
+    unknown = await rejected_checkout(shop, "unknown", 31.1)
+    await execute(
+        shop,
+        """
+        INSERT INTO rejected_events (epoch, seq, nonce, type, at_ms, body, reason)
+        VALUES (1, 900, 'fork', 'payment_settled', 1, :body, 'a fork')
+        """,
+        body=f'{{"payment_id":"{settled}","amount":1}}',
+    )
+    damaged = await rejected_checkout(shop, "damaged", 31.1)
+    await execute(
+        shop,
+        """
+        UPDATE rejected_events SET body = left(body, strpos(body, 'twice') + 2)
+        WHERE strpos(body, :payment) > 0
+        """,
+        payment=damaged,
+    )
+
+    removed = await remove(shop, "order_details")
+    again = await remove(shop, "order_details")
+
+    with_details = [body for body in await rejected_bodies(shop) if "ada@example.org" in body]
+    assert (removed, again) == (4, 0)
+    assert [
+        name
+        for name in (old, undated, young, recorded_paid, settled, unknown, damaged)
+        if any(name in body for body in with_details)
+    ] == [young, recorded_paid, settled]
+    blanked = [body for body in await rejected_bodies(shop) if old in body]
+    assert [json.loads(body)["details_json"] for body in blanked] == ["{}"]
+    assert json.loads(blanked[0])["orders"], "what else the event says stays"
+
+
+async def test_details_of_a_rejected_checkout_stay_when_its_money_is_on_its_way(shop: Shop) -> None:
+    payment_id = await rejected_checkout(shop, "paid late", 31.1)
+    await execute(shop, "DELETE FROM events WHERE body ->> 'payment_id' = :payment", payment=payment_id)
+    await shop.store.apply_verdict(payment_id, "succeeded")
+
+    removed = await remove(shop, "order_details")
+
+    assert removed == 0
+    assert "ada@example.org" in (await rejected_bodies(shop))[0]
 
 
 # --- product revisions ------------------------------------------------------------------------------

@@ -67,3 +67,34 @@ async def test_child_that_is_stopped_is_killed_and_its_successor_is_let_alone(
         assert len(told) == 1
     finally:
         child.kill()
+
+
+async def test_child_that_stands_still_before_its_first_beat_is_killed(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "BEAT_SECONDS", FAST_SECONDS)
+    told: list[str] = []
+    settings = Settings(redis_url=redis_url)
+    watch = Watch(told.append, hung_seconds=0.5)
+    child = Process("An API process", tmp_path / "log", ["/bin/sleep", "600"])
+    watch.add("api", child)
+    try:
+        async with watch.watching(settings):
+            child.spawn()
+            first = child.pid
+
+            await until(lambda: child.poll() is not None)
+
+        assert child.poll() == -signal.SIGKILL
+        assert f"An API process (process {first}) has given no sign of life" in told[0]
+    finally:
+        child.kill()
+
+
+def test_processor_time_is_that_of_the_process() -> None:
+    before = watching._cpu_seconds_of(os.getpid())
+    while watching._cpu_seconds_of(os.getpid()) == before:
+        sum(range(10_000))
+
+    assert 0 < before < watching._cpu_seconds_of(os.getpid())
+    assert watching._cpu_seconds_of(2**30) == 0.0

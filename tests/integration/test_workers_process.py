@@ -34,6 +34,7 @@ from cartstore.archive.retention import RetentionBatch, RetentionKind
 from cartstore.embedded import Engine
 from cartstore.recovery.report import ReconcileReport
 from cartstore.settings import Settings
+from cartstore.urls import engine_place
 
 PATIENCE_SECONDS = 30.0
 QUEUE_DATABASE = 1
@@ -390,6 +391,14 @@ def test_duties_are_done_while_the_queue_is_away(
 
         assert worker.end(signal.SIGTERM) == 0
         assert [line for line in worker.lines() if "traceback" in line] == []
+        told = [line["message"] for line in worker.lines() if "queue (" in line["message"]]
+        assert told == [
+            f"the queue (CARTSTORE_QUEUE_URL, {engine_place(queue_server.url())}) cannot be used: "
+            f"{told[0].partition('used: ')[2]}"
+        ], "one outage is one line"
+        assert told[0].endswith(". The timers carry the jobs out themselves.")
+        assert "Error 111" not in str(worker.lines())
+        assert "the queue is back" in [line["message"] for line in worker.lines()]
     finally:
         stage.close()
 

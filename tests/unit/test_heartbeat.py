@@ -10,7 +10,7 @@ import pytest
 from cartstore import limits
 from cartstore.heartbeat import HUNG_SECONDS, RUN_VARIABLE, Age, Sightings, process_name, silence_text
 from cartstore.model import Beat, Beats
-from cartstore.watching import Watch
+from cartstore.watching import STARTING_FACTOR, Watch
 
 
 class Clock:
@@ -158,14 +158,18 @@ class Supervised:
         self.clock = clock
         self.kind = kind
         self.child = Child()
-        self.watch = Watch(self.told.append, clock=clock)
+        self.cpu_seconds = 0.0
+        self.watch = Watch(self.told.append, clock=clock, cpu_seconds_of=lambda _: self.cpu_seconds)
         self.watch.add(kind, self.child)  # type: ignore[arg-type]
         self.count = 0
         self.run = self.watch.environment({})[RUN_VARIABLE]
 
-    def look(self, *, seconds: float, beats: bool, step: float = 2.0, now_ms: int = 1_000) -> None:
+    def look(
+        self, *, seconds: float, beats: bool, step: float = 2.0, now_ms: int = 1_000, cpu_share: float = 0.0
+    ) -> None:
         for _ in range(round(seconds / step)):
             self.clock.now += step
+            self.cpu_seconds += cpu_share * step
             self.count += beats
             beat = Beat(
                 process=process_name(self.kind, self.child.pid, self.run),
@@ -220,9 +224,8 @@ def test_child_is_let_alone_when_the_supervisor_stood_still(clock: Clock) -> Non
     assert shop.child.signals == []
 
 
-def test_child_is_let_alone_when_it_has_never_beaten_or_was_started_anew(clock: Clock) -> None:
+def test_child_is_let_alone_when_it_was_started_anew(clock: Clock) -> None:
     shop = Supervised(clock)
-    shop.look(seconds=200, beats=False)
     shop.look(seconds=4, beats=True)
     shop.look(seconds=HUNG_SECONDS - 4, beats=False)
     shop.child.pid = 8
@@ -231,3 +234,39 @@ def test_child_is_let_alone_when_it_has_never_beaten_or_was_started_anew(clock: 
     shop.look(seconds=200, beats=False)
 
     assert shop.child.signals == []
+
+
+@pytest.mark.parametrize("kind", ["worker", "api"])
+def test_child_is_killed_when_it_has_not_beaten_since_its_start(clock: Clock, kind: str) -> None:
+    shop = Supervised(clock, kind)
+
+    shop.look(seconds=HUNG_SECONDS + 2, beats=False)
+    assert shop.child.signals == []
+    shop.look(seconds=2, beats=False)
+
+    assert shop.child.signals == [signal.SIGKILL]
+    assert "has given no sign of life for 60 s" in shop.told[0]
+
+
+def test_child_that_has_not_beaten_is_let_alone_while_the_engine_takes_no_beats(clock: Clock) -> None:
+    shop = Supervised(clock)
+    shop.look(seconds=HUNG_SECONDS - 4, beats=False)
+    clock.now += 200
+    shop.watch.forget()
+    shop.look(seconds=HUNG_SECONDS - 4, beats=False)
+
+    assert shop.child.signals == []
+
+
+def test_child_that_has_not_beaten_is_given_longer_while_it_loads(clock: Clock) -> None:
+    shop = Supervised(clock)
+
+    shop.look(seconds=STARTING_FACTOR * HUNG_SECONDS, beats=False, cpu_share=0.3)
+    assert shop.child.signals == []
+    shop.look(seconds=4, beats=True)
+    shop.look(seconds=HUNG_SECONDS, beats=False, cpu_share=0.3)
+    assert shop.child.signals == []
+    shop.child.pid, shop.count = 8, 0
+    shop.look(seconds=(STARTING_FACTOR + 1) * HUNG_SECONDS + 6, beats=False, cpu_share=0.3)
+
+    assert shop.child.signals == [signal.SIGKILL]

@@ -25,6 +25,7 @@ from rq.serializers import JSONSerializer
 
 from cartstore.embedded.parts import queue_url_beside
 from cartstore.errors import ConfigurationError
+from cartstore.redis.clients import open_thread_client
 from cartstore.settings import Settings
 
 JobName = Literal[
@@ -67,7 +68,7 @@ def connect_queue(settings: Settings) -> Redis:
     # A cable that was cut must be noticed; a unix socket has none, and takes no such option.
     over_network = {} if url.startswith("unix:") else {"socket_keepalive": True}
     try:
-        return Redis.from_url(
+        return open_thread_client(
             url,
             **over_network,
             socket_connect_timeout=ANSWER_SECONDS,

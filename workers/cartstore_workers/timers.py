@@ -24,7 +24,7 @@ from redis import Redis
 from rq import Queue
 from rq.cron import CronJob, CronScheduler
 
-from cartstore.logs import describe
+from cartstore.redis.queue_outage import QueueOutage
 from cartstore.settings import Settings
 from cartstore_workers import jobs
 from cartstore_workers.queues import JOB_MODULE, Doorbell, JobName
@@ -86,6 +86,7 @@ class Timers(CronScheduler):
         settings: Settings,
         connection: Redis,
         carry_out: Callable[[JobName], object],
+        outage: QueueOutage,
         on_turn: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_turn` is called at every look at what is due."""
@@ -101,7 +102,7 @@ class Timers(CronScheduler):
         ]
         self._cron_jobs = list(self._timers)
         self._stopping = threading.Event()
-        self._is_queue_away = False
+        self._outage = outage
         self._said_alive_at = float("-inf")
         self._thread = threading.Thread(target=self._turn, name="timers", daemon=True)
 
@@ -124,7 +125,7 @@ class Timers(CronScheduler):
                 self.enqueue_jobs()
                 self._say_alive()
             except redis.RedisError as error:
-                self._queue_is_away(error)
+                self._outage.failed(error)
             except Exception:
                 # Time must go on passing, whatever went wrong with one ring.
                 _logger.exception("a timer failed")
@@ -137,24 +138,14 @@ class Timers(CronScheduler):
         try:
             self._doorbell.ring(job)
         except redis.RedisError as error:
-            self._queue_is_away(error)
+            self._outage.failed(error)
             if not self._stopping.is_set():
                 self._carry_out(job)
             return
-        if self._is_queue_away:
-            self._is_queue_away = False
-            _logger.warning("the queue is back")
+        self._outage.succeeded()
 
     def _say_alive(self) -> None:
         now = time.monotonic()
-        if now - self._said_alive_at >= SIGN_OF_LIFE_SECONDS and not self._is_queue_away:
+        if now - self._said_alive_at >= SIGN_OF_LIFE_SECONDS and not self._outage.is_away:
             self.register_birth()
             self._said_alive_at = now
-
-    def _queue_is_away(self, error: redis.RedisError) -> None:
-        if not self._is_queue_away:
-            self._is_queue_away = True
-            _logger.warning(
-                "the queue cannot be reached, so the timers carry the jobs out themselves: %s",
-                describe(error),
-            )

@@ -21,8 +21,8 @@ from rq.worker import WorkerStatus
 import cartstore
 from cartstore.errors import ConfigurationError
 from cartstore.listening import listen
-from cartstore.logs import describe
 from cartstore.redis.heart import Heart
+from cartstore.redis.queue_outage import OutageFilter, QueueOutage
 from cartstore.settings import Settings
 from cartstore_workers import jobs, metrics
 from cartstore_workers.queues import connect_queue, job_name_of, open_queue
@@ -151,7 +151,11 @@ def serve(settings: Settings, opening: Opening | None = None) -> int:
     heart = partial(Heart, settings, "worker") if settings.redis_url else None
     runtime = Runtime(opening, heart=heart, listener=listener)
     queue = open_queue(connect_queue(settings), settings.namespace)
-    timers = Timers(settings, connect_queue(settings), runtime.run, partial(runtime.pulse.sign, "timers"))
+    outage = QueueOutage(settings, _logger, consequence="The timers carry the jobs out themselves")
+    logging.getLogger("rq.worker").addFilter(OutageFilter(outage))
+    timers = Timers(
+        settings, connect_queue(settings), runtime.run, outage, partial(runtime.pulse.sign, "timers")
+    )
     _catch_signals(stopping)
     metrics.forget_dead_processes()
     try:
@@ -159,7 +163,7 @@ def serve(settings: Settings, opening: Opening | None = None) -> int:
             jobs.install(runtime)
             timers.start()
             _logger.info("the worker is ready", extra={"fields": {"queue": queue.name}})
-            _work(queue, stopping, runtime)
+            _work(queue, stopping, runtime, outage)
     finally:
         stopping.set()
         runtime.hurry()
@@ -172,7 +176,7 @@ def serve(settings: Settings, opening: Opening | None = None) -> int:
     return 0
 
 
-def _work(queue: Queue, stopping: threading.Event, runtime: Runtime) -> None:
+def _work(queue: Queue, stopping: threading.Event, runtime: Runtime, outage: QueueOutage) -> None:
     """RQ's worker ends at most kinds of outage; then it is made anew, with pauses that grow."""
     pause_seconds = RETURN_SECONDS_MIN
     while not stopping.is_set():
@@ -186,7 +190,7 @@ def _work(queue: Queue, stopping: threading.Event, runtime: Runtime) -> None:
         except StopRequested:
             pass
         except (redis.RedisError, OSError) as error:
-            _logger.warning("the queue cannot be reached: %s", describe(error))
+            outage.failed(error)
         finally:
             _catch_signals(stopping)
         if time.monotonic() - started > HEALTHY_SECONDS:
