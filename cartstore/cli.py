@@ -165,15 +165,19 @@ async def _list_products(data_dir: Path, settings: Settings) -> int:
     return 0
 
 
+_MIGRATED = "The database has the tables of this cartstore."
+
+
 def _migrate(options: argparse.Namespace, settings: Settings) -> int:
     from cartstore.archive import migrate
+    from cartstore.archive.schema import HEAD
 
     async def run() -> None:
         async with embedded_parts(settings, options.data_dir) as complete:
-            await migrate(complete.database_url)
+            await migrate(complete.database_url, revision=options.to or HEAD)
 
     asyncio.run(run())
-    print("The database has the tables of this cartstore.")
+    print(f"The database has the tables of revision {options.to}." if options.to else _MIGRATED)
     return 0
 
 
@@ -369,7 +373,12 @@ def _parser() -> argparse.ArgumentParser:
     imported.add_argument("files", type=Path, nargs="+", metavar="FILE")
     add("list", _catalog_list, "List every variant with price and availability.", actions)
 
-    add("migrate", _migrate, "Bring the database's tables to this version.")
+    migrated = add("migrate", _migrate, "Bring the database's tables to this version.")
+    migrated.add_argument(
+        "--to",
+        metavar="REVISION",
+        help="another revision, such as 0006: for going back to the version before (docs/operations.md)",
+    )
     recover = add("recover", _recover, "Open the gate after a loss of the engine, showing progress.")
     recover.add_argument(
         "--rebuild",

@@ -32,10 +32,11 @@ from unittest import mock
 from cartstore_api.callers import Callers, _guest_of
 from property.shop_with_record import ShopWithRecord, open_shop_with_record
 from redis.asyncio import Redis
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 from cartstore import Owner, Product, Variant
 from cartstore.archive import migrate
+from cartstore.archive.quarantine import put_aside
 from cartstore.archive.tables import metadata
 from cartstore.embedded import Database, Engine
 from cartstore.errors import CartStoreError
@@ -162,9 +163,13 @@ async def _fill(shop: ShopWithRecord) -> None:
     await store.snapshot_carts()
     _job = ""
     await store.freeze_skus(["c"], "An operator looks at it.")
-    await store.archive.reject_event(
-        Event(position=Position(0, 0), nonce="", type="unreadable", at_ms=0, body_json="{}"), "It is over."
-    )
+    async with store.archive.database.transaction() as connection:
+        await put_aside(
+            connection,
+            Event(position=Position(1, 1), nonce="other", type="odd", at_ms=0, body_json="{}"),
+            "Of another history.",
+        )
+        await connection.execute(text("INSERT INTO retention (partition) VALUES (0)"))
 
     # What waits: neither drained nor snapshotted.
     clock.now_ms += MINUTE_MS
