@@ -13,6 +13,7 @@ from benchmarks import pipeline
 from benchmarks.servers import NAMESPACE, Servers
 from benchmarks.workload import SKUS, lines_of_carts, sku_name, user_name
 from cartstore import open_store
+from cartstore.layout import LAYOUT
 from cartstore.model import NO_GUARD, CartTerms, Partition, Product, PutItem, SkuFields, Variant
 from cartstore.redis.caller import PooledCaller, open_pool
 from cartstore.redis.gate import Gate, open_gate
@@ -46,7 +47,7 @@ def cart_id_of(number: int) -> str:
 
 def identity_of(found: Servers) -> str:
     server, replication = found.client.info("server"), found.client.info("replication")
-    return f"{server['run_id']}:{replication['master_replid']}"
+    return f"{LAYOUT}/{server['run_id']}:{replication['master_replid']}"
 
 
 def open_engine(

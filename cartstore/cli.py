@@ -167,14 +167,16 @@ async def _list_products(data_dir: Path, settings: Settings) -> int:
 
 def _migrate(options: argparse.Namespace, settings: Settings) -> int:
     from cartstore.archive import migrate
-    from cartstore.archive.schema import newest_revision
+    from cartstore.archive.schema import HEAD, newest_revision
 
     async def run() -> str | None:
         async with embedded_parts(settings, options.data_dir) as complete:
-            return await migrate(complete.database_url)
+            return await migrate(complete.database_url, revision=options.to or HEAD)
 
     found, ours = asyncio.run(run()), newest_revision()
-    if found is not None and found > ours:
+    if options.to:
+        print(f"The database has the tables of revision {options.to}.")
+    elif found is not None and found > ours:
         print(
             f"The database has newer tables, of a later cartstore: their revision is {found}, this one's is "
             f"{ours}. Nothing was changed; this cartstore can use them."
@@ -376,7 +378,12 @@ def _parser() -> argparse.ArgumentParser:
     imported.add_argument("files", type=Path, nargs="+", metavar="FILE")
     add("list", _catalog_list, "List every variant with price and availability.", actions)
 
-    add("migrate", _migrate, "Bring the database's tables to this version.")
+    migrated = add("migrate", _migrate, "Bring the database's tables to this version.")
+    migrated.add_argument(
+        "--to",
+        metavar="REVISION",
+        help="another revision, such as 0006: for going back to the version before (docs/operations.md)",
+    )
     recover = add("recover", _recover, "Open the gate after a loss of the engine, showing progress.")
     recover.add_argument(
         "--rebuild",

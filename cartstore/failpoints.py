@@ -1,7 +1,8 @@
 """Named points at which a test lets a process die. Owns their names; unarmed, one costs a comparison.
 
-One stands after each step of checkout, settle, drain, quarantine, snapshot, recovery, rebuild and reconcile.
-tests/chaos kills a process at every one of them, and tests/tidy finds a step that has none.
+One stands after each step of checkout, settle, drain, quarantine, snapshot, recovery, rebuild, take-over and
+reconcile. tests/chaos and tests/upgrade kill a process at every one of them, and tests/tidy finds a step that
+has none.
 """
 
 from __future__ import annotations
@@ -62,6 +63,14 @@ FAILPOINTS: Final = frozenset(
         "rebuild.anchored",
         "rebuild.done",
         "rebuild.opened",
+        "take_over.shut",
+        "take_over.looked",
+        "take_over.drained",
+        "take_over.measured",
+        "take_over.dumped",
+        "take_over.expired",
+        "take_over.saved",
+        "take_over.all_saved",
         "reconcile.looked",
         "reconcile.confirmed",
         "reconcile.repaired",

@@ -339,6 +339,10 @@ class CartSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     updated_at_ms: int
     lifetime_ms: int
     """Inactivity after which the cart expires."""
+    watched_until_ms: int = 0
+    """Until when somebody watches its changes. Reserved: nothing sets it yet."""
+    merged_into: str = ""
+    """The cart that this one went into. Reserved: nothing sets it yet."""
 
     @property
     def total_items(self) -> int:

@@ -25,6 +25,7 @@ from cartstore.catalog.repository import CatalogRepository
 from cartstore.embedded import embedded_parts
 from cartstore.errors import ConfigurationError, StoreError, WritesRefused
 from cartstore.failpoints import arm
+from cartstore.layout import LAYOUT
 from cartstore.model import Partition, owner_kind_of
 from cartstore.payments import Gateway, SimulatedGateway
 from cartstore.recovery.cut_off import CutOffScripts
@@ -35,7 +36,7 @@ from cartstore.redis.audit import AuditedRedisEngine
 from cartstore.redis.clients import open_client
 from cartstore.redis.default_user import check_default_user
 from cartstore.redis.diagnosis import durability_warning, engine_away, replica_warning
-from cartstore.redis.keys import LAYOUT, Keys
+from cartstore.redis.keys import Keys
 from cartstore.redis.memory import read_memory
 from cartstore.redis.outbox import RedisOutbox
 from cartstore.redis.replication import read_replication

@@ -4,7 +4,7 @@
 -- KEYS[1] gate, KEYS[2] cart hash, KEYS[3] sku hash, KEYS[4] activity index
 -- ARGV[1] identity (not looked at), ARGV[2] cart_id, ARGV[3] line_id
 -- Returns {'OK', version}
-redis.call('HMGET', KEYS[1], 'state', 'identity', 'lifetime_ms')
+redis.call('HMGET', KEYS[1], 'status', 'identity', 'lifetime_ms')
 redis.call('TIME')
 local stock = redis.call('HMGET', KEYS[3], 'fields', 'on_hand', 'held', 'hold_state')
 local cart = redis.call('HMGET', KEYS[2], 'a', 'l:' .. ARGV[3])

@@ -6,6 +6,7 @@ that the engine decides; an event that contradicts the record is refused with Ev
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -33,9 +34,18 @@ from cartstore.archive.tables import (
     stock,
     stock_ledger,
 )
-from cartstore.archive.writing import CURSOR, PARTITION, apply, following, locked_cursor, move_cursor
+from cartstore.archive.writing import (
+    CURSOR,
+    PARTITION,
+    apply,
+    cursor_update,
+    following,
+    locked_cursor,
+    move_cursor,
+)
 from cartstore.errors import ConfigurationError, EventsGone, InvalidField, StoreRecovering
 from cartstore.failpoints import reach
+from cartstore.layout import LAYOUT_BEFORE, layout_refusal
 from cartstore.limits import PAGE_SIZE_DEFAULT
 from cartstore.model import (
     ID_PATTERN,
@@ -48,6 +58,8 @@ from cartstore.model import (
     StockLevel,
     StockResult,
 )
+
+_log = logging.getLogger("cartstore.archive")
 
 Recorded = tuple[Payment, list[Order]]
 """A payment with its orders, in the order of the checkout."""
@@ -125,16 +137,30 @@ class Archive:
             await connection.execute(select(1))
 
     async def claim(self, *, namespace: str, partitions: int, key_layout: int) -> None:
-        """Write down whose record this is, or raise ConfigurationError when it is another deployment's."""
-        wanted = {"namespace": namespace, "partitions": partitions, "key_layout": key_layout}
+        """Write down whose record this is, or raise ConfigurationError when it is another deployment's.
+
+        A record of the key layout before moves to this one: from then on it refuses what processes of the
+        layout before write of its cursor, and so their drains, their snapshots and their epochs.
+        """
+        wanted = {"namespace": namespace, "partitions": partitions}
         async with self.database.transaction() as connection:
-            await connection.execute(pg_insert(meta).values(id=1, **wanted).on_conflict_do_nothing())
-            row = (await connection.execute(select(*(meta.c[name] for name in wanted)))).mappings().one()
-        for name, value in wanted.items():
-            if row[name] != value:
-                raise ConfigurationError(
-                    f"The database was set up with {name} {row[name]}, but this cartstore wants {value}."
-                )
+            values = {**wanted, "key_layout": key_layout}
+            await connection.execute(pg_insert(meta).values(id=1, **values).on_conflict_do_nothing())
+            # Whoever writes the cursor at this moment ends first; whoever comes later finds the new layout.
+            await connection.execute(select(outbox_cursor.c.partition).with_for_update())
+            row = (await connection.execute(select(meta))).one()
+            for name, value in wanted.items():
+                found = getattr(row, name)
+                if found != value:
+                    raise ConfigurationError(
+                        f"The database was set up with {name} {found}, but this cartstore wants {value}."
+                    )
+            if row.key_layout == key_layout:
+                return
+            if row.key_layout != LAYOUT_BEFORE:
+                raise ConfigurationError(layout_refusal("The database", row.key_layout))
+            await connection.execute(update(meta).values(key_layout=key_layout))
+        _log.warning("the record moved from key layout %d to %d", LAYOUT_BEFORE, key_layout)
 
     # --- writing -------------------------------------------------------------------------------
 
@@ -179,9 +205,7 @@ class Archive:
             row = (await connection.execute(CURSOR.with_for_update())).one()
             if row.fence_epoch >= epoch:
                 raise StoreRecovering("Another process opened the gate.")
-            await connection.execute(
-                update(outbox_cursor).where(outbox_cursor.c.partition == PARTITION).values(fence_epoch=epoch)
-            )
+            await connection.execute(cursor_update().values(fence_epoch=epoch))
             yield RaisedEpoch(
                 connection,
                 epoch=epoch,
@@ -197,9 +221,7 @@ class Archive:
         async with self.database.transaction() as connection:
             row = (await connection.execute(select(outbox_cursor).with_for_update())).one()
             epoch: int = max(least, row.drawn_epoch + 1, row.fence_epoch + 1, row.epoch + 1)
-            await connection.execute(
-                update(outbox_cursor).where(outbox_cursor.c.partition == PARTITION).values(drawn_epoch=epoch)
-            )
+            await connection.execute(cursor_update().values(drawn_epoch=epoch))
             return epoch
 
     # --- the outbox's counterpart --------------------------------------------------------------

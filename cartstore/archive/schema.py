@@ -44,8 +44,8 @@ those of every revision before."""
 
 
 async def migrate(database_url: str, *, revision: str = HEAD) -> str | None:
-    """Bring the database's tables to a revision (the newest by default), and do nothing when they are, or are
-    newer. Gives the revision that they have then; None where there are none any more.
+    """Bring the database's tables to a revision, up or down. By default to the newest, and then nothing is
+    done when they are newer. Gives the revision that they have then; None where there are none any more.
 
     Two processes may call it at once: the second waits and finds the work done. One transaction: a
     failure leaves the tables as they were. Raises StoreUnavailable, ConfigurationError.
@@ -130,7 +130,8 @@ def _move_to(connection: Connection, revision: str) -> str | None:
     config = _config()
     config.attributes["connection"] = connection
     try:
-        (command.downgrade if revision == BASE else command.upgrade)(config, revision)
+        goes_down = revision == BASE or (revision != HEAD and found is not None and revision < found)
+        (command.downgrade if goes_down else command.upgrade)(config, revision)
     except CommandError as error:
         raise ConfigurationError(f"The database's tables cannot be migrated: {error}.") from error
     return _revision_of(connection)

@@ -22,12 +22,13 @@ from cartstore.archive.database import Database
 from cartstore.archive.events import CheckoutBegun, PaymentReleased, PaymentSettled
 from cartstore.archive.tables import cart_snapshots, order_lines, orders, outbox_cursor, payments
 from cartstore.errors import StoreRecovering
+from cartstore.layout import LAYOUT
 from cartstore.model import CartSnapshot, SnapshotLine
 from cartstore.stored_json import note_unreadable
 
 _COLUMNS: Final = (
     *("cart_id", "version", "status", "currency", "lines", "lines_count", "total_items", "subtotal_minor"),
-    *("created_at_ms", "updated_at_ms", "lifetime_ms"),
+    *("created_at_ms", "updated_at_ms", "lifetime_ms", "watched_until_ms", "merged_into"),
 )
 
 _encode_lines = msgspec.json.Encoder().encode
@@ -72,7 +73,7 @@ class CartSnapshots:
             await connection.execute(
                 update(outbox_cursor)
                 .where(outbox_cursor.c.snapshot_change <= state.change)
-                .values(snapshot_change=state.change, snapshot_at_ms=state.at_ms)
+                .values(snapshot_change=state.change, snapshot_at_ms=state.at_ms, written_in_layout=LAYOUT)
             )
 
     async def expire(self, cart_ids: Sequence[str], *, epoch: int) -> None:
@@ -155,7 +156,7 @@ async def _upsert(connection: AsyncConnection, snapshots: Iterable[CartSnapshot]
         (
             *(its.cart_id, its.version, its.status, its.currency, _encode_lines(its.lines).decode()),
             *(len(its.lines), its.total_items, its.subtotal_minor),
-            *(its.created_at_ms, its.updated_at_ms, its.lifetime_ms),
+            *(its.created_at_ms, its.updated_at_ms, its.lifetime_ms, its.watched_until_ms, its.merged_into),
         )
         for its in sorted(snapshots, key=lambda its: its.cart_id)
     ]
@@ -357,4 +358,6 @@ def _snapshot_of(row: Row[Any]) -> CartSnapshot:
         created_at_ms=row.created_at_ms,
         updated_at_ms=row.updated_at_ms,
         lifetime_ms=row.lifetime_ms,
+        watched_until_ms=row.watched_until_ms,
+        merged_into=row.merged_into,
     )

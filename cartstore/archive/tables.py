@@ -53,6 +53,11 @@ def _not_negative(*columns: str) -> list[CheckConstraint]:
     return [CheckConstraint(f"{column} >= 0", name=column) for column in columns]
 
 
+def _partition() -> Column[int]:
+    """Of the row. The default is for processes of key layout 4, which name none."""
+    return Column("partition", Integer, nullable=False, server_default=text("0"))
+
+
 meta = Table(
     "meta",
     metadata,
@@ -77,6 +82,8 @@ outbox_cursor = Table(
     Column("drawn_epoch", BigInteger, nullable=False, server_default=text("0")),
     Column("snapshot_change", BigInteger, nullable=False, server_default=text("0")),
     Column("snapshot_at_ms", BigInteger, nullable=False, server_default=text("0")),
+    # What a writer says of itself. A trigger refuses every other layout than that of `meta`, and stores NULL.
+    Column("written_in_layout", Integer),
     *_not_negative(
         "partition", "epoch", "seq", "fence_epoch", "drawn_epoch", "snapshot_change", "snapshot_at_ms"
     ),
@@ -123,11 +130,15 @@ variants = Table(
 stock = Table(
     "stock",
     metadata,
-    Column("sku", Text, primary_key=True),
+    Column("sku", Text, nullable=False),
     Column("on_hand", BigInteger, nullable=False),
     Column("sold", BigInteger, nullable=False),
     Column("backordered", BigInteger, nullable=False),
-    *_not_negative("on_hand", "sold", "backordered"),
+    _partition(),
+    PrimaryKeyConstraint("sku", "partition"),
+    # Processes of key layout 4 store rows by way of it. It goes in the version after, before stock is spread.
+    UniqueConstraint("sku"),
+    *_not_negative("on_hand", "sold", "backordered", "partition"),
     CheckConstraint("backordered <= sold", name="backordered_of_sold"),
     comment="Sums of the ledger, as of the cursor.",
 )
@@ -152,7 +163,8 @@ payments = Table(
     Column("details_json", Text, nullable=False),
     # When address, contact and metadata were removed from details_json; NULL: they were not.
     Column("redacted_at_ms", BigInteger),
-    *_not_negative("amount_minor", "attempts", "created_at_ms"),
+    _partition(),
+    *_not_negative("amount_minor", "attempts", "created_at_ms", "partition"),
     CheckConstraint("expires_at_ms >= created_at_ms", name="expires_at_ms"),
     CheckConstraint("currency ~ '^[A-Z]{3}$'", name="currency"),
     _one_of("status", get_args(PaymentStatus)),
@@ -179,8 +191,9 @@ orders = Table(
     Column("release_reason", Text),
     Column("total_minor", BigInteger, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
+    _partition(),
     CheckConstraint("n >= 1", name="n"),
-    *_not_negative("total_minor"),
+    *_not_negative("total_minor", "partition"),
     _one_of("status", get_args(OrderStatus)),
     _one_of("release_reason", get_args(ReleaseReason)),
     CheckConstraint("status <> 'released' OR release_reason IS NOT NULL", name="released_for_a_reason"),
@@ -232,9 +245,10 @@ stock_ledger = Table(
     Column("order_id", Text, ForeignKey("orders.order_id")),
     Column("fingerprint", Text, nullable=False),
     Column("at_ms", BigInteger, nullable=False),
-    PrimaryKeyConstraint("epoch", "seq", "line"),
+    _partition(),
+    PrimaryKeyConstraint("epoch", "seq", "line", "partition"),
     UniqueConstraint("sku", "kind", "reference"),
-    CheckConstraint("on_hand >= 0", name="on_hand"),
+    *_not_negative("on_hand", "partition"),
     _one_of("kind", ("adjust", "sale", "return")),
     CheckConstraint("kind <> 'sale' OR (delta <= 0 AND order_id IS NOT NULL)", name="sale"),
     CheckConstraint("kind <> 'return' OR (delta >= 0 AND order_id IS NOT NULL)", name="return"),
@@ -256,7 +270,12 @@ cart_snapshots = Table(
     Column("created_at_ms", BigInteger, nullable=False),
     Column("updated_at_ms", BigInteger, nullable=False),
     Column("lifetime_ms", BigInteger, nullable=False),
-    *_not_negative("version", "lines_count", "total_items", "subtotal_minor"),
+    _partition(),
+    Column("watched_until_ms", BigInteger, nullable=False, server_default=text("0")),
+    Column("merged_into", Text, nullable=False, server_default=text("''")),
+    *_not_negative(
+        "version", "lines_count", "total_items", "subtotal_minor", "partition", "watched_until_ms"
+    ),
     _one_of("status", get_args(CartStatus)),
     Index(None, "status", "updated_at_ms"),
     comment="Carts as they were a few seconds ago: what a lost engine is rebuilt from.",
@@ -271,7 +290,10 @@ events = Table(
     Column("type", Text, nullable=False),
     Column("at_ms", BigInteger, nullable=False),
     Column("body", JSONB, nullable=False),
-    PrimaryKeyConstraint("epoch", "seq"),
+    _partition(),
+    # The partition last: the index serves processes that name none, too.
+    PrimaryKeyConstraint("epoch", "seq", "partition"),
+    *_not_negative("partition"),
     # Retention removes personal data from the event of a checkout, which it knows by its payment.
     Index(
         "events_checkout_begun_idx",
@@ -303,18 +325,23 @@ rejected_events = Table(
     Column("body", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("rejected_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    _partition(),
     # Two histories may have issued the same position; their nonces differ.
-    PrimaryKeyConstraint("epoch", "seq", "nonce"),
+    PrimaryKeyConstraint("epoch", "seq", "nonce", "partition"),
+    *_not_negative("partition"),
     comment="Events that were not applied, each an alarm that a person has to look at.",
 )
 
 frozen_skus = Table(
     "frozen_skus",
     metadata,
-    Column("sku", Text, primary_key=True),
+    Column("sku", Text, nullable=False),
     Column("epoch", BigInteger, nullable=False),
     Column("seq", BigInteger, nullable=False),
     Column("reason", Text, nullable=False),
     Column("frozen_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    _partition(),
+    PrimaryKeyConstraint("sku", "partition"),
+    *_not_negative("partition"),
     comment="SKUs that are not sold until an operator decides, each with the rejected event that froze it.",
 )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import select, update
+from sqlalchemy import Update, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -35,6 +35,7 @@ from cartstore.archive.tables import (
     stock_ledger,
 )
 from cartstore.errors import OutboxBroken, StoreRecovering
+from cartstore.layout import LAYOUT
 from cartstore.model import Event, Position
 
 PARTITION: Final = 0
@@ -44,11 +45,22 @@ CURSOR = select(
     outbox_cursor.c.epoch, outbox_cursor.c.seq, outbox_cursor.c.nonce, outbox_cursor.c.fence_epoch
 ).where(outbox_cursor.c.partition == PARTITION)
 
+
+def cursor_update() -> Update:
+    """An UPDATE of the cursor's row that says of which key layout its process is: the record refuses every
+    other (migration 0007)."""
+    return (
+        update(outbox_cursor).where(outbox_cursor.c.partition == PARTITION).values(written_in_layout=LAYOUT)
+    )
+
+
 _EVENT_COLUMNS = ("epoch", "seq", "nonce", "type", "at_ms", "body")
-_PAYMENT_COLUMNS = tuple(column.name for column in payments.c if column.name != "redacted_at_ms")
-_ORDER_COLUMNS = tuple(column.name for column in orders.c)
+_PAYMENT_COLUMNS = tuple(
+    column.name for column in payments.c if column.name not in ("redacted_at_ms", "partition")
+)
+_ORDER_COLUMNS = tuple(column.name for column in orders.c if column.name != "partition")
 _LINE_COLUMNS = tuple(column.name for column in order_lines.c)
-_LEDGER_COLUMNS = tuple(column.name for column in stock_ledger.c)
+_LEDGER_COLUMNS = tuple(column.name for column in stock_ledger.c if column.name != "partition")
 
 
 def following(batch: Sequence[Event], cursor: Position, nonce: str, fence_epoch: int) -> list[Event]:
@@ -96,12 +108,9 @@ async def apply(connection: AsyncConnection, fresh: Sequence[Event]) -> Position
 
 
 async def move_cursor(connection: AsyncConnection, last: Event) -> Position:
-    await connection.execute(
-        update(outbox_cursor)
-        .where(outbox_cursor.c.partition == PARTITION)
-        .values(epoch=last.position.epoch, seq=last.position.seq, nonce=last.nonce)
-    )
-    return last.position
+    position = last.position
+    await connection.execute(cursor_update().values(epoch=position.epoch, seq=position.seq, nonce=last.nonce))
+    return position
 
 
 async def _payment_states(connection: AsyncConnection, payment_ids: Sequence[str]) -> dict[str, PaymentState]:

@@ -96,7 +96,8 @@ end
 
 _SHUT_GATES: Final = b"""
 for _, gate in ipairs(redis.call('KEYS', '{*:*}:gate')) do
-  redis.call('HSET', gate, 'state', 'fenced', 'identity', ARGV[1], 'fenced_because', ARGV[2])
+  local field = redis.call('HEXISTS', gate, 'state') == 1 and 'state' or 'status'
+  redis.call('HSET', gate, field, 'fenced', 'identity', ARGV[1], 'fenced_because', ARGV[2])
   redis.call('HINCRBY', gate, 'salvages', 1)
 end
 """

@@ -25,11 +25,14 @@ from cartstore.catalog.repository import CatalogRepository
 from cartstore.embedded.salvage import DAMAGED
 from cartstore.errors import ContractError, OutboxBroken, StoreRecovering, StoreUnavailable
 from cartstore.failpoints import reach
+from cartstore.layout import engine_of
 from cartstore.limits import OUTBOX_BATCH_EVENTS
 from cartstore.model import CartTerms, Partition, Position
 from cartstore.recovery.rebuild import Progress, Rebuild, no_progress
+from cartstore.recovery.take_over import save_carts
 from cartstore.redis.caller import ClientCaller, ScriptCaller
 from cartstore.redis.gate import Gate, begin_rebuild, extend_windows, open_gate, read_gate
+from cartstore.redis.layout_before import shut_gate
 from cartstore.redis.outbox import RedisOutbox
 from cartstore.redis.replication import LAG_SECONDS_MAX, read_replication
 from cartstore.redis.store import RedisEngine
@@ -96,6 +99,8 @@ class Recovery:
         """
         seen, is_open = await self.gate()
         seen.check_layout()
+        if seen.is_of_layout_before:
+            return await self._take_over(seen, on_progress)
         if is_open and (rebuilds or await self._was_replaced(seen)):
             why = "A rebuild was asked for." if rebuilds else "Another engine was opened after this one."
             await self._outbox.fence(why, epoch=seen.epoch)
@@ -118,6 +123,35 @@ class Recovery:
                 await self._drain_before_rebuild()
         return await self._rebuild(seen, on_progress)
 
+    async def _take_over(self, seen: Gate, on_progress: Progress) -> bool:
+        """Bring all of an engine of the key layout before into the record, and rebuild the engine from it."""
+        if seen.state == "rebuilding" and self._is_moving(seen):
+            raise StoreRecovering("A process of the version before is rebuilding the partition.")
+        await self._wait_for_the_old_primary(seen)
+        if not await shut_gate(self._caller, self._engine.keys, epoch=seen.epoch, now_ms=self._override()):
+            raise StoreRecovering("Another process opened the gate.")
+        reach("take_over.shut")
+        # Carts changed until it was shut. From here on nobody changes the engine but who takes it over.
+        shut, _ = await self.gate()
+        reach("take_over.looked")
+        if (shut.epoch, shut.layout) != (seen.epoch, seen.layout):
+            raise StoreRecovering("Another process is taking the engine over.")
+        _log.warning("partition %s is taken over from key layout %d", self._partition.tag, seen.layout)
+        # The stream and the carts of half a rebuild are those of the record already.
+        if seen.state != "rebuilding" and await self._continues_the_record(shut):
+            await self._drain_before_rebuild()
+            reach("take_over.drained")
+            # The carts of a log with a hole prove nothing, whatever the stream proves.
+            if seen.identity != DAMAGED and await self._has_all_carts(shut):
+                saved = await save_carts(self._caller, self._engine.keys, self._archive, epoch=shut.epoch)
+                reach("take_over.all_saved")
+                _log.info("partition %s: %d carts were saved before", self._partition.tag, saved)
+        return await self._rebuild(shut, on_progress)
+
+    def _override(self) -> str | int:
+        """What scripts take for the time."""
+        return "" if self._now_ms is None else self._now_ms()
+
     async def _was_replaced(self, seen: Gate) -> bool:
         """Whether an open gate is that of an engine in whose place another was opened, and which is back: a
         primary that was never restarted, a machine that was put to sleep. It knows itself, so no call of its
@@ -131,8 +165,8 @@ class Recovery:
     async def _wait_for_the_old_primary(self, seen: Gate) -> None:
         """Raise StoreRecovering while the primary whose place a replica took may still take writes: one that
         is cut off stops when its replicas have been silent for `min-replicas-max-lag`."""
-        run_id, _, history = seen.identity.partition(":")
-        identity = await self._caller.identity()
+        run_id, _, history = engine_of(seen.identity).partition(":")
+        identity = engine_of(await self._caller.identity())
         if not history or identity.startswith(f"{run_id}:"):
             return
         facts = await read_replication(self._client)
@@ -226,6 +260,7 @@ class Recovery:
             fenced_at_ms = await begin_rebuild(
                 caller,
                 self._engine.keys,
+                seen=seen,
                 epoch=raised.epoch,
                 seq=raised.cursor.seq,
                 change=_change_above(seen.change, state.change, raised.epoch),

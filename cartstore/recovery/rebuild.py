@@ -312,6 +312,7 @@ def _cart_parts(snapshot: CartSnapshot) -> tuple[object, ...]:
     lines = sorted(snapshot.lines, key=lambda line: line.ordinal)
     return (
         *(snapshot.currency, snapshot.created_at_ms, snapshot.updated_at_ms, snapshot.lifetime_ms),
+        *(snapshot.watched_until_ms, snapshot.merged_into),
         [_line_parts(line) for line in lines],
     )
 

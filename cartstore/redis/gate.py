@@ -10,8 +10,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from cartstore.errors import ConfigurationError
+from cartstore.layout import LAYOUT, LAYOUT_BEFORE, PARTITIONS, layout_refusal
 from cartstore.redis.caller import ScriptCaller, translate
-from cartstore.redis.keys import LAYOUT, PARTITIONS, Keys
+from cartstore.redis.keys import Keys
 from cartstore.redis.scripts import script
 
 DiskMark = Literal["open", "low", "out"]
@@ -48,6 +49,11 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     """Of the keys; an engine that has no gate takes ours."""
 
     @property
+    def is_of_layout_before(self) -> bool:
+        """Whether the engine has to be taken over."""
+        return self.exists and (self.partitions, self.layout) == (PARTITIONS, LAYOUT_BEFORE)
+
+    @property
     def exists(self) -> bool:
         return bool(self.state)
 
@@ -56,8 +62,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
         return self.state in _ADMITTING and self.identity == identity
 
     def check_layout(self) -> None:
-        """Raises ConfigurationError for an engine whose keys are laid out in another way."""
-        if (self.partitions, self.layout) != (PARTITIONS, LAYOUT):
+        """Raises ConfigurationError for an engine that this version can neither use nor take over."""
+        if (self.partitions, self.layout) != (PARTITIONS, LAYOUT) and not self.is_of_layout_before:
             raise _other_layout(self.partitions, self.layout)
 
 
@@ -68,7 +74,8 @@ async def read_gate(client: Redis, keys: Keys) -> Gate:
     except (RedisError, OSError, TimeoutError) as error:
         raise translate(error, sent=False) from error
     return Gate(
-        state=fields.get("state", ""),
+        # Before layout 5 it was in another field: scripts of that layout find no state, so they pass nowhere.
+        state=fields.get("status") or fields.get("state", ""),
         identity=fields.get("identity", ""),
         epoch=int(fields.get("epoch", 0)),
         seq=int(fields.get("seq", 0)),
@@ -96,22 +103,25 @@ async def mark_disk(caller: ScriptCaller, keys: Keys, mark: DiskMark) -> bool:
 
 
 def _other_layout(partitions: int | str, layout: int | str) -> ConfigurationError:
-    return ConfigurationError(
-        f"The engine holds {partitions} partitions in key layout {layout}; this version wants "
-        f"{PARTITIONS} in layout {LAYOUT}."
-    )
+    if str(partitions) != str(PARTITIONS):
+        return ConfigurationError(
+            f"The engine holds {partitions} partitions; this version wants {PARTITIONS}."
+        )
+    return ConfigurationError(layout_refusal("The engine", layout))
 
 
 async def begin_rebuild(
-    caller: ScriptCaller, keys: Keys, *, epoch: int, seq: int, change: int, lifetime_ms: int
+    caller: ScriptCaller, keys: Keys, *, seen: Gate, epoch: int, seq: int, change: int, lifetime_ms: int
 ) -> int | None:
     """Shut the gate for everybody but the bearer of `caller`'s token, in `epoch`.
 
-    Gives the time (ms) at which the partition was fenced, 0 if the engine cannot tell; None when a rebuild of
-    a later epoch is under way or done.
+    Gives the time (ms) at which the partition was fenced, 0 if the engine cannot tell; None when the gate is
+    not the one that was `seen`: another rebuild is under way or done.
     """
     reply = await caller.call(
-        script("gate_rebuild"), (keys.gate,), (epoch, seq, change, lifetime_ms, PARTITIONS, LAYOUT)
+        script("gate_rebuild"),
+        (keys.gate,),
+        (epoch, seq, change, lifetime_ms, PARTITIONS, LAYOUT, seen.epoch),
     )
     return int(reply[1]) if reply[0] == "OK" else None
 

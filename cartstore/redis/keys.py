@@ -3,15 +3,7 @@ prefix of the gate key, and tests/tidy holds both spellings together."""
 
 from __future__ import annotations
 
-from typing import Final
-
 from cartstore.model import Partition
-
-LAYOUT: Final = 4
-"""Version of the key layout. A change ships as pre and post steps (docs/operations.md)."""
-
-PARTITIONS: Final = 1
-"""That carts and stock are spread over."""
 
 
 class Keys:

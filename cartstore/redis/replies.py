@@ -357,7 +357,7 @@ def read_snapshot(cart_id: str, told: Sequence[Any]) -> CartSnapshot | None:
     """A cart of a reply of cart_dump; None for an absent one."""
     if not told:
         return None
-    version, currency, created, updated, lifetime, *values = told
+    version, currency, created, updated, lifetime, watched_until, merged_into, *values = told
     if version == 0:
         # A rebuild made it to count units of pending orders; nobody has put anything into it.
         return None
@@ -389,4 +389,6 @@ def read_snapshot(cart_id: str, told: Sequence[Any]) -> CartSnapshot | None:
         created_at_ms=created,
         updated_at_ms=updated,
         lifetime_ms=lifetime,
+        watched_until_ms=watched_until,
+        merged_into=merged_into,
     )

@@ -9,8 +9,8 @@
   ARGV[4]  after                  change number; carts with a later one
   ARGV[5]  limit                  carts
   Returns  {'OK', now, epoch, <cart_id, change, cart>...} | {'FENCED'}
-           cart: {} | {version, currency, created, updated, lifetime, <line_id, properties, quantity, held, held until,
-           first held, price, revision, ordinal, added, updated>...}
+           cart: {} | {version, currency, created, updated, lifetime, watched until, merged into,
+           <line_id, properties, quantity, held, held until, first held, price, revision, ordinal, added, updated>...}
   Faults   CARTUNREADABLE
   Cost     O(limit * lines of a cart)
 ]]
@@ -33,7 +33,7 @@ for index = 1, #found, 2 do
     return redis.error_reply('CARTUNREADABLE ' .. cart.key)
   end
   if cart.exists then
-    told = { cart.version, cart.currency, cart.created, cart.updated, cart.ttl }
+    told = { cart.version, cart.currency, cart.created, cart.updated, cart.ttl, cart.watched_until, cart.merged_into }
     for _, line_id in ipairs(line_order(cart)) do
       local line = cart.lines[line_id]
       for _, value in ipairs({

@@ -18,7 +18,7 @@
 --- @include payment_load
 --- @include holding_refresh
 
-local gate = redis.call('HMGET', KEYS[1], 'state', 'identity', 'epoch', 'lifetime_ms')
+local gate = redis.call('HMGET', KEYS[1], 'status', 'identity', 'epoch', 'lifetime_ms')
 local since = tonumber(ARGV[4])
 if not since then
   return redis.error_reply('CARTBADARG since')

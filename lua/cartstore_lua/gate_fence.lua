@@ -22,5 +22,5 @@ end
 if call.epoch ~= ARGV[4] then
   return { 'OK', '0' }
 end
-redis.call('HSET', KEYS[1], 'state', 'fenced', 'fenced_at', int(call.now), 'fenced_because', ARGV[5])
+redis.call('HSET', KEYS[1], 'status', 'fenced', 'fenced_at', int(call.now), 'fenced_because', ARGV[5])
 return { 'OK', '1' }

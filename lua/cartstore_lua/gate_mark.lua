@@ -14,11 +14,11 @@ local marked = ARGV[2]
 if marked ~= 'open' and marked ~= 'low' and marked ~= 'out' then
   return redis.error_reply('CARTBADARG state')
 end
-local state = redis.call('HGET', KEYS[1], 'state')
+local state = redis.call('HGET', KEYS[1], 'status')
 if state ~= marked and (state == 'open' or state == 'low' or state == 'out') then
   -- The first write is an HDEL, of what only a shut gate has, so the mark is set at maxmemory too.
   redis.call('HDEL', KEYS[1], 'progress')
-  redis.call('HSET', KEYS[1], 'state', marked)
+  redis.call('HSET', KEYS[1], 'status', marked)
   state = marked
 end
 return { 'OK', state or '' }

@@ -20,7 +20,7 @@
 --- @include int
 
 local gate = redis.call(
-  'HMGET', KEYS[1], 'state', 'identity', 'epoch', 'seq', 'change', 'lifetime_ms', 'partitions', 'layout'
+  'HMGET', KEYS[1], 'status', 'identity', 'epoch', 'seq', 'change', 'lifetime_ms', 'partitions', 'layout'
 )
 if (gate[1] or '') ~= ARGV[2] or (gate[2] or '') ~= ARGV[3] or (gate[3] or '') ~= ARGV[4] then
   return { 'RACED' }
@@ -29,7 +29,7 @@ if gate[7] and (gate[7] ~= ARGV[9] or gate[8] ~= ARGV[10]) then
   return { 'LAYOUT', gate[7], gate[8] }
 end
 redis.call(
-  'HSET', KEYS[1], 'state', 'open', 'identity', ARGV[1], 'epoch', ARGV[5],
+  'HSET', KEYS[1], 'status', 'open', 'identity', ARGV[1], 'epoch', ARGV[5],
   'seq', int(math.max(tonumber(gate[4] or 0), tonumber(ARGV[6]))),
   'change', int(math.max(tonumber(gate[5] or 0), tonumber(ARGV[7]))),
   'lifetime_ms', int(math.max(tonumber(gate[6] or 0), tonumber(ARGV[8]))),

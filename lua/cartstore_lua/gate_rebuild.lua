@@ -1,7 +1,7 @@
 --[[
   gate_rebuild: shut the gate for everybody but one recoverer, who will put the partition back from PostgreSQL.
   Why atomic: of two recoverers the one with the higher epoch goes on; the other's calls stop passing in
-  the same instant, however late it wakes.
+  the same instant, however late it wakes. A gate that was opened or shut since it was looked at stays as it is.
 
   KEYS[1]  gate hash              {ns:p}:gate
   ARGV[1]  identity               the rebuild's token, in place of an engine's identity
@@ -11,6 +11,7 @@
   ARGV[5]  lifetime               ms, the longest of a hold or a payment window
   ARGV[6]  partitions
   ARGV[7]  layout                 version of the key layout
+  ARGV[8]  seen epoch             of the gate as the recoverer saw it, 0 for an absent one
   Returns  {'OK', fenced at} | {'RACED'}
   Faults   CARTBADARG
   Cost     O(1)
@@ -22,12 +23,12 @@ if not epoch then
   return redis.error_reply('CARTBADARG epoch')
 end
 local gate = redis.call('HMGET', KEYS[1], 'epoch', 'change', 'lifetime_ms', 'fenced_at')
-if gate[1] and tonumber(gate[1]) >= epoch then
+if tonumber(gate[1] or 0) ~= tonumber(ARGV[8]) or (gate[1] and tonumber(gate[1]) >= epoch) then
   return { 'RACED' }
 end
 
 redis.call(
-  'HSET', KEYS[1], 'state', 'rebuilding', 'identity', ARGV[1], 'epoch', ARGV[2], 'seq', ARGV[3],
+  'HSET', KEYS[1], 'status', 'rebuilding', 'identity', ARGV[1], 'epoch', ARGV[2], 'seq', ARGV[3],
   'change', int(math.max(tonumber(gate[2] or 0), tonumber(ARGV[4]))),
   'lifetime_ms', int(math.max(tonumber(gate[3] or 0), tonumber(ARGV[5]))),
   'partitions', ARGV[6], 'layout', ARGV[7]

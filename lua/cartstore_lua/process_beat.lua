@@ -53,7 +53,7 @@ while #known > processes_max do
 end
 
 -- Nothing is written for a mere question, nor while the disk has no room.
-local writes = state ~= '' and redis.call('HGET', KEYS[1], 'state') ~= 'out'
+local writes = state ~= '' and redis.call('HGET', KEYS[1], 'status') ~= 'out'
 redis.call('HDEL', KEYS[2], unpack(writes and gone or { state == '' and process or '' }))
 local reply = { 'OK', int(now) }
 for _, beat in ipairs(known) do

@@ -6,8 +6,8 @@
   ARGV[1]  identity               the rebuild's token
   ARGV[2]  now override           ms, '' in production
   ARGV[3]  nonce                  of this call
-  ARGV[4...] per cart: JSON list of currency, created (ms), updated (ms), lifetime (ms) and a list of lines,
-           each a list of line_id, quantity, price, revision, added, updated, properties
+  ARGV[4...] per cart: JSON list of currency, created (ms), updated (ms), lifetime (ms), watched until (ms),
+           merged into and a list of lines, each a list of line_id, quantity, price, revision, added, updated, properties
   Returns  {'OK'} | {'FENCED'}
   Faults   CARTBADARG
   Cost     O(lines of the carts)
@@ -29,7 +29,8 @@ for index = 2, #KEYS do
   -- A cart that has units waiting in a rebuilt order exists already, without lines.
   local cart = cart_load(call, string.sub(KEYS[index], #call.prefix + 6))
   cart.currency, cart.created, cart.ttl = snapshot[1], snapshot[2], snapshot[4]
-  for _, its in ipairs(snapshot[5]) do
+  cart.watched_until, cart.merged_into = snapshot[5], snapshot[6]
+  for _, its in ipairs(snapshot[7]) do
     local line = {
       quantity = its[2], held = 0, expires = 0, indexed = 0, latest = 0, first = 0, ttl = 0, price = its[3],
       revision = its[4], added = its[5], updated = its[6],

@@ -129,7 +129,7 @@ class Stage:
     async def epoch(self) -> int:
         """How often the gate was opened; 0: no gate is open."""
         async with self.client() as client:
-            state, epoch = await client.hmget("{main:0}:gate", "state", "epoch")
+            state, epoch = await client.hmget("{main:0}:gate", "status", "epoch")
         return int(epoch) if state == "open" else 0
 
     # --- database ------------------------------------------------------------------------------------

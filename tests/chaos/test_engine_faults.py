@@ -30,6 +30,7 @@ from cartstore.errors import (
     StoreRecovering,
     StoreUnavailable,
 )
+from cartstore.layout import LAYOUT
 from cartstore.model import Guard
 from cartstore.recovery import gate as recovery_gate
 from cartstore.recovery import rebuild
@@ -217,7 +218,7 @@ async def test_other_history_is_found_out_when_it_issued_the_same_numbers(
     info = {**await client.info("server"), **await client.info("replication")}
     await client.hset(
         "{main:0}:gate",
-        mapping={"state": "open", "identity": f"{info['run_id']}:{info['master_replid']}"},
+        mapping={"status": "open", "identity": f"{LAYOUT}/{info['run_id']}:{info['master_replid']}"},
     )
     await until_open(store)
     await buy(store, BEN, "b")
@@ -512,7 +513,7 @@ async def test_engine_is_left_alone_when_it_has_another_key_layout(
     await client.hset("{main:0}:gate", mapping={"layout": "1", **others})
     before = await client.hgetall("{main:0}:gate")
 
-    with pytest.raises(ConfigurationError, match="layout 1; this version wants 1 in layout 4"):
+    with pytest.raises(ConfigurationError, match="of key layout 1, and this version is of layout 5"):
         await store.recover()
 
     assert await client.hgetall("{main:0}:gate") == before

@@ -85,7 +85,7 @@ async def test_adds_are_all_fenced_when_the_gate_was_opened_for_another_engine(
     results = await add_all(shop)
 
     assert {type(result) for result in results} == {StoreRecovering}
-    assert admin.hget(keys.gate, "state") == "fenced"
+    assert admin.hget(keys.gate, "status") == "fenced"
     assert not any(admin.exists(keys.cart(buyer)) for buyer in BUYERS)
 
 

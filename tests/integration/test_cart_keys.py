@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import redis.asyncio
 from contract.backends import open_real
 from contract.shop import ANN, TERMS, Shop
 
-from cartstore.model import line_id_of
+from cartstore.model import Checkout, line_id_of
 
 CART = "{main:0}:cart:" + ANN
 FOR_EVER = -1
@@ -64,3 +64,45 @@ async def test_cart_and_line_fit_the_compact_encoding_when_they_are_a_year_old(
     await shop.add(ANN, "tee", 3)
 
     assert await client.object("encoding", CART) == "listpack"
+
+
+RESERVE = """
+    local cart = { cmsgpack.unpack(redis.call('HGET', KEYS[1], 'a')) }
+    cart[14], cart[15] = 60000, 'u.ben'
+    redis.call('HSET', KEYS[1], 'a', cmsgpack.pack(unpack(cart)))
+"""
+
+
+async def test_cart_keeps_what_nothing_sets_yet_when_any_script_changes_it(
+    shop: Shop, client: redis.asyncio.Redis
+) -> None:
+    """A later version may share the engine with this one while one replaces the other."""
+    await shop.add(ANN, "tee")
+    await client.eval(RESERVE, 1, CART)
+
+    async def lapse() -> None:
+        shop.advance(TERMS.hold_ttl_ms)
+        await shop.level("tee")
+
+    begun: list[Checkout] = []
+
+    async def check_out() -> None:
+        begun.append(await shop.checkout(ANN))
+
+    changes: list[Callable[[], Awaitable[object]]] = [
+        lambda: shop.add(ANN, "tee"),
+        lambda: shop.add(ANN, "tee", properties=ENGRAVED),
+        lambda: shop.set(ANN, "tee", 1),
+        lambda: shop.put(ANN, ("tee", 2)),
+        lambda: shop.accept(ANN),
+        lapse,
+        lambda: shop.hold(ANN),
+        check_out,
+        lambda: shop.cancel(begun[0].payment.payment_id),
+        lambda: shop.remove(ANN, "tee"),
+        lambda: shop.clear(ANN),
+    ]
+    for change in changes:
+        await change()
+        kept = await client.eval("return {cmsgpack.unpack(redis.call('HGET', KEYS[1], 'a'))}", 1, CART)
+        assert kept[13:] == [60_000, "u.ben"], change

@@ -241,7 +241,7 @@ def salvaged(folder: Path, *written: bytes, base: Sequence[bytes] = ()) -> Salva
     engine = engine_on(folder)
     engine.start()
     with redis.Redis.from_url(engine.url(), decode_responses=True) as client:
-        client.hset(GATE, mapping={"state": "open", "identity": "an engine", "epoch": 1})
+        client.hset(GATE, mapping={"status": "open", "identity": "an engine", "epoch": 1})
         if base:
             engine.stop()
             log = folder / LOG_FOLDER / INCREMENT
@@ -294,7 +294,11 @@ def test_salvage_leaves_a_placeholder_for_each_event_when_several_are_lost_in_a_
     placeholders = [("1-3", "unreadable", ""), ("1-4", "unreadable", "n4")]
     assert found.entries == [*whole(1, 2), *placeholders, *whole(5, 6)]
     assert found.is_chained
-    assert (found.gate["state"], found.gate["identity"], found.gate["salvages"]) == ("fenced", "damaged", "1")
+    assert (found.gate["status"], found.gate["identity"], found.gate["salvages"]) == (
+        "fenced",
+        "damaged",
+        "1",
+    )
     (missing,) = found.report.events_missing
     assert (missing.after, missing.through, missing.named_by) == ("1-2", "1-4", "1-5")
     assert found.report.events_carried == 2

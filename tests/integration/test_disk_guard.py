@@ -90,7 +90,7 @@ async def test_mark_and_the_engine_s_bound_follow_free_space(
         free.mb = megabytes
         await guard.look()
         seen.append(
-            (admin.hget("{main:0}:gate", "state"), admin.config_get("maxmemory")["maxmemory"] == bound)
+            (admin.hget("{main:0}:gate", "status"), admin.config_get("maxmemory")["maxmemory"] == bound)
         )
 
     assert seen == [("open", True), ("low", True), ("out", False), ("open", True)]
@@ -146,11 +146,11 @@ async def test_mark_is_set_again_when_the_gate_was_opened_without_it(
     free.mb = RESERVE_MB - 1
     guard = new_guard()
     await guard.look()
-    admin.hset("{main:0}:gate", "state", "open")
+    admin.hset("{main:0}:gate", "status", "open")
 
     await guard.look()
 
-    assert admin.hget("{main:0}:gate", "state") == "low"
+    assert admin.hget("{main:0}:gate", "status") == "low"
 
 
 async def test_log_is_rewritten_only_while_there_is_space_for_a_second_one(

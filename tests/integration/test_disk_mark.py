@@ -97,14 +97,14 @@ async def test_mark_leaves_a_shut_gate_shut_and_a_marked_one_can_be_fenced(
     caller = ClientCaller(client)
     await shop.sell("a", 1)
 
-    await client.hset(keys.gate, "state", "fenced")
+    await client.hset(keys.gate, "status", "fenced")
     is_set = await mark_disk(caller, keys, mark)
     with pytest.raises(StoreRecovering):
         await shop.add(ANN, "a", 1)
     assert not is_set
     assert (await read_gate(client, keys)).state == "fenced"
 
-    await client.hset(keys.gate, "state", "open")
+    await client.hset(keys.gate, "status", "open")
     assert await mark_disk(caller, keys, mark)
     assert (await read_gate(client, keys)).admits((await read_gate(client, keys)).identity)
     # Another engine than the one that the gate was opened for.

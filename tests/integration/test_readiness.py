@@ -206,18 +206,18 @@ async def test_beat_is_taken_when_the_partition_is_fenced_or_rebuilt_and_the_eng
         keys = store.engine.keys  # type: ignore[attr-defined]
         await store.engine.beat("worker:dead:1:a", "{}")
         for state in ("fenced", "rebuilding"):
-            admin.hset(keys.gate, mapping={"state": state, "identity": "another's"})
+            admin.hset(keys.gate, mapping={"status": state, "identity": "another's"})
             admin.config_set("maxmemory", 1)
             found = await store.engine.beat(WORKER, '{"recovery": "A replica took over."}')
             admin.config_set("maxmemory", 0)
             assert WORKER in {beat.process for beat in found.beats}, state
 
-        admin.hset(keys.gate, mapping={"state": "fenced"})
+        admin.hset(keys.gate, mapping={"status": "fenced"})
         assert (await store.readiness())["checks"]["gate"]["detail"] == "fenced; A replica took over."
 
         # The rebuild clears the partition, and processes live on.
         admin.delete(keys.outbox, keys.sku("A"))
-        admin.hset(keys.gate, mapping={"state": "rebuilding"})
+        admin.hset(keys.gate, mapping={"status": "rebuilding"})
         store._recovery._is_moving = lambda _: False  # type: ignore[method-assign]
         assert await store.recover()
         assert admin.hexists(keys.beats, WORKER)

@@ -131,7 +131,7 @@ async def test_next_run_begins_a_new_round_when_one_was_cut(
 
 
 async def test_run_refuses_while_the_gate_is_shut(shop: Shop) -> None:
-    await shop.redis.hset(shop.keys.gate, "state", "fenced")
+    await shop.redis.hset(shop.keys.gate, "status", "fenced")
 
     with pytest.raises(StoreRecovering):
         await shop.reconcile()

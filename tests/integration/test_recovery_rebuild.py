@@ -23,6 +23,7 @@ from cartstore import Owner, Product, Variant, cli
 from cartstore.archive.snapshots import CartSnapshots
 from cartstore.embedded import Engine
 from cartstore.errors import OutcomeUnknown, StoreError, StoreRecovering, StoreUnavailable
+from cartstore.layout import LAYOUT
 from cartstore.model import NO_GUARD
 from cartstore.recovery import gate as recovery_gate
 from cartstore.recovery import rebuild
@@ -477,7 +478,7 @@ async def test_call_packed_for_the_old_engine_changes_nothing_when_another_one_g
     store: CartStore, client: redis.Redis
 ) -> None:
     """Before the recovery, when it may be the first call that the new engine gets, and long after it."""
-    old = "run id and replication id of the engine before"
+    old = f"{LAYOUT}/run id and replication id of the engine before"
     late = AuditedRedisEngine(ClientCaller(client, identity=old), store.partition, client)
     terms = terms_of(store.settings, "user")
     await store.add_line(ANN, "a")
@@ -486,7 +487,7 @@ async def test_call_packed_for_the_old_engine_changes_nothing_when_another_one_g
     gate = await read_gate(client, Keys(store.partition))
 
     for identity, state in ((gate.identity, "open"), (old, "open"), (old, "fenced")):
-        await client.hset("{main:0}:gate", mapping={"identity": identity, "state": state})
+        await client.hset("{main:0}:gate", mapping={"identity": identity, "status": state})
         with pytest.raises(StoreRecovering):
             await (late if identity != old else store.engine).clear_cart("u.ann", terms=terms, guard=NO_GUARD)
         assert (await read_gate(client, Keys(store.partition))).state == "fenced"
@@ -532,3 +533,24 @@ async def test_shop_is_rebuilt_when_an_old_copy_of_the_engine_was_restored(
     finally:
         engine.kill()
         shutil.rmtree(backup, ignore_errors=True)
+
+
+async def test_cart_comes_back_with_what_nothing_sets_yet_when_the_engine_was_lost(
+    store: CartStore, client: redis.Redis
+) -> None:
+    cart = "{main:0}:cart:u.ann"
+    await store.add_line(ANN, "a")
+    await client.eval(
+        "local cart = { cmsgpack.unpack(redis.call('HGET', KEYS[1], 'a')) }"
+        " cart[14], cart[15] = 60000, 'u.ben'"
+        " redis.call('HSET', KEYS[1], 'a', cmsgpack.pack(unpack(cart)))",
+        1,
+        cart,
+    )
+    await archive_all(store)
+
+    await client.flushdb()
+    await store.recover()
+
+    kept = await client.eval("return {cmsgpack.unpack(redis.call('HGET', KEYS[1], 'a'))}", 1, cart)
+    assert kept[13:] == [60_000, "u.ben"]

@@ -18,6 +18,7 @@ from wire_server import ECHO, on_both_loops
 
 from cartstore.embedded import Engine
 from cartstore.errors import ContractError, OutcomeUnknown, PartlyApplied, StoreFull, StoreUnavailable
+from cartstore.layout import LAYOUT
 from cartstore.redis.caller import ClientCaller, PooledCaller, open_pool
 from cartstore.redis.scripts import Script
 from cartstore.redis.wire import WireCaller
@@ -123,7 +124,7 @@ async def test_call_is_answered_by_every_way_in(engine: Engine, redis_url: str, 
             run_id = client.info("server")["run_id"]
 
         assert reply[2] == "käse"
-        assert reply[1].startswith(f"{run_id}:")
+        assert reply[1].startswith(f"{LAYOUT}/{run_id}:")
         assert "cartstore" in names
 
 

@@ -18,12 +18,13 @@ STEPS = {
     "archive/drain.py": {"drain": "drain", "_meanwhile": "drain", "_apply": "quarantine"},
     "recovery/snapshots.py": {"take_snapshots": "snapshot", "sweep_activity": "snapshot"},
     "recovery/rebuild.py": {"_put_back": "rebuild"},
-    "recovery/gate.py": {"_reopen": "recovery", "_rebuild": "rebuild"},
+    "recovery/gate.py": {"_reopen": "recovery", "_rebuild": "rebuild", "_take_over": "take_over"},
+    "recovery/take_over.py": {"save_carts": "take_over"},
     "recovery/reconcile.py": {"run": "reconcile", "_count_claims": "reconcile"},
 }
 """Functions in which each awaited step is followed by a failpoint, by file."""
 
-NO_STEPS = {"sleep", "anext", "_total_in_minor", "read_payment"}
+NO_STEPS = {"sleep", "anext", "_total_in_minor", "read_payment", "_wait_for_the_old_primary"}
 """Awaited, but nothing happens there that a death could leave half done."""
 
 

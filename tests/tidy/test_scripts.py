@@ -103,6 +103,7 @@ def test_script_takes_the_gate_and_the_identity_first_when_it_is_called(name: st
     beside_the_gate = (
         *("gate_open", "gate_rebuild", "gate_extend_windows"),
         *("gate_mark", "process_beat", "rights_check"),
+        *("gate_take_over", "cart_dump_layout_4"),
     )
     assert name in beside_the_gate or "call_begin(" in code
     assert "  Cost     " in header

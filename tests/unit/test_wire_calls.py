@@ -25,13 +25,14 @@ from wire_server import (
 )
 
 from cartstore.errors import ContractError, OutcomeUnknown, StoreFull, StoreUnavailable, WritesRefused
+from cartstore.layout import LAYOUT
 from cartstore.redis.caller import PooledCaller, open_pool
 from cartstore.redis.scripts import Script
 from cartstore.redis.wire import WireCaller
 from cartstore.redis.wire.connection import WRITE_BYTES
 
 KEYS = ("{test:0}:gate", "{test:0}:cart:1")
-IDENTITY = "run-1:replication-1"
+IDENTITY = f"{LAYOUT}/run-1:replication-1"
 
 
 @pytest.fixture
@@ -521,7 +522,7 @@ async def test_identity_is_learned_again_by_itself(path: Path) -> None:
         asked = len(engine.commands)
         await engine.wait_until(lambda: engine.commands[asked:].count([b"INFO", b"replication"]) >= 2)
 
-        assert (await ask(caller, 2))[1] == "run-1:replication-2"
+        assert (await ask(caller, 2))[1] == f"{LAYOUT}/run-1:replication-2"
         assert engine.accepted == 1
 
 
@@ -532,8 +533,8 @@ async def test_identity_is_asked_of_the_engine_when_somebody_wants_it(path: Path
 
         engine.replication_id = "replication-2"
 
-        assert await caller.identity() == "run-1:replication-2"
-        assert (await ask(caller, 1))[1] == "run-1:replication-2"
+        assert await caller.identity() == f"{LAYOUT}/run-1:replication-2"
+        assert (await ask(caller, 1))[1] == f"{LAYOUT}/run-1:replication-2"
 
 
 @on_both_loops
@@ -619,7 +620,7 @@ async def test_identity_is_learned_again_after_a_loading_answer(path: Path) -> N
         # The answer to that question is before this call's on the same stream.
         await ask(caller, 3)
 
-        assert (await ask(caller, 4))[1] == "run-1:replication-2"
+        assert (await ask(caller, 4))[1] == f"{LAYOUT}/run-1:replication-2"
         assert engine.accepted == 1
 
 
@@ -638,7 +639,7 @@ async def test_connection_is_made_anew_when_the_engine_is_no_primary_any_more(
 
         assert isinstance(first, StoreUnavailable)
         assert second == ["OK", IDENTITY, "3"]
-        assert third == ["OK", "run-2:replication-1", "4"]
+        assert third == ["OK", f"{LAYOUT}/run-2:replication-1", "4"]
         assert engine.accepted == 2
         # An engine that stays a replica is not asked as fast as a processor can.
         assert caller._failures == 1

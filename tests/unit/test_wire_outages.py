@@ -10,11 +10,12 @@ import pytest
 from wire_server import ECHO, FakeEngine, TappedEndpoint, bulk, on_both_loops, running, turns
 
 from cartstore.errors import OtherEventLoop, OutcomeUnknown, StoreUnavailable
+from cartstore.layout import LAYOUT
 from cartstore.redis.wire import Endpoint, WireCaller
 from cartstore.redis.wire.caller import BACKOFF_SECONDS, BACKOFF_SECONDS_MAX, _backoff_seconds
 
 KEYS = ("{test:0}:gate", "{test:0}:cart:1")
-IDENTITY = "run-1:replication-1"
+IDENTITY = f"{LAYOUT}/run-1:replication-1"
 
 
 @pytest.fixture
@@ -171,7 +172,7 @@ async def test_waiting_call_carries_the_identity_of_the_engine_that_it_reaches(p
             with pytest.raises(OutcomeUnknown):
                 await sent
 
-            assert await waiting == ["OK", "run-2:replication-1", "2"]
+            assert await waiting == ["OK", f"{LAYOUT}/run-2:replication-1", "2"]
             assert first.calls[0][-2:] == [IDENTITY.encode(), b"1"]
             assert [call[-1] for call in second.calls] == [b"2"]
 

@@ -30,11 +30,12 @@ from cartstore.errors import (
     StoreUnavailable,
     WritesRefused,
 )
+from cartstore.layout import LAYOUT
 from cartstore.redis.wire import WireCaller
 from cartstore.redis.wire.several import SEVERAL_MAX
 
 GATE = "{test:0}:gate"
-IDENTITY = "run-1:replication-1"
+IDENTITY = f"{LAYOUT}/run-1:replication-1"
 
 
 @pytest.fixture

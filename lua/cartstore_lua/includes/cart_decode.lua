@@ -1,16 +1,17 @@
--- A cart without its lines from what its hash keeps of it in one field: thirteen values, packed as MessagePack, which
+-- A cart without its lines from what its hash keeps of it in one field: fifteen values, packed as MessagePack, which
 -- an engine reads and writes several times faster than numbers in a text. An absent cart is an empty one made now.
 -- Times but `created` are kept as distances (`extended` from `updated`, the others from `created`), which keeps the
--- field within the engine's compact encoding. Nothing is written before cart_save. `changed` and `gone` collect line
+-- field within the engine's compact encoding. `watched_until` is 0 and `merged_into` empty as long as
+-- no script sets them; every script keeps them. Nothing is written before cart_save. `changed` and `gone` collect line
 -- ids, `zrem` and `zadd` the hold entries to take out and put in.
 -- extended: when the holds of all lines were last extended. ttl_min: a lower bound of the lifetimes of those holds;
 -- 0 when there are none. Before `extended + ttl_min` no hold lapses but by its cap, which an extension does not move.
 local function cart_decode(call, cart_id, packed)
   local version, count, units, subtotal, held, waiting, ordinal = 0, 0, 0, 0, 0, 0, 0
-  local updated, extended, ttl_min, created, ttl, currency = 0, -call.now, 0, call.now, 0, ''
+  local updated, extended, ttl_min, created, ttl, currency, watched, merged_into = 0, -call.now, 0, call.now, 0, '', 0, ''
   if packed then
-    version, count, units, subtotal, held, waiting, ordinal, updated, extended, ttl_min, created, ttl, currency =
-      cmsgpack.unpack(packed)
+    version, count, units, subtotal, held, waiting, ordinal, updated, extended, ttl_min, created, ttl, currency, watched,
+      merged_into = cmsgpack.unpack(packed)
   end
   updated = created + updated
   return {
@@ -32,6 +33,8 @@ local function cart_decode(call, cart_id, packed)
     ttl = ttl,
     currency = currency,
     ttl_min = ttl_min,
+    watched_until = watched > 0 and created + watched or 0,
+    merged_into = merged_into,
     lines = {},
     properties = {},
     changed = {},

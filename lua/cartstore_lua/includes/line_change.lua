@@ -53,10 +53,10 @@ local function line_change(
   local packed = properties_field and redis_call('HMGET', cart_key, 'a', line_field, properties_field)
     or redis_call('HMGET', cart_key, 'a', line_field)
   local version, count, units, subtotal, held, waiting, ordinal = 0, 0, 0, 0, 0, 0, 0
-  local updated, extended, ttl_min, created, _, currency = 0, -now, 0, now, 0, ''
+  local updated, extended, ttl_min, created, _, currency, watched, merged_into = 0, -now, 0, now, 0, '', 0, ''
   if packed[1] then
-    version, count, units, subtotal, held, waiting, ordinal, updated, extended, ttl_min, created, _, currency =
-      cmsgpack.unpack(packed[1])
+    version, count, units, subtotal, held, waiting, ordinal, updated, extended, ttl_min, created, _, currency, watched,
+      merged_into = cmsgpack.unpack(packed[1])
   end
   extended = created + updated + extended
   if if_match and if_match ~= '' and tonumber(if_match) ~= version then
@@ -195,7 +195,7 @@ local function line_change(
   updated = now - created
   local packed_cart = cmsgpack.pack(
     version, count, units, subtotal, held, waiting, ordinal, updated, 0, ttl_min, created, terms.cart_ttl,
-    currency
+    currency, watched, merged_into
   )
   if wanted == 0 then
     redis_call('HSET', cart_key, 'a', packed_cart)
