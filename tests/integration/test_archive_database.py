@@ -78,7 +78,7 @@ class Hanging:
 
     async def write(self) -> None:
         async with self._archive.database.transaction() as connection:
-            await connection.execute(text("UPDATE outbox_cursor SET seq = seq"))
+            await connection.execute(text("UPDATE outbox_cursor SET written_in_layout = 5, seq = seq"))
 
     async def heals(self) -> bool:
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -337,7 +337,7 @@ async def test_transaction_is_not_applied_when_the_connection_dies_before_the_co
 ) -> None:
     async def lose_the_connection() -> None:
         async with archive.database.transaction() as connection:
-            await connection.execute(text("UPDATE outbox_cursor SET seq = 9"))
+            await connection.execute(text("UPDATE outbox_cursor SET written_in_layout = 5, seq = 9"))
             pid = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
             database.execute(f"SELECT pg_terminate_backend({pid})")
             await connection.execute(text("SELECT 1"))

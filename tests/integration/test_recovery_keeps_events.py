@@ -165,7 +165,10 @@ async def test_events_freeze_nothing_when_the_record_is_of_another_time(shop: Sh
         await connection.execute(text("DELETE FROM payments"))
         await connection.execute(text("DELETE FROM events WHERE type <> 'stock_adjusted'"))
         await connection.execute(
-            text("UPDATE outbox_cursor SET (seq, nonce) = (SELECT seq, nonce FROM events WHERE seq = 3)")
+            text(
+                "UPDATE outbox_cursor SET written_in_layout = 5,"
+                " (seq, nonce) = (SELECT seq, nonce FROM events WHERE seq = 3)"
+            )
         )
 
     with pytest.raises(StoreRecovering):

@@ -31,7 +31,8 @@ from cartstore.store import CartStore, terms_of
 
 _KEPT = ("meta", "outbox_cursor")
 _EMPTY_CURSOR = (
-    "UPDATE outbox_cursor SET epoch = 0, seq = 0, nonce = '', fence_epoch = 0, drawn_epoch = 0,"
+    "UPDATE outbox_cursor SET written_in_layout = 5, epoch = 0, seq = 0, nonce = '', fence_epoch = 0,"
+    " drawn_epoch = 0,"
     " snapshot_change = 0, snapshot_at_ms = 0"
 )
 
