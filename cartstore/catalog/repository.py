@@ -4,7 +4,7 @@ SKU belongs to. Refuses to know the engine: `published` only says what the engin
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -44,7 +44,7 @@ PRODUCTS_PER_CHUNK: Final = 200
 
 SEARCH_WORDS_MAX: Final = 8
 
-IfMatch = Collection[int] | Literal["*"]
+IfMatch = Sequence[int] | Literal["*"]
 """Revisions of which a product must have one; `*`: it must exist."""
 
 
