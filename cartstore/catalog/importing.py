@@ -30,6 +30,9 @@ IMPORT_REFERENCE: Final = "import"
 """The stock reference of a variant's initial stock."""
 
 BATCH_PRODUCTS: Final = 200
+BATCH_VARIANTS: Final = 500
+"""A batch ends at the first of the two; progress is told after each."""
+
 STOCK_CALLS_AT_ONCE: Final = 64
 OWNERS_PER_QUERY: Final = 20_000
 
@@ -149,20 +152,25 @@ async def _owners(catalog: CatalogRepository, skus: Sequence[str]) -> dict[str, 
 
 
 def _batches(entries: Iterable[Parsed], groups: Groups) -> Iterator[list[Parsed]]:
-    """The entries of a file in batches of about BATCH_PRODUCTS. The products of a group are in one batch."""
+    """The entries of a file in batches. The products of a group are in one batch."""
     batch: list[Parsed] = []
+    variants = 0
     waiting: dict[str, list[Parsed]] = {}
     for entry in entries:
-        group = groups.of(entry.product.id) if isinstance(entry, ParsedProduct) else None
+        if isinstance(entry, ParsedProduct):
+            group = groups.of(entry.product.id)
+            variants += len(entry.product.variants)
+        else:
+            group = None
         if group is None:
             batch.append(entry)
         else:
             waiting.setdefault(group, []).append(entry)
             if len(waiting[group]) == groups.size(group):
                 batch += waiting.pop(group)
-        if len(batch) >= BATCH_PRODUCTS:
+        if batch and (len(batch) >= BATCH_PRODUCTS or variants >= BATCH_VARIANTS):
             yield batch
-            batch = []
+            batch, variants = [], 0
     # A group is incomplete when the file was changed between the two passes.
     batch += [entry for entries in waiting.values() for entry in entries]
     if batch:
@@ -213,9 +221,12 @@ async def _stock(
         for variant in product.variants
         if variant.policy != "untracked"
     }
-    wanted = list((await catalog.stock_to_import(sorted(tracked), IMPORT_REFERENCE)).items())
-    for start in range(0, len(wanted), STOCK_CALLS_AT_ONCE):
-        part = wanted[start : start + STOCK_CALLS_AT_ONCE]
+    skus = sorted(tracked)
+    for start in range(0, len(skus), STOCK_CALLS_AT_ONCE):
+        # Asked right before the calls: of an engine that is rebuilt in between, only the record knows which
+        # references were used.
+        chosen = skus[start : start + STOCK_CALLS_AT_ONCE]
+        part = list((await catalog.stock_to_import(chosen, IMPORT_REFERENCE)).items())
         results = await asyncio.gather(
             *(adjust(sku, quantity) for sku, quantity in part), return_exceptions=True
         )
