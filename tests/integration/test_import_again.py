@@ -268,6 +268,16 @@ async def test_import_counts_an_untracked_sku_when_the_file_does(shop: ImportSho
     assert "does not set its stock" in report.notes[0].text
 
 
+async def test_import_keeps_a_variant_without_a_sku_of_its_own_whose_row_is_wrong(shop: ImportShop) -> None:
+    """The rejected row names the handle only."""
+    generated = product("tee", "=S", "=M")
+    await shop.run(file(generated))
+
+    for price in ("free", "10.00"):
+        await shop.run(file(generated.replace("M,,5,deny,10.00", f"M,,5,deny,{price}")))
+        assert await shop.skus("tee") == ["tee.s", "tee.m"]
+
+
 async def test_import_takes_off_sale_later_what_was_missing_by_a_mistake_first(shop: ImportShop) -> None:
     await shop.run(file(TEE))
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import msgspec
 import pytest
 from import_shop import HEADER, ImportShop, file, orders, product, variant
 
 from cartstore.archive import Archive
+from cartstore.catalog.importing import import_catalog
 from cartstore.catalog.moves import SkuOwner
 from cartstore.errors import InvalidField, StoreUnavailable
 from cartstore.model import Product
@@ -168,6 +170,10 @@ async def test_import_splits_a_product_that_the_file_lacks(shop: ImportShop, sec
     assert await shop.check() == {"T-S": ("one", True), "T-M": ("two", True)}
     assert (await shop.get("tee")).variants == ()
     assert {(await shop.get(name)).identity for name in ("one", "two")} == {"one", "two"}
+    await shop.run(file(product("tee", "T-S=S"), product("one", "NEW=M")))
+    assert await shop.check() == {"T-S": ("tee", True), "T-M": ("two", True), "NEW": ("one", True)}
+    await shop.run(file(product("tee", "T-S=S", "T-M=M")))
+    assert (await shop.check())["T-M"] == ("tee", True)
 
 
 async def test_import_takes_no_sku_that_an_admin_gave_to_a_product(shop: ImportShop) -> None:
@@ -185,13 +191,13 @@ async def test_import_takes_no_sku_that_an_admin_gave_to_a_product(shop: ImportS
     assert await shop.check() == {"OWN": ("tee", True), "TEE": ("tee", True)}
 
 
-@pytest.mark.parametrize("second", orders(product("cup", "MUG"), product("mug", "CUP=S", "OWN=M")))
+@pytest.mark.parametrize("second", orders(product("cup", "MUG=L"), product("mug", "CUP=S", "OWN=M")))
 async def test_import_leaves_skus_where_they_are_when_their_taker_cannot_be_stored(
     shop: ImportShop, second: str
 ) -> None:
     """None ends up nowhere: also the product that would have had the other one's SKU is named."""
     await shop.put(Product(id="own", title="Own", currency="USD", variants=(variant("OWN"),)))
-    await shop.run(file(product("cup", "CUP"), product("mug", "MUG")))
+    await shop.run(file(product("cup", "CUP=S"), product("mug", "MUG=L")))
     before = await shop.check()
 
     report = await shop.run(second)
@@ -244,6 +250,28 @@ async def test_import_decides_by_the_catalog_as_it_is_when_it_stores(
     assert (await shop.check())["ZS-S"] == ("own", True)
 
 
+async def test_import_stores_what_is_left_when_the_file_changes_between_its_passes(
+    shop: ImportShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two products that exchange SKUs one is gone when the file is read to be stored."""
+    await shop.run(file(ZETA))
+    source = tmp_path / "catalog.csv"
+    source.write_text(file(*ALPHA_AND_ZETA))
+    seen = shop.catalog.owners
+
+    async def rewritten(skus: list[str]) -> dict[str, SkuOwner]:
+        source.write_text(file(ALPHA_AND_ZETA[0]))
+        return await seen(skus)
+
+    monkeypatch.setattr(shop.catalog, "owners", rewritten)
+    report = await import_catalog(
+        source, catalog=shop.catalog, currency="USD", publish=shop.publish, adjust=shop.adjust
+    )
+
+    assert report.products == 1
+    assert await shop.check() == {"ZS-S": ("alpha", True), "ZS-M": ("zeta", True)}
+
+
 async def test_put_takes_no_sku_of_a_deactivated_product_and_any_of_a_deleted_one(shop: ImportShop) -> None:
     await shop.run(file(ZETA))
     await shop.change("zeta", active=False)
@@ -262,8 +290,11 @@ async def test_put_takes_no_sku_of_a_deactivated_product_and_any_of_a_deleted_on
     assert await shop.check() == {"ZS-S": ("heir", True), "ZS-M": ("zeta", False)}
 
 
-async def test_catalog_names_each_sku_once_when_a_put_takes_one_that_was_removed(shop: ImportShop) -> None:
+async def test_catalog_names_each_sku_once_when_a_put_takes_one_that_was_removed(
+    shop: ImportShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both products were told to a rebuild, and the one that came later counted."""
+    monkeypatch.setattr("cartstore.catalog.repository.PRODUCTS_PER_CHUNK", 1)
     await shop.put(Product(id="zeta", title="Zeta", currency="USD", variants=(variant("X"),)))
     await shop.change("zeta", variants=(variant("Y"),))
     await shop.put(Product(id="alpha", title="Alpha", currency="USD", variants=(variant("X"),)))
