@@ -222,7 +222,10 @@ class IdempotencyInProgress(Conflict):
 
 
 class VersionConflict(CartError):
-    """The cart has another version than If-Match named. `version` is the current one."""
+    """It has another version than If-Match named. Sets version.
+
+    `version`: the current one of the cart, or the revision of the product (0: there is none).
+    """
 
     code = "VERSION_CONFLICT"
 

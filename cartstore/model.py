@@ -153,6 +153,14 @@ class Product(msgspec.Struct, frozen=True, kw_only=True):
     revision: int = 0
     removed: tuple[Variant, ...] = ()
     """Variants that were listed once and are not any more; kept by the catalog, never set by a caller."""
+    first_id: str = ""
+    """The `identity` of a product that an import renamed; kept by the catalog, never set by a caller."""
+
+    @property
+    def identity(self) -> str:
+        """What stays the same when a product gets another id: two revisions whose identities are equal
+        describe one product. A SKU that moved to another product has another identity since."""
+        return self.first_id or self.id
 
     def variant(self, sku: str) -> Variant | None:
         return next((variant for variant in self.variants if variant.sku == sku), None)

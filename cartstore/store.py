@@ -25,7 +25,7 @@ from cartstore.archive.retention import Retention, RetentionBatch, RetentionKind
 from cartstore.catalog.cache import RevisionCache, SkuCache
 from cartstore.catalog.importing import IMPORT_REFERENCE, ImportReport, import_catalog
 from cartstore.catalog.money import to_minor
-from cartstore.catalog.repository import CatalogRepository
+from cartstore.catalog.repository import CatalogRepository, IfMatch
 from cartstore.engine import CartEngine
 from cartstore.errors import (
     HOW_TO_REPEAT,
@@ -628,13 +628,28 @@ class CartStore:
 
     # --- catalog -------------------------------------------------------------------------------
 
-    async def put_product(self, product: Product) -> Product:
-        """Create or change a product, visible to the next call. Raises InvalidField."""
-        stored, _ = await self.catalog.put_product(product)
+    async def put_product(self, product: Product, *, if_match: IfMatch | None = None) -> Product:
+        """Create or change a product, visible to the next call. `if_match`: only while it has one of these
+        revisions; `*`: only if it is there.
+
+        Raises InvalidField, VersionConflict.
+        """
+        stored, _ = await self.catalog.put_product(product, if_match=if_match)
         self._by_sku.clear()
         # Published also when nothing changed: an earlier call may have died between record and engine.
         await self.engine.publish_skus(self.catalog.published([stored]))
         return stored
+
+    async def delete_product(self, product_id: str, *, if_match: IfMatch | None = None) -> None:
+        """Take a product off sale for good and free its SKUs for others; stock, holds and orders stay.
+
+        Repeated, it changes nothing and publishes again. Raises ProductNotFound, VersionConflict.
+        """
+        if not ID_PATTERN.match(product_id):
+            raise ProductNotFound()
+        gone = await self.catalog.delete_product(product_id, if_match=if_match)
+        self._by_sku.clear()
+        await self.engine.publish_skus(self.catalog.published([gone]))
 
     async def get_product(self, product_id: str) -> Product:
         """A product as it is now. Raises ProductNotFound."""
@@ -902,11 +917,18 @@ class CartStore:
         return msgspec.structs.replace(record[1], replayed=True)
 
     async def _import_stock(self, sku: str, quantity: int) -> None:
+        """As adjust_stock, of a SKU that the import has just looked up in the record: asking again for each
+        of them takes most of an import's time."""
+        fingerprint = _fingerprint("adjust_stock", sku, quantity, "import")
         try:
-            await self.adjust_stock(sku, quantity, reason="import", reference=IMPORT_REFERENCE)
+            with _known_by("reference"):
+                result = await self.engine.adjust_stock(
+                    sku, delta=quantity, reason="import", reference=IMPORT_REFERENCE, fingerprint=fingerprint
+                )
         except StockConflict:
             # An earlier import gave this SKU another quantity; importing again never changes stock.
             return
+        await self._acknowledgement.wait(result.position, repeat="reference")
 
     async def _with_restored(self, checkout: Checkout, transition: Callable[[str], Awaitable[T]]) -> T:
         """Run a transition on a payment that the engine may have forgotten since it became terminal."""

@@ -39,6 +39,8 @@ async def import_with_report(store: CartStore, file: Path, name: str | None = No
     for rejection in report.rejected:
         of = f" ({rejection.name})" if rejection.name else ""
         errors.print(f"{name}, line {rejection.line}{of}: {rejection.reason}")
+    for note in report.notes:
+        errors.print(f"{name}, line {note.line} ({note.name}): {note.text}")
     left_out = f", {_counted(len(report.rejected), 'row')} left out" if report.rejected else ""
     products, variants = _counted(report.products, "product"), _counted(report.imported_variants, "variant")
     output().print(f"{name}: {products} with {variants}{left_out}", soft_wrap=True)

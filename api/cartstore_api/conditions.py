@@ -7,6 +7,7 @@ import re
 import msgspec
 
 from cartstore import limits
+from cartstore.catalog.repository import IfMatch
 from cartstore.model import NO_GUARD, Guard
 from cartstore_api.context import RequestContext
 from cartstore_api.problems import ProblemError
@@ -47,10 +48,19 @@ def versions_of(context: RequestContext) -> list[int]:
     if not versions or any(not _VERSION.match(item) and not _ETAG.match(item) for item in sent):
         raise ProblemError(
             "VALIDATION_FAILED",
-            'If-Match must be "<version>", an ETag of the cart, a list of those, or *.',
+            'If-Match must be "<version>", an ETag of what is changed, a list of those, or *.',
             field="If-Match",
         )
     return versions
+
+
+def product_match_of(context: RequestContext) -> IfMatch | None:
+    """The revisions that `If-Match` names, `*` for any that is there, None without the header. Raises
+    VALIDATION_FAILED."""
+    if b"if-match" not in context.known:
+        return None
+    sent = context.items(b"if-match")
+    return "*" if sent == ["*"] else versions_of(context) if sent else None
 
 
 def names_several_versions(context: RequestContext) -> bool:

@@ -28,9 +28,9 @@ _HEADERS = {
     ),
     "IfMatch": (
         "If-Match",
-        'The ETag of the cart, or `"<version>"`: refused (412) when the cart has another version.',
+        'The ETag of what is changed, or `"<version>"`: refused (412) when it has another version.',
     ),
-    "IfNoneMatch": ("If-None-Match", "An ETag of the cart: 304 when it is still the current one."),
+    "IfNoneMatch": ("If-None-Match", "An ETag of what is read: 304 when it is still the current one."),
     "Prefer": ("Prefer", "`return=representation`: the answer is the whole cart."),
     "OrderToken": (
         "X-Order-Token",
@@ -80,7 +80,7 @@ _ANSWER_HEADERS = {
     "X-Request-Id": "The id of the request, for whoever looks into it.",
     "Cart-Token": "A guest's token, when a fresh one was issued; a cookie comes with it.",
     "Idempotent-Replayed": "`true` when the answer repeats the first one of this Idempotency-Key.",
-    "ETag": "The version of the cart and a digest of what may change without it.",
+    "ETag": "The version, and a digest of what may change without it.",
 }
 
 
@@ -169,6 +169,23 @@ class Public(Operation):
 
     def __post_init__(self) -> None:
         _refer(self)
+
+
+@dataclass
+class CachedRead(Operation):
+    """Anyone may call it, and keep the answer by its ETag."""
+
+    def __post_init__(self) -> None:
+        _refer(self, "IfNoneMatch", answers=("ETag",))
+
+
+@dataclass
+class AdminChange(Operation):
+    """Needs an access token with a scope, and may be conditional on a version."""
+
+    def __post_init__(self) -> None:
+        self.security = [{"bearer": []}]
+        _refer(self, "IfMatch", answers=("ETag",))
 
 
 @dataclass

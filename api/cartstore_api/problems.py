@@ -91,7 +91,7 @@ _ROWS: dict[str, Kind] = {
     "PAYMENT_EXPIRED": Kind(409, "The payment window is over", "check_out_again"),
     "PAYMENT_STATE": Kind(409, "The payment's state does not allow this", "read_payment"),
     "IDEMPOTENCY_IN_PROGRESS": Kind(409, "A call with this key is still running", "retry"),
-    "VERSION_CONFLICT": Kind(412, "The cart has another version", "read_cart"),
+    "VERSION_CONFLICT": Kind(412, "It has another version", "read_cart"),
     "VALIDATION_FAILED": Kind(422, "A value is not allowed", "correct_request"),
     "INVALID_QUANTITY": Kind(422, "The quantity is not allowed", "change_quantity"),
     "OPTION_REQUIRED": Kind(422, "An option must be chosen", "choose_options"),

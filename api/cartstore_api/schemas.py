@@ -476,7 +476,8 @@ class PutProduct(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ) = None
     options: Annotated[list[Text], msgspec.Meta(max_length=limits.OPTIONS_MAX)] | None = None
     currency: CurrencyCode | None = None
-    variants: Annotated[list[PutVariant], msgspec.Meta(min_length=1, max_length=limits.VARIANTS_MAX)]
+    variants: Annotated[list[PutVariant], msgspec.Meta(max_length=limits.VARIANTS_MAX)]
+    """At least one, unless the product is not active."""
     unreadable: ReadOnly = None
 
 
@@ -488,13 +489,25 @@ class RejectedRow(msgspec.Struct, kw_only=True):
     reason: str
 
 
+class ImportNote(msgspec.Struct, kw_only=True):
+    """Something about a row that was imported."""
+
+    line: int
+    name: str
+    text: str
+
+
 class ImportReport(msgspec.Struct, kw_only=True):
     """What an import did."""
 
     products: int
     imported_variants: int
     changed_products: int
+    moved_skus: int
+    """SKUs that came from another product."""
     rejected: list[RejectedRow]
+    notes: list[ImportNote]
+    """What was imported in another way than the file has it."""
 
 
 class Stock(msgspec.Struct, kw_only=True):

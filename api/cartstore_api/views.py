@@ -7,6 +7,7 @@ cannot be read says so in `unreadable`: it must not keep a whole list from being
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -21,6 +22,7 @@ from cartstore.errors import CartError
 from cartstore.store import CartStore, payment_hash
 from cartstore.stored_json import EMPTY, note_unreadable, passed_through
 from cartstore_api import schemas
+from cartstore_api.answers import Answer
 from cartstore_api.quantities import Rules, rules_of
 
 T = TypeVar("T")
@@ -273,10 +275,18 @@ def checkout_view(
 # --- catalog and stock -----------------------------------------------------------------------------
 
 
+def product_answer(product: model.Product, levels: Mapping[str, model.StockLevel]) -> Answer:
+    """A product with its ETag: its revision, and a digest of what may change without it."""
+    body = msgspec.json.encode(product_view(product, levels))
+    etag = b'"%d-%b"' % (product.revision, hashlib.sha256(body).hexdigest()[:16].encode())
+    return Answer(body, 200, ((b"etag", etag),))
+
+
 def product_view(product: model.Product, levels: Mapping[str, model.StockLevel]) -> schemas.Product:
     """A product; `available` of its variants is told where the level is known."""
     row = RowReader("product", product.id)
-    if not product.variants:
+    if not product.currency:
+        # What of its revision could be read.
         row.note("variants")
     return schemas.Product(
         id=product.id,

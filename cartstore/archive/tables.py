@@ -110,6 +110,8 @@ products = Table(
     Column("title", Text, nullable=False),
     Column("seller", Text),
     Column("active", Boolean, nullable=False),
+    # Its row stays: the engine must know its SKUs as not on sale until another product takes them.
+    Column("deleted", Boolean, nullable=False, server_default=text("false")),
     Index(None, "seller", "product_id"),
     comment="The current revision of each product, and what lists are filtered by.",
 )
@@ -125,6 +127,19 @@ variants = Table(
     *_not_negative("position", "initial_quantity"),
     Index(None, "product_id"),
     comment="Which product a SKU belongs to; `current` is false once the product lists it no longer.",
+)
+
+import_state = Table(
+    "import_state",
+    metadata,
+    Column("product_id", Text, nullable=False, server_default=text("''")),
+    Column("sku", Text, nullable=False, server_default=text("''")),
+    Column("field", Text, nullable=False),
+    Column("value", Text, nullable=False),
+    PrimaryKeyConstraint("product_id", "sku", "field"),
+    CheckConstraint("(product_id = '') <> (sku = '')", name="subject"),
+    Index(None, "sku"),
+    comment="What the last import said of each product and, whichever product has it, of each SKU; in JSON.",
 )
 
 stock = Table(

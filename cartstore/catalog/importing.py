@@ -8,9 +8,9 @@ recorded, and a crash in between is finished by importing again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,18 +18,23 @@ import msgspec
 
 from cartstore.catalog.csv_source import CsvSource
 from cartstore.catalog.money import exponent_of
-from cartstore.catalog.parsed import Parsed, ParsedProduct, Rejection
+from cartstore.catalog.moves import FileIndex, Groups, SkuOwner
+from cartstore.catalog.parsed import Note, Parsed, ParsedProduct, Rejection
 from cartstore.catalog.repository import CatalogRepository
 from cartstore.catalog.shopify import is_shopify, parse_shopify
 from cartstore.catalog.woocommerce import is_woocommerce, parse_woocommerce
 from cartstore.errors import CartError, Invalid, InvalidField
-from cartstore.model import Product, SkuFields, Variant
+from cartstore.model import Product, SkuFields
 
 IMPORT_REFERENCE: Final = "import"
 """The stock reference of a variant's initial stock."""
 
 BATCH_PRODUCTS: Final = 200
+BATCH_VARIANTS: Final = 500
+"""A batch ends at the first of the two; progress is told after each."""
+
 STOCK_CALLS_AT_ONCE: Final = 64
+OWNERS_PER_QUERY: Final = 20_000
 
 Publish = Callable[[Sequence[SkuFields]], Awaitable[None]]
 Adjust = Callable[[str, int], Awaitable[object]]
@@ -47,7 +52,11 @@ class ImportReport(msgspec.Struct, kw_only=True):
     """Those of the products that are new or differ from before."""
     stocked: int = 0
     """Variants that were given their initial stock."""
+    moved_skus: int = 0
+    """SKUs that came from another product."""
     rejected: list[Rejection] = []
+    notes: list[Note] = []
+    """What was imported in another way than the file has it."""
 
 
 class CatalogFile:
@@ -103,78 +112,99 @@ async def import_catalog(
 ) -> ImportReport:
     """Import an export; what was done, and each row that was not taken, with its reason.
 
+    The file is read twice: the first pass finds which products exchange SKUs and are stored together.
     `adjust(sku, quantity)` gives a variant its initial stock. It is called for SKUs that the catalog saw
     first in an import with that quantity, until the ledger has an adjustment of theirs under
-    IMPORT_REFERENCE; the caller makes a repetition harmless. Importing again changes prices and texts, never
-    stock, nor what else was set for a variant since.
+    IMPORT_REFERENCE; the caller makes a repetition harmless. Importing again changes what the file says
+    otherwise than at its last import, never stock.
 
     Raises InvalidField (file) when the source is no export: nothing was changed then. StoreUnavailable and
     OutcomeUnknown in the middle leave whole batches imported; import again.
     """
+    # One day for both passes, or a sale price that begins at midnight would be read in two ways.
+    parse = partial(parse_catalog, source, currency=currency, today=datetime.now(UTC).date())
     # Reading blocks, and a file may be large: a thread does it while the loop serves others.
-    file = await asyncio.to_thread(parse_catalog, source, currency=currency)
-    entries = iter(file)
-    report = ImportReport(rejected=[])
-    while batch := await asyncio.to_thread(lambda: list(islice(entries, BATCH_PRODUCTS))):
+    file = await asyncio.to_thread(parse)
+    if on_progress is not None:
+        on_progress(0, file.rows_total)
+    index = await asyncio.to_thread(FileIndex.of, file)
+    groups = Groups(index, await _owners(catalog, sorted(index.product_of_sku)))
+    file = await asyncio.to_thread(parse)
+    batches = _batches(file, groups)
+    report = ImportReport(rejected=[], notes=[])
+    while batch := await asyncio.to_thread(next, batches, None):
         report.rejected += [entry for entry in batch if isinstance(entry, Rejection)]
         parsed = [entry for entry in batch if isinstance(entry, ParsedProduct)]
         if parsed:
-            stored = await _store(parsed, catalog, report)
-            await publish(catalog.published(stored))
-            await _stock(stored, parsed, catalog, adjust, report)
+            await _take(parsed, index, catalog, publish, adjust, report)
         if on_progress is not None:
             on_progress(file.rows_done, file.rows_total)
     report.rejected.sort(key=lambda rejection: rejection.line)
+    report.notes.sort(key=lambda note: note.line)
     return report
 
 
-async def _store(
-    parsed: Sequence[ParsedProduct], catalog: CatalogRepository, report: ImportReport
-) -> list[Product]:
-    whole = {entry.product.id for entry in parsed if entry.is_whole}
-    outcomes = await catalog.put_products(
-        [entry.product for entry in parsed],
-        merge=lambda stored, given: _merged(stored, given, given.id in whole),
-        quantities={sku: quantity for entry in parsed for sku, quantity in entry.quantities.items()},
-    )
+async def _owners(catalog: CatalogRepository, skus: Sequence[str]) -> dict[str, SkuOwner]:
+    found: dict[str, SkuOwner] = {}
+    for start in range(0, len(skus), OWNERS_PER_QUERY):
+        found |= await catalog.owners(skus[start : start + OWNERS_PER_QUERY])
+    return found
+
+
+def _batches(entries: Iterable[Parsed], groups: Groups) -> Iterator[list[Parsed]]:
+    """The entries of a file in batches. The products of a group are in one batch."""
+    batch: list[Parsed] = []
+    variants = 0
+    waiting: dict[str, list[Parsed]] = {}
+    for entry in entries:
+        if isinstance(entry, ParsedProduct):
+            group = groups.of(entry.product.id)
+            variants += len(entry.product.variants)
+        else:
+            group = None
+        if group is None:
+            batch.append(entry)
+        else:
+            waiting.setdefault(group, []).append(entry)
+            if len(waiting[group]) == groups.size(group):
+                batch += waiting.pop(group)
+        if batch and (len(batch) >= BATCH_PRODUCTS or variants >= BATCH_VARIANTS):
+            yield batch
+            batch, variants = [], 0
+    # A group is incomplete when the file was changed between the two passes.
+    batch += [entry for entries in waiting.values() for entry in entries]
+    if batch:
+        yield batch
+
+
+async def _take(
+    parsed: Sequence[ParsedProduct],
+    index: FileIndex,
+    catalog: CatalogRepository,
+    publish: Publish,
+    adjust: Adjust,
+    report: ImportReport,
+) -> None:
+    """Record, publish and stock one batch."""
+    imported = await catalog.import_products(parsed, index)
+    report.rejected += imported.rejections
+    report.notes += imported.notes
+    report.moved_skus += imported.moved
     stored: list[Product] = []
-    for entry, outcome in zip(parsed, outcomes, strict=True):
+    for entry, outcome in zip(parsed, imported.outcomes, strict=True):
         if isinstance(outcome, Invalid):
             report.rejected.append(Rejection(line=entry.line, name=entry.name, reason=outcome.message))
-            continue
-        product, is_changed = outcome
-        # Also what did not change is published: an earlier import may have died before it was.
-        stored.append(product)
-        report.products += 1
-        report.imported_variants += len(entry.product.variants)
-        report.changed_products += is_changed
-    return stored
-
-
-def _merged(stored: Product, given: Product, is_whole: bool) -> Product:
-    """The imported product over the one that is stored.
-
-    Prices and texts come from the file. What decides about stock and quantities stays: turning a `deny`
-    variant back to `untracked`, because the export does not count it, would let it sell without end.
-    """
-    known = {variant.sku: variant for variant in (*stored.removed, *stored.variants)}
-    listed = [_merged_variant(known.get(variant.sku), variant) for variant in given.variants]
-    if not is_whole and stored.options == given.options:
-        # A rejected row may be the one of a variant that is on sale; a mistake in a file removes nothing.
-        skus = {variant.sku for variant in listed}
-        combinations = {tuple(sorted(variant.options.items())) for variant in listed}
-        listed += [
-            variant
-            for variant in stored.variants
-            if variant.sku not in skus and tuple(sorted(variant.options.items())) not in combinations
-        ]
-    return msgspec.structs.replace(given, variants=tuple(listed))
-
-
-def _merged_variant(known: Variant | None, given: Variant) -> Variant:
-    if known is None:
-        return given
-    return msgspec.structs.replace(known, options=given.options, price_minor=given.price_minor)
+        elif outcome is None:
+            text = "The product was deleted, and its rows are as they were then: it stays so."
+            report.notes.append(Note(line=entry.line, name=entry.name, text=text))
+        else:
+            product, is_changed = outcome
+            stored.append(product)
+            report.products += 1
+            report.imported_variants += len(entry.product.variants)
+            report.changed_products += is_changed
+    await publish(catalog.published(imported.published))
+    await _stock(stored, parsed, catalog, adjust, report)
 
 
 async def _stock(
@@ -191,9 +221,12 @@ async def _stock(
         for variant in product.variants
         if variant.policy != "untracked"
     }
-    wanted = list((await catalog.stock_to_import(sorted(tracked), IMPORT_REFERENCE)).items())
-    for start in range(0, len(wanted), STOCK_CALLS_AT_ONCE):
-        part = wanted[start : start + STOCK_CALLS_AT_ONCE]
+    skus = sorted(tracked)
+    for start in range(0, len(skus), STOCK_CALLS_AT_ONCE):
+        # Asked right before the calls: of an engine that is rebuilt in between, only the record knows which
+        # references were used.
+        chosen = skus[start : start + STOCK_CALLS_AT_ONCE]
+        part = list((await catalog.stock_to_import(chosen, IMPORT_REFERENCE)).items())
         results = await asyncio.gather(
             *(adjust(sku, quantity) for sku, quantity in part), return_exceptions=True
         )

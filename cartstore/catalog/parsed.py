@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import msgspec
 
@@ -11,6 +12,12 @@ from cartstore.catalog.rules import image_url_problem
 from cartstore.errors import InvalidField
 from cartstore.limits import STOCK_MAX
 from cartstore.model import Product
+
+PRODUCT_FIELDS: Final = ("title", "description", "seller", "active", "images", "options")
+"""Fields of a product that a file may say; its id and its variants are said by every file."""
+
+VARIANT_FIELDS: Final = ("options", "price_minor", "policy")
+"""Fields of a variant that every export has a column for."""
 
 
 class ParsedProduct(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +30,22 @@ class ParsedProduct(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     is_whole: bool
     """False when rows of it were rejected: variants that it lacks may be those."""
+    says: frozenset[str] = frozenset(PRODUCT_FIELDS)
+    """Fields of the product that the file has a column for. Of the others it says nothing, whatever their
+    value in `product` is."""
+    variant_says: frozenset[str] = frozenset(VARIANT_FIELDS)
+    """The same of the variants' fields."""
+
+
+class Note(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that was imported in another way than the file has it, or that an operator should know."""
+
+    line: int
+    """Of the row's or the product's first line in the file, from 1."""
+    name: str
+    """SKU, handle or id, as the file has it."""
+    text: str
+    """A sentence."""
 
 
 class Rejection(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +79,11 @@ def image_problem(url: str) -> str | None:
     """Why this address of an image cannot be kept, or None."""
     problem = image_url_problem(url)
     return f"The image {url[:80]!r} was left out: it {problem}." if problem is not None else None
+
+
+def said_fields(columns: Sequence[str], said_by: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """The fields that a file with these columns says; `said_by` has the columns of each field."""
+    return frozenset(field for field, names in said_by.items() if any(name in columns for name in names))
 
 
 def require_columns(columns: Sequence[str], wanted: Sequence[str], kind: str) -> None:

@@ -4,20 +4,36 @@ SKU belongs to. Refuses to know the engine: `published` only says what the engin
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Final, Literal
 
 import msgspec
-from sqlalchemy import Row, Select, Text, and_, exists, func, not_, select, update
-from sqlalchemy import cast as sql_cast
-from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy import and_, exists, func, not_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from cartstore.archive.arrays import array_of, columns_of, insert_rows, rows_of
+from cartstore.archive.arrays import array_of
 from cartstore.archive.database import Database
 from cartstore.archive.tables import product_revisions, products, stock_ledger, variants
+from cartstore.catalog.import_state import LastImport, save_last_import
+from cartstore.catalog.merging import EMPTIED
+from cartstore.catalog.moves import FileIndex, SkuOwner, StoredProduct, resolve
+from cartstore.catalog.parsed import Note, ParsedProduct, Rejection
+from cartstore.catalog.product_rows import (
+    CURRENT,
+    DOC,
+    KEPT,
+    decode_product,
+    find_product_of_sku,
+    lock_catalog,
+    read_facts,
+    read_one,
+    read_owners,
+    read_page,
+    read_stored,
+    write_products,
+)
 from cartstore.catalog.rules import check_product
-from cartstore.errors import Invalid, InvalidField, ProductNotFound
+from cartstore.errors import Invalid, InvalidField, ProductNotFound, VersionConflict
 from cartstore.limits import PAGE_SIZE_DEFAULT, VARIANTS_MAX
 from cartstore.model import Product, SkuFields, StockPolicy, Variant
 from cartstore.stored_json import note_unreadable
@@ -28,11 +44,22 @@ PRODUCTS_PER_CHUNK: Final = 200
 
 SEARCH_WORDS_MAX: Final = 8
 
-_LOCK: Final = 0x63617274_63617400
-"""The advisory lock of catalog writers: `cartcat` in ASCII."""
+IfMatch = Sequence[int] | Literal["*"]
+"""Revisions of which a product must have one; `*`: it must exist."""
 
-Merge = Callable[[Product, Product], Product]
-"""(stored, given) -> what to store."""
+
+class Imported(msgspec.Struct, kw_only=True):
+    """What became of a batch of an import."""
+
+    outcomes: list[tuple[Product, bool] | Invalid | None]
+    """In the order given: the product and whether that is a new revision, the problem, or None for a deleted
+    product that stays so."""
+    published: list[Product]
+    """All products that the engine is to be told of."""
+    rejections: list[Rejection]
+    notes: list[Note]
+    moved: int
+    """SKUs that came from another product."""
 
 
 class CatalogRepository:
@@ -44,39 +71,103 @@ class CatalogRepository:
 
     # --- writing -------------------------------------------------------------------------------
 
-    async def put_product(self, product: Product) -> tuple[Product, bool]:
+    async def put_product(self, product: Product, *, if_match: IfMatch | None = None) -> tuple[Product, bool]:
         """Store a product; what is stored now, and whether that is a new revision.
 
-        `revision` and `removed` of the argument are ignored. Nothing changes, and the revision stays, when
-        the product is as it is stored already. Raises InvalidField, also for a SKU that another product
-        lists.
+        `revision`, `removed` and `first_id` of the argument are ignored. Nothing changes, and the revision
+        stays, when the product is as it is stored already. Raises VersionConflict, InvalidField, also for a
+        SKU that another product lists.
         """
-        (outcome,) = await self.put_products([product])
+        async with self._database.transaction() as connection:
+            await lock_catalog(connection)
+            await _check_match(connection, product.id, if_match)
+            (outcome,) = await _store(connection, [product], {})
         if isinstance(outcome, Invalid):
             raise outcome
         return outcome
 
     async def put_products(
-        self,
-        given: Sequence[Product],
-        *,
-        merge: Merge | None = None,
-        quantities: Mapping[str, int] | None = None,
+        self, given: Sequence[Product], *, quantities: Mapping[str, int] | None = None
     ) -> list[tuple[Product, bool] | Invalid]:
         """Store products in one transaction, each on its own: its outcome, in the order given.
 
-        `merge` decides what becomes of a product that is stored already. `quantities` are written down as
-        the initial stock of SKUs that the catalog has never seen, and ignored for all others.
+        `quantities` are written down as the initial stock of SKUs that the catalog has never seen, and
+        ignored for all others.
         """
         async with self._database.transaction() as connection:
-            await _lock(connection)
-            return await _store(connection, given, merge, quantities or {})
+            await lock_catalog(connection)
+            return await _store(connection, given, quantities or {})
+
+    async def import_products(self, given: Sequence[ParsedProduct], file: FileIndex) -> Imported:
+        """Store products of a file in one transaction, each on its own, with the SKUs that move to them and
+        what the file said."""
+        async with self._database.transaction() as connection:
+            await lock_catalog(connection)
+            facts = await read_facts(connection, [parsed.product for parsed in given])
+            done = resolve(given, facts, file)
+            changed = {
+                product_id: product
+                for product_id, product in done.products.items()
+                if not _is_stored(product, facts.stored.get(product_id), product_id in done.deleted)
+            }
+            quantities = {sku: units for parsed in given for sku, units in parsed.quantities.items()}
+            revisions = await write_products(connection, changed, quantities, deleted=done.deleted)
+            said = {
+                product_id: {**said, EMPTIED: revisions[product_id]} if product_id in done.emptied else said
+                for product_id, said in done.said_products.items()
+            }
+            await save_last_import(connection, facts.last, LastImport(said, done.said_variants))
+
+        def stored(product: Product) -> Product:
+            before = facts.stored.get(product.id)
+            known = before.product.revision if before is not None else 0
+            return msgspec.structs.replace(product, revision=revisions.get(product.id, known))
+
+        outcomes = [
+            (stored(outcome), outcome.id in revisions) if isinstance(outcome, Product) else outcome
+            for outcome in done.outcomes
+        ]
+        # Also what did not change is published: an earlier import may have died before it was.
+        return Imported(
+            outcomes=outcomes,
+            published=[stored(product) for product in done.products.values()],
+            rejections=done.rejections,
+            notes=done.notes,
+            moved=done.moved,
+        )
+
+    async def owners(self, skus: Sequence[str]) -> dict[str, SkuOwner]:
+        """Which product each of these SKUs belongs to; SKUs that no product ever listed are absent."""
+        async with self._database.reading() as connection:
+            return await read_owners(connection, skus)
+
+    async def delete_product(self, product_id: str, *, if_match: IfMatch | None = None) -> Product:
+        """Take a product out of the catalog for good; what the engine is to be told of it: its SKUs are not
+        on sale, and free for other products. Repeated: the same. Raises ProductNotFound, VersionConflict."""
+        async with self._database.transaction() as connection:
+            await lock_catalog(connection)
+            stored = (await read_stored(connection, [product_id])).get(product_id)
+            if stored is None:
+                raise ProductNotFound()
+            if stored.is_deleted:
+                return stored.product
+            await _check_match(connection, product_id, if_match)
+            product = stored.product
+            gone = msgspec.structs.replace(
+                product,
+                revision=0,
+                active=False,
+                variants=(),
+                removed=(*product.variants, *product.removed)[:VARIANTS_MAX],
+            )
+            revisions = await write_products(connection, {product_id: gone}, {}, deleted={product_id})
+            return msgspec.structs.replace(gone, revision=revisions[product_id])
 
     async def set_policy(self, sku: str, policy: StockPolicy) -> Product:
         """Give one variant a stock policy, as a new revision of its product. Raises ProductNotFound."""
         async with self._database.transaction() as connection:
-            await _lock(connection)
-            product = await _product_of_sku(connection, sku)
+            await lock_catalog(connection)
+            product = await find_product_of_sku(connection, sku)
             if product is None or product.variant(sku) is None:
                 raise ProductNotFound(sku=sku)
             changed = tuple(
@@ -84,7 +175,7 @@ class CatalogRepository:
                 for variant in product.variants
             )
             wanted = msgspec.structs.replace(product, variants=changed)
-            (outcome,) = await _store(connection, [wanted], None, {})
+            (outcome,) = await _store(connection, [wanted], {})
             if isinstance(outcome, Invalid):
                 raise outcome
             return outcome[0]
@@ -92,18 +183,18 @@ class CatalogRepository:
     # --- reading -------------------------------------------------------------------------------
 
     async def get_product(self, product_id: str) -> Product | None:
-        """A product as it is now."""
+        """A product as it is now; None also for a deleted one."""
         async with self._database.reading() as connection:
-            return await _one(connection, _CURRENT.where(products.c.product_id == product_id))
+            return await read_one(connection, KEPT.where(products.c.product_id == product_id))
 
     async def find_sku(self, sku: str) -> Product | None:
-        """The product that lists a SKU, or that listed it last."""
+        """The product that lists a SKU, or that listed it last, which may be deleted since."""
         async with self._database.reading() as connection:
-            return await _product_of_sku(connection, sku)
+            return await find_product_of_sku(connection, sku)
 
     async def by_revisions(self, revisions: Iterable[int]) -> dict[int, Product]:
         """What the catalog said in these revisions. Revisions never change, so this may be kept."""
-        query = select(product_revisions.c.revision, _DOC).where(
+        query = select(product_revisions.c.revision, DOC).where(
             product_revisions.c.revision.in_(array_of(product_revisions.c.revision, sorted(set(revisions))))
         )
         async with self._database.reading() as connection:
@@ -111,7 +202,7 @@ class CatalogRepository:
         found: dict[int, Product] = {}
         for row in rows:
             try:
-                found[row.revision] = _decode(row.revision, row.doc)
+                found[row.revision] = decode_product(row.revision, row.doc)
             except (msgspec.DecodeError, RecursionError) as error:
                 # Whoever asks has another word for what is absent.
                 note_unreadable("product revision", str(row.revision), "doc", error)
@@ -130,7 +221,7 @@ class CatalogRepository:
         if any(text and has_control(text) for text in (q, seller, cursor)):
             # No stored text has one, and PostgreSQL takes no NUL even to compare with.
             return [], None
-        query = _CURRENT
+        query = KEPT
         for word in (q or "").split()[:SEARCH_WORDS_MAX]:
             query = query.where(products.c.title.icontains(word, autoescape=True))
         if seller is not None:
@@ -138,14 +229,13 @@ class CatalogRepository:
         if cursor is not None:
             query = query.where(products.c.product_id > cursor)
         async with self._database.reading() as connection:
-            rows = (await connection.execute(query.order_by(products.c.product_id).limit(limit + 1))).all()
-        page = [_current(row) for row in rows[:limit]]
-        return page, page[-1].id if len(rows) > limit else None
+            return await read_page(connection, query, limit)
 
     async def count(self) -> int:
         """The number of products."""
         async with self._database.reading() as connection:
-            return (await connection.execute(select(func.count()).select_from(products))).scalar_one()
+            query = select(func.count()).select_from(products).where(~products.c.deleted)
+            return (await connection.execute(query)).scalar_one()
 
     async def stock_to_import(self, skus: Sequence[str], reference: str) -> dict[str, int]:
         """Initial quantities of those SKUs whose adjustment under `reference` is not in the ledger yet.
@@ -172,65 +262,31 @@ class CatalogRepository:
 
     @staticmethod
     def published(changed: Iterable[Product]) -> list[SkuFields]:
-        """What the engine is told of these products: their variants, and those removed as not on sale."""
-        return [
-            _sku_fields(product, variant, is_listed)
-            for product in changed
-            for is_listed, part in ((True, product.variants), (False, product.removed))
-            for variant in part
-        ]
+        """What the engine is told of these products: their variants, and those removed as not on sale. Of
+        several products that name a SKU, the newest one counts."""
+        found: dict[str, SkuFields] = {}
+        for product in changed:
+            for is_listed, part in ((True, product.variants), (False, product.removed)):
+                for variant in part:
+                    fields = _sku_fields(product, variant, is_listed)
+                    known = found.get(variant.sku)
+                    if known is None or known.revision < fields.revision:
+                        found[variant.sku] = fields
+        return list(found.values())
 
     async def all_sku_fields(self) -> AsyncIterator[list[SkuFields]]:
-        """The fields of every SKU, some products at a time, for publishing the whole catalog again."""
+        """The fields of every SKU, some products at a time, for publishing the whole catalog again. Each SKU
+        comes once, as its owner has it."""
         cursor: str | None = ""
         while cursor is not None:
-            page, cursor = await self.list_products(limit=PRODUCTS_PER_CHUNK, cursor=cursor)
-            if page:
-                yield self.published(page)
-
-
-_DOC = sql_cast(product_revisions.c.doc, Text).label("doc")
-
-_CURRENT = select(products.c.revision, _DOC, products.c.product_id, products.c.title, products.c.seller).join(
-    product_revisions, products.c.revision == product_revisions.c.revision
-)
-
-_PRODUCT_COLUMNS = ("product_id", "revision", "title", "seller", "active")
-_VARIANT_COLUMNS = ("sku", "product_id", "position", "current", "initial_quantity")
-
-
-def _decode(revision: int, doc: str) -> Product:
-    return msgspec.structs.replace(msgspec.json.decode(doc, type=Product), revision=revision)
-
-
-def _current(row: Row[Any]) -> Product:
-    """A product as it is now. One that cannot be read has no variants, which no other product lacks, and is
-    not on sale: it can be seen, and stored anew."""
-    try:
-        return _decode(row.revision, row.doc)
-    except (msgspec.DecodeError, RecursionError) as error:
-        note_unreadable("product", row.product_id, "doc", error)
-    return Product(
-        id=row.product_id,
-        title=row.title,
-        seller=row.seller,
-        active=False,
-        currency="",
-        variants=(),
-        revision=row.revision,
-    )
-
-
-async def _one(connection: AsyncConnection, query: Select[Any]) -> Product | None:
-    row = (await connection.execute(query)).one_or_none()
-    return _current(row) if row is not None else None
-
-
-async def _product_of_sku(connection: AsyncConnection, sku: str) -> Product | None:
-    return await _one(
-        connection,
-        _CURRENT.join(variants, variants.c.product_id == products.c.product_id).where(variants.c.sku == sku),
-    )
+            async with self._database.reading() as connection:
+                query = CURRENT.where(products.c.product_id > cursor)
+                page, cursor = await read_page(connection, query, PRODUCTS_PER_CHUNK)
+                fields = self.published(page)
+                owners = await read_owners(connection, [its.sku for its in fields])
+            own = [its for its in fields if owners[its.sku].product_id == its.product_id]
+            if own:
+                yield own
 
 
 def _sku_fields(product: Product, variant: Variant, is_listed: bool) -> SkuFields:
@@ -251,80 +307,74 @@ def _sku_fields(product: Product, variant: Variant, is_listed: bool) -> SkuField
     )
 
 
-async def _lock(connection: AsyncConnection) -> None:
-    """One catalog writer at a time: between reading which product lists a SKU and writing it, another
-    writer may list the same SKU, so the two must not overlap."""
-    await connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
-
-
-class _Owner(msgspec.Struct):
-    """Which product a SKU belongs to, and whether that product lists it."""
-
-    product_id: str
-    is_listed: bool
+async def _check_match(connection: AsyncConnection, product_id: str, wanted: IfMatch | None) -> None:
+    """Raise VersionConflict unless the product has one of the wanted revisions."""
+    if wanted is None:
+        return
+    stored = (await read_stored(connection, [product_id])).get(product_id)
+    revision = stored.product.revision if stored is not None and not stored.is_deleted else 0
+    if not revision or (wanted != "*" and revision not in wanted):
+        raise VersionConflict(revision)
 
 
 async def _store(
-    connection: AsyncConnection, given: Sequence[Product], merge: Merge | None, quantities: Mapping[str, int]
+    connection: AsyncConnection, given: Sequence[Product], quantities: Mapping[str, int]
 ) -> list[tuple[Product, bool] | Invalid]:
-    stored = await _stored(connection, given)
-    owners = await _owners(connection, given, stored)
+    facts = await read_facts(connection, given)
+    stored, owners = facts.stored, dict(facts.owners)
     outcomes: list[Product | Invalid] = []
-    changed: dict[str, Product] = {}
+    wanted: dict[str, Product] = {}
     for product in given:
-        before = stored.get(product.id)
+        its = stored.get(product.id)
+        before = its.product if its is not None else None
         try:
-            if product.id in changed:
+            if product.id in wanted:
                 raise InvalidField("This product is given twice.", field="id")
-            wanted = merge(before, product) if merge is not None and before is not None else product
-            check_product(wanted, before)
-            _check_owners(wanted, owners)
+            check_product(product, before)
+            _check_owners(product, owners)
         except Invalid as problem:
             outcomes.append(problem)
             continue
-        wanted = msgspec.structs.replace(wanted, revision=0, removed=_removed(before, wanted, owners))
-        if before is not None and wanted == msgspec.structs.replace(before, revision=0):
-            outcomes.append(before)
-            continue
-        changed[product.id] = wanted
-        owners.update({variant.sku: _Owner(product.id, False) for variant in wanted.removed})
-        owners.update({variant.sku: _Owner(product.id, True) for variant in wanted.variants})
-        outcomes.append(wanted)
-    revisions = await _write(connection, changed, quantities)
+        wanted[product.id] = msgspec.structs.replace(
+            product,
+            revision=0,
+            removed=_removed(before, product, owners),
+            first_id=before.first_id if before is not None else "",
+        )
+        owners.update({variant.sku: SkuOwner(product.id, False) for variant in wanted[product.id].removed})
+        owners.update({variant.sku: SkuOwner(product.id, True) for variant in product.variants})
+        outcomes.append(product)
+    # What one product removed another one may have listed since.
+    wanted = {
+        product_id: msgspec.structs.replace(
+            product,
+            removed=tuple(its for its in product.removed if owners[its.sku].product_id == product_id),
+        )
+        for product_id, product in wanted.items()
+    }
+    changed = {id: product for id, product in wanted.items() if not _is_stored(product, stored.get(id))}
+    revisions = await write_products(connection, changed, quantities)
     return [
         outcome
         if isinstance(outcome, Invalid)
         else (
-            msgspec.structs.replace(outcome, revision=revisions.get(outcome.id, outcome.revision)),
-            outcome.id in revisions,
+            msgspec.structs.replace(changed[outcome.id], revision=revisions[outcome.id])
+            if outcome.id in changed
+            else stored[outcome.id].product,
+            outcome.id in changed,
         )
         for outcome in outcomes
     ]
 
 
-async def _stored(connection: AsyncConnection, given: Sequence[Product]) -> dict[str, Product]:
-    ids = sorted({product.id for product in given})
-    query = _CURRENT.where(products.c.product_id.in_(array_of(products.c.product_id, ids)))
-    found = [_current(row) for row in await connection.execute(query)]
-    return {product.id: product for product in found}
+def _is_stored(product: Product, stored: StoredProduct | None, is_deleted: bool = False) -> bool:
+    """Whether the product is in the catalog just so."""
+    if stored is None or stored.is_deleted != is_deleted:
+        return False
+    return msgspec.structs.replace(stored.product, revision=0) == product
 
 
-async def _owners(
-    connection: AsyncConnection, given: Sequence[Product], stored: Mapping[str, Product]
-) -> dict[str, _Owner]:
-    """Owners of every SKU that the products have, had, or are to have."""
-    skus = {
-        variant.sku
-        for product in (*given, *stored.values())
-        for variant in (*product.variants, *product.removed)
-    }
-    query = select(variants.c.sku, variants.c.product_id, variants.c.current).where(
-        variants.c.sku.in_(array_of(variants.c.sku, sorted(skus)))
-    )
-    return {row.sku: _Owner(row.product_id, row.current) for row in await connection.execute(query)}
-
-
-def _check_owners(product: Product, owners: Mapping[str, _Owner]) -> None:
+def _check_owners(product: Product, owners: Mapping[str, SkuOwner]) -> None:
     """A SKU that its product lists no longer may move to another one; its stock goes with it."""
     for number, variant in enumerate(product.variants):
         owner = owners.get(variant.sku)
@@ -336,7 +386,7 @@ def _check_owners(product: Product, owners: Mapping[str, _Owner]) -> None:
             )
 
 
-def _removed(before: Product | None, wanted: Product, owners: Mapping[str, _Owner]) -> tuple[Variant, ...]:
+def _removed(before: Product | None, wanted: Product, owners: Mapping[str, SkuOwner]) -> tuple[Variant, ...]:
     """The variants that were listed once and are not any more, newest first."""
     if before is None:
         return ()
@@ -347,71 +397,3 @@ def _removed(before: Product | None, wanted: Product, owners: Mapping[str, _Owne
         if variant.sku not in listed and owners[variant.sku].product_id == wanted.id
     ]
     return tuple(gone[:VARIANTS_MAX])
-
-
-async def _write(
-    connection: AsyncConnection, changed: Mapping[str, Product], quantities: Mapping[str, int]
-) -> dict[str, int]:
-    """Write changed products; their new revisions by product id."""
-    if not changed:
-        return {}
-    revisions = await _insert_revisions(connection, changed)
-    await _upsert_products(connection, changed, revisions)
-    await _upsert_variants(connection, changed, quantities)
-    return revisions
-
-
-async def _insert_revisions(connection: AsyncConnection, changed: Mapping[str, Product]) -> dict[str, int]:
-    rows = [(product.id, msgspec.json.encode(product).decode()) for product in changed.values()]
-    result = await insert_rows(
-        connection,
-        product_revisions,
-        ("product_id", "doc"),
-        rows,
-        returning=(product_revisions.c.product_id, product_revisions.c.revision),
-    )
-    return {row.product_id: row.revision for row in result}
-
-
-async def _upsert_products(
-    connection: AsyncConnection, changed: Mapping[str, Product], revisions: Mapping[str, int]
-) -> None:
-    rows = [
-        (product.id, revisions[product.id], product.title, product.seller, product.active)
-        for product in changed.values()
-    ]
-    statement = pg_insert(products).from_select(
-        _PRODUCT_COLUMNS, select(*rows_of(products, _PRODUCT_COLUMNS).c)
-    )
-    await connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["product_id"],
-            set_={name: statement.excluded[name] for name in _PRODUCT_COLUMNS[1:]},
-        ),
-        columns_of(_PRODUCT_COLUMNS, rows),
-    )
-
-
-async def _upsert_variants(
-    connection: AsyncConnection, changed: Mapping[str, Product], quantities: Mapping[str, int]
-) -> None:
-    ids = array_of(products.c.product_id, list(changed))
-    await connection.execute(
-        update(variants).where(variants.c.product_id.in_(ids), variants.c.current).values(current=False)
-    )
-    rows = [
-        (variant.sku, product.id, position, True, quantities.get(variant.sku, 0))
-        for product in changed.values()
-        for position, variant in enumerate(product.variants)
-    ]
-    statement = pg_insert(variants).from_select(
-        _VARIANT_COLUMNS, select(*rows_of(variants, _VARIANT_COLUMNS).c)
-    )
-    await connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["sku"],
-            # The initial quantity stays what it was when the catalog first saw the SKU.
-            set_={name: statement.excluded[name] for name in ("product_id", "position", "current")},
-        ),
-        columns_of(_VARIANT_COLUMNS, rows),
-    )

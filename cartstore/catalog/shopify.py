@@ -18,6 +18,7 @@ from cartstore.catalog.parsed import (
     Rejection,
     image_problem,
     require_columns,
+    said_fields,
     units_of,
 )
 from cartstore.catalog.rules import check_product
@@ -36,6 +37,16 @@ COLUMNS: Final = (
     "Variant Price",
 )
 
+_SAID_BY: Final = {
+    "title": ("Title",),
+    "description": ("Body (HTML)",),
+    "seller": ("Vendor",),
+    "active": ("Published", "Status"),
+    "images": ("Image Src", "Variant Image"),
+    "options": ("Option1 Name",),
+}
+"""Columns by the product's field that they say; any one of them will do."""
+
 _OPTION_NUMBERS: Final = (1, 2, 3)
 _POLICIES: Final[dict[str, StockPolicy]] = {"deny": "deny", "continue": "backorder", "": "deny"}
 """A blank policy is Shopify's default."""
@@ -52,6 +63,7 @@ def parse_shopify(source: CsvSource, *, currency: str) -> Iterator[Parsed]:
 
 
 def _parsed(source: CsvSource, currency: str) -> Iterator[Parsed]:
+    says = said_fields(source.columns, _SAID_BY)
     seen_handles: set[str] = set()
     sku_lines: dict[str, int] = {}
     for handle, rows in groupby(source.rows(), key=lambda row: row["Handle"]):
@@ -61,7 +73,7 @@ def _parsed(source: CsvSource, currency: str) -> Iterator[Parsed]:
             yield from _rejected(rows, "The rows of one product must stand together in the file.")
         else:
             seen_handles.add(handle)
-            yield from _Group(handle, list(rows), currency, sku_lines).parsed()
+            yield from _Group(handle, list(rows), currency, sku_lines, says).parsed()
 
 
 def _rejected(rows: Iterable[Row], reason: str) -> Iterator[Rejection]:
@@ -76,12 +88,15 @@ def _rejection(row: Row, reason: str) -> Rejection:
 class _Group:
     """The rows of one handle."""
 
-    def __init__(self, handle: str, rows: list[Row], currency: str, sku_lines: dict[str, int]) -> None:
+    def __init__(
+        self, handle: str, rows: list[Row], currency: str, sku_lines: dict[str, int], says: frozenset[str]
+    ) -> None:
         self._handle = handle
         self._product_id = id_of(handle)
         self._rows = rows
         self._currency = currency
         self._sku_lines = sku_lines
+        self._says = says
         self._head = next((row for row in rows if row["Title"]), None)
         self._option_names = self._names()
         self._variants: list[Variant] = []
@@ -112,6 +127,7 @@ class _Group:
             line=self._rows[0].line,
             name=self._handle,
             is_whole=is_whole,
+            says=self._says,
         )
 
     def _take(self, row: Row) -> None:

@@ -22,11 +22,13 @@ import msgspec
 from cartstore.catalog.csv_source import CsvSource, Row
 from cartstore.catalog.money import to_minor
 from cartstore.catalog.parsed import (
+    VARIANT_FIELDS,
     Parsed,
     ParsedProduct,
     Rejection,
     image_problem,
     require_columns,
+    said_fields,
     units_of,
 )
 from cartstore.catalog.rules import check_product
@@ -36,6 +38,17 @@ from cartstore.limits import IMAGES_MAX, OPTIONS_MAX, VARIANTS_MAX
 from cartstore.model import Product, StockPolicy, Variant
 
 COLUMNS: Final = ("ID", "Type", "SKU", "Name", "Published", "In stock?", "Stock", "Regular price")
+
+_SAID_BY: Final = {
+    "title": ("Name",),
+    "description": ("Description", "Short description"),
+    "active": ("Published",),
+    "images": ("Images",),
+    "options": ("Type",),
+}
+"""Columns by the product's field that they say; any one of them will do. No column says the seller."""
+
+_LIMITED: Final = "Sold individually?"
 
 _SKIPPED: Final = {
     "grouped": "A grouped product is a list of other products and cannot be sold itself.",
@@ -104,6 +117,9 @@ class _Reader:
         self._source = source
         self._currency = currency
         self._today = today
+        self._says = said_fields(source.columns, _SAID_BY)
+        limited = ("max_quantity",) if _LIMITED in source.columns else ()
+        self._variant_says = frozenset((*VARIANT_FIELDS, *limited))
         numbers = (_ATTRIBUTE_NAME.match(column) for column in source.columns)
         self._attribute_numbers = [match["number"] for match in numbers if match]
         self._ids: dict[str, int] = {}
@@ -157,7 +173,13 @@ class _Reader:
         self._claim_sku(part.sku, row.line)
         quantities = {part.sku: part.stock.units} if part.stock.units is not None else {}
         return ParsedProduct(
-            product=product, quantities=quantities, line=row.line, name=part.name, is_whole=True
+            product=product,
+            quantities=quantities,
+            line=row.line,
+            name=part.name,
+            is_whole=True,
+            says=self._says,
+            variant_says=self._variant_says,
         )
 
     def _keep_parent(self, row: Row) -> None:
@@ -171,7 +193,7 @@ class _Reader:
             name=_name_of(row),
             product=self._product(row, self._images(row), (), ()),
             stock=_stock_of(row),
-            is_limited=row["Sold individually?"] == "1",
+            is_limited=row[_LIMITED] == "1",
             attributes=attributes,
         )
         self._claim_id(parent.product.id, row.line)
@@ -201,7 +223,7 @@ class _Reader:
             price_minor=self._price(row),
             stock=_stock_of(row),
             images=self._images(row),
-            is_limited=row["Sold individually?"] == "1",
+            is_limited=row[_LIMITED] == "1",
         )
 
     def _price(self, row: Row) -> int:
@@ -311,6 +333,8 @@ class _Reader:
             line=parent.line,
             name=parent.name,
             is_whole=len(accepted) == len(variations),
+            says=self._says,
+            variant_says=self._variant_says,
         )
 
     def _variants(

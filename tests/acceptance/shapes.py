@@ -257,6 +257,8 @@ IMPORTED = {
     "products": _count,
     "imported_variants": _count,
     "changed_products": _count,
+    "moved_skus": _count,
+    "notes": [{"line": _count, "name": str, "text": str}],
     "rejected": [{"line": _count, "name": str, "reason": str}],
 }
 READINESS = {"ready": bool, "status": str, "checks": _map({"ok": _maybe(bool), "detail": str})}

@@ -265,10 +265,11 @@ async def test_import_changes_nothing_when_the_file_is_no_export(
     assert engine.steps == []
 
 
+@pytest.mark.parametrize("bound", ["BATCH_PRODUCTS", "BATCH_VARIANTS"])
 async def test_import_tells_its_progress(
-    catalog: CatalogRepository, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    catalog: CatalogRepository, engine: Engine, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
-    monkeypatch.setattr("cartstore.catalog.importing.BATCH_PRODUCTS", 1)
+    monkeypatch.setattr(f"cartstore.catalog.importing.{bound}", 1)
     told: list[tuple[int, int | None]] = []
 
     await import_catalog(
@@ -282,7 +283,8 @@ async def test_import_tells_its_progress(
 
     assert [total for _, total in told] == [5] * len(told)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert told[-1] == (5, 5)
+    assert (told[0], told[-1]) == ((0, 5), (5, 5))
+    assert len(told) >= 4
 
 
 async def test_import_takes_the_shared_exports_and_the_demo(

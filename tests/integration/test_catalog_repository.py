@@ -251,18 +251,6 @@ async def test_put_products_does_nothing_for_none(catalog: CatalogRepository) ->
     assert await catalog.put_products([]) == []
 
 
-async def test_put_products_merges_with_what_is_stored(catalog: CatalogRepository) -> None:
-    await catalog.put_product(tee("S", title="Old"))
-
-    outcomes = await catalog.put_products(
-        [tee("S", title="New"), tee("S", id="other")],
-        merge=lambda stored, given: msgspec.structs.replace(given, title=f"{stored.title} and {given.title}"),
-    )
-
-    titles = [outcome[0].title for outcome in outcomes if isinstance(outcome, tuple)]
-    assert titles == ["Old and New", "Plain Tee"]
-
-
 async def test_put_products_remembers_the_first_quantity_of_new_skus_only(catalog: CatalogRepository) -> None:
     await catalog.put_product(tee("S"))
     await catalog.put_products([tee("S", "M", "L")], quantities={"tee-S": 1, "tee-M": 2, "tee-L": 0})

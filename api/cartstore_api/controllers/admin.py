@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from litestar import Controller, Request, Response, get, post, put
+from litestar import Controller, Request, Response, delete, get, post, put
 from litestar.openapi.spec import OpenAPIMediaType, RequestBody
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.openapi.spec.schema import Schema
@@ -19,16 +19,17 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from cartstore import limits, model
 from cartstore.catalog.money import to_minor
 from cartstore.catalog.rules import FIELDS_NAMED_MAX, check_product
-from cartstore.errors import CartError, EventsGone, InvalidField
+from cartstore.errors import CartError, EventsGone, InvalidField, VersionConflict
 from cartstore.recovery.drift import Drift
 from cartstore.recovery.reconcile import Reconciler
 from cartstore.recovery.report import ReconcileReport
 from cartstore_api import schemas, views
 from cartstore_api.answers import Answer
 from cartstore_api.bodies import StrictBody, check_encoding
+from cartstore_api.conditions import product_match_of
 from cartstore_api.context import context_of
 from cartstore_api.guards import SCOPE
-from cartstore_api.operations import Admin
+from cartstore_api.operations import Admin, AdminChange
 from cartstore_api.paging import Cursor, Limit, check_cursor
 from cartstore_api.problems import ProblemError, responses
 from cartstore_api.services import Services, answer, services_of
@@ -69,19 +70,43 @@ class AdminCatalogController(Controller):
     @put(
         "/{product_id:str}",
         opt={SCOPE: CATALOG},
-        operation_class=Admin,
+        operation_class=AdminChange,
         operation_id="PutProduct",
         summary="Create or change a product",
-        responses=responses(400, 401, 403, 413, 415, 422, 503, 504),
+        responses=responses(400, 401, 403, 412, 413, 415, 422, 503, 504),
         request_max_body_size=4 * 1024 * 1024,
     )
     async def put_product(
         self, request: AnyRequest, product_id: FromPath[str], data: JSONBody[schemas.PutProduct]
     ) -> Response[schemas.Product]:
-        """Visible to the next request. Takes what `GET /v1/products/{id}` gives. Scope: catalog:write."""
+        """Visible to the next request. Takes what `GET /v1/products/{id}` gives. With `If-Match` only while
+        the product is as it was read. Scope: catalog:write."""
         services = services_of(request)
-        product = await services.store.put_product(_product_of(product_id, data, services.settings.currency))
-        return answer(views.product_view(product, await services.store.stock_of([product])))
+        wanted = _product_of(product_id, data, services.settings.currency)
+        try:
+            product = await services.store.put_product(wanted, if_match=product_match_of(context_of(request)))
+        except VersionConflict as error:
+            raise _product_changed(product_id, error) from error
+        levels = await services.store.stock_of([product])
+        return views.product_answer(product, levels).response()
+
+    @delete(
+        "/{product_id:str}",
+        status_code=204,
+        opt={SCOPE: CATALOG},
+        operation_class=AdminChange,
+        operation_id="DeleteProduct",
+        summary="Delete a product",
+        responses=responses(401, 403, 404, 412, 422, 503, 504),
+    )
+    async def delete_product(self, request: AnyRequest, product_id: FromPath[str]) -> None:
+        """Its SKUs are not on sale any more, and free for other products; stock, holds and orders stay. An
+        import brings it back only when its rows change. Repeated: the same. Scope: catalog:write."""
+        store = services_of(request).store
+        try:
+            await store.delete_product(product_id, if_match=product_match_of(context_of(request)))
+        except VersionConflict as error:
+            raise _product_changed(product_id, error) from error
 
     @post(
         "/import",
@@ -95,7 +120,8 @@ class AdminCatalogController(Controller):
     )
     async def import_products(self, request: AnyRequest) -> Response[schemas.ImportReport]:
         """A shop's export as CSV. Rows that cannot be taken are named with line and reason, the rest go in.
-        Importing again changes prices and texts that changed, never stock. Scope: catalog:write."""
+        Importing again changes what the file says otherwise than at its last import, never stock; SKUs move
+        to the product whose rows have them. Scope: catalog:write."""
         services = services_of(request)
         check_encoding(context_of(request))
         media_type = (request.headers.get("content-type") or "").partition(";")[0].strip().lower()
@@ -110,6 +136,11 @@ class AdminCatalogController(Controller):
                 products=report.products,
                 imported_variants=report.imported_variants,
                 changed_products=report.changed_products,
+                moved_skus=report.moved_skus,
+                notes=[
+                    schemas.ImportNote(line=note.line, name=note.name, text=note.text)
+                    for note in report.notes
+                ],
                 rejected=[
                     schemas.RejectedRow(line=row.line, name=row.name, reason=row.reason)
                     for row in report.rejected
@@ -375,6 +406,17 @@ class AdminController(Controller):
                 checks={name: schemas.Check(**check) for name, check in found["checks"].items()},
             )
         )
+
+
+def _product_changed(product_id: str, error: VersionConflict) -> ProblemError:
+    is_there = f"The product's version is {error.version}." if error.version else "There is no such product."
+    return ProblemError(
+        "VERSION_CONFLICT",
+        is_there,
+        field="If-Match",
+        suggested_action="read_product",
+        fix=schemas.Fix(method="GET", path=f"/v1/products/{product_id}") if error.version else None,
+    )
 
 
 def _product_of(product_id: str, data: schemas.PutProduct, currency: str) -> model.Product:

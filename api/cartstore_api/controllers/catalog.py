@@ -6,18 +6,24 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from litestar import Controller, Request, Response, get
+from litestar.openapi import ResponseSpec
 from litestar.params import FromPath, QueryParameter
 
 from cartstore import limits
 from cartstore.errors import FeatureOff
 from cartstore_api import schemas, views
+from cartstore_api.answers import Answer
 from cartstore_api.bodies import check_text
-from cartstore_api.operations import Public
+from cartstore_api.conditions import matches_etag
+from cartstore_api.context import context_of
+from cartstore_api.operations import CachedRead, Public
 from cartstore_api.paging import Cursor, Limit, check_cursor
 from cartstore_api.problems import responses
 from cartstore_api.services import answer, services_of
 
 AnyRequest = Request[Any, Any, Any]
+
+_UNCHANGED = ResponseSpec(None, description="The ETag of `If-None-Match` is still the current one.")
 
 Words = Annotated[str | None, QueryParameter(description="Words that the title has, whatever the case.")]
 Seller = Annotated[str | None, QueryParameter(description="Only products of this seller.")]
@@ -58,17 +64,20 @@ class ProductController(Controller):
 
     @get(
         "/{product_id:str}",
-        operation_class=Public,
+        operation_class=CachedRead,
         operation_id="ReadProduct",
         summary="Read a product",
-        responses=responses(404, 503),
+        responses={**responses(404, 503), 304: _UNCHANGED},
     )
     async def read(self, request: AnyRequest, product_id: FromPath[str]) -> Response[schemas.Product]:
-        """A product with all its variants."""
+        """A product with all its variants. `ETag` changes with everything that is told."""
         services = services_of(request)
         product = await services.store.get_product(product_id)
         levels = await services.store.stock_of([product]) if services.shows_stock(request) else {}
-        return answer(views.product_view(product, levels))
+        found = views.product_answer(product, levels)
+        if matches_etag(context_of(request), found.headers[0][1]):
+            return Answer(b"", 304, found.headers).response()
+        return found.response()
 
 
 class StockController(Controller):
