@@ -365,9 +365,7 @@ class MemoryEngine:
                 filled = min(record.backordered, free)
                 record.on_hand -= filled
                 record.backordered -= filled
-                self._emit(
-                    "backorder_filled", now, sku=sku, filled=str(filled), on_hand=str(record.on_hand)
-                )
+                self._emit("backorder_filled", now, sku=sku, filled=str(filled), on_hand=str(record.on_hand))
 
     def _level(self, sku: str) -> StockLevel:
         record = self._skus[sku]

@@ -1,4 +1,5 @@
-"""Paid backorders are served first: units that become free, in whatever way, lower `backordered` in that step."""
+"""Paid backorders are served first: units that become free, in whatever way, lower `backordered` in that
+step."""
 
 from __future__ import annotations
 
