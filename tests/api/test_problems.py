@@ -167,34 +167,6 @@ async def test_fix_gives_the_nearest_quantity_when_a_rule_is_broken(api: Any, as
     assert (await api.ana.get("/v1/cart")).json()["items"][0]["quantity"] == fixed
 
 
-async def test_fix_stays_within_the_limits_when_one_is_exceeded(make_api: Any) -> None:
-    api = await make_api(
-        max_quantity_per_line=20, max_items_per_cart=30, max_lines_per_cart=2, max_held_per_owner=25
-    )
-    for sku in ("A", "B", "C"):
-        await api.sell(sku, stock=100)
-
-    per_line = await _problem(
-        await api.ana.post("/v1/cart/items", json={"sku": "A", "quantity": 21}), 422, "LIMIT_EXCEEDED"
-    )
-    assert (await api.fixed(per_line)).status_code == 200
-    held = await _problem(
-        await api.ana.post("/v1/cart/items", json={"sku": "B", "quantity": 6}), 422, "LIMIT_EXCEEDED"
-    )
-    assert (await api.fixed(held)).status_code == 200
-    items = await _problem(
-        await api.ana.patch("/v1/cart/items/B", json={"quantity": 11}), 422, "LIMIT_EXCEEDED"
-    )
-    assert (await api.fixed(items)).status_code == 200
-    cart = (await api.ana.get("/v1/cart")).json()
-    assert [line["quantity"] for line in cart["items"]] == [20, 5]
-    await api.check_out(line_ids=["A"])
-    in_orders = await _problem(
-        await api.ana.post("/v1/cart/items", json={"sku": "C", "quantity": 2}), 422, "LIMIT_EXCEEDED"
-    )
-    assert in_orders["fix"]["body"]["items"] == [{"sku": "C", "quantity": 0}]
-
-
 async def test_fix_accepts_when_a_price_rose_before_checkout(api: Any) -> None:
     await api.sell(price="9.99")
     await api.add()
@@ -240,23 +212,6 @@ async def test_fix_sets_the_lines_when_checkout_cannot_hold_them(api: Any, lines
     assert [entry["available_quantity"] for entry in problem["shortfalls"]] == [1] * lines
     assert (await api.fixed(problem)).status_code == 200
     assert (await api.check_out())["orders"][0]["lines"][0]["quantity"] == 1
-
-
-async def test_fix_takes_one_step_when_lines_fail_for_different_reasons(api: Any) -> None:
-    await api.sell("GONE")
-    await api.sell("DEAR", price="1.00")
-    await api.add("GONE")
-    await api.add("DEAR")
-    await api.sell("GONE", stock=None, active=False)
-    await api.sell("DEAR", stock=None, price="2.00")
-
-    problem = await _problem(await api.checking_out(), 409, "CHECKOUT_VALIDATION_FAILED")
-    assert {entry["code"] for entry in problem["shortfalls"]} == {"PRODUCT_INACTIVE", "PRICE_CHANGED"}
-    assert (await api.fixed(problem)).status_code == 200
-    dear = await _problem(await api.checking_out(), 409, "PRICE_CHANGED")
-    assert (await api.fixed(dear)).status_code == 200
-
-    assert (await api.check_out())["total_amount"] == "2.00"
 
 
 async def test_problems_carry_their_code_when_the_store_refuses(api: Any) -> None:
