@@ -167,6 +167,37 @@ async def test_fix_gives_the_nearest_quantity_when_a_rule_is_broken(api: Any, as
     assert (await api.ana.get("/v1/cart")).json()["items"][0]["quantity"] == fixed
 
 
+async def test_fix_stays_within_the_limits_when_one_is_exceeded(make_api: Any) -> None:
+    api = await make_api(
+        max_quantity_per_line=20, max_items_per_cart=30, max_lines_per_cart=2, max_held_per_owner=25
+    )
+    for sku in ("A", "B", "C"):
+        await api.sell(sku, stock=100)
+
+    per_line = await _problem(
+        await api.ana.post("/v1/cart/items", json={"sku": "A", "quantity": 21}), 422, "LIMIT_EXCEEDED"
+    )
+    assert (await api.fixed(per_line)).status_code == 200
+    held = await _problem(
+        await api.ana.post("/v1/cart/items", json={"sku": "B", "quantity": 6}), 422, "LIMIT_EXCEEDED"
+    )
+    assert (await api.fixed(held)).status_code == 200
+    items = await _problem(
+        await api.ana.patch("/v1/cart/items/B", json={"quantity": 11}), 422, "LIMIT_EXCEEDED"
+    )
+    assert (await api.fixed(items)).status_code == 200
+    cart = (await api.ana.get("/v1/cart")).json()
+    assert [line["quantity"] for line in cart["items"]] == [20, 5]
+    await api.check_out(line_ids=["A"])
+    in_orders = await _problem(
+        await api.ana.post("/v1/cart/items", json={"sku": "C", "quantity": 2}), 422, "LIMIT_EXCEEDED"
+    )
+    # Twenty are held by the order, so the other line makes room.
+    assert (await api.fixed(in_orders)).status_code == 200
+    cart = (await api.ana.get("/v1/cart")).json()
+    assert [line["quantity"] for line in cart["items"]] == [4, 1]
+
+
 async def test_fix_accepts_when_a_price_rose_before_checkout(api: Any) -> None:
     await api.sell(price="9.99")
     await api.add()
