@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from cartstore import model
+from cartstore import limits, model
 from cartstore.catalog.money import to_text
 from cartstore.errors import CartError, CartStoreError, InsufficientStock, StoreError, VersionConflict
 from cartstore.free_json import canonical_properties

@@ -8,14 +8,31 @@ transaction that applies the engine's event: whoever paid first is served first.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 import msgspec
-from sqlalchemy import select, true, update
+from sqlalchemy import select, text, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cartstore.archive.arrays import columns_of, insert_rows, rows_of
 from cartstore.archive.tables import backorders
 from cartstore.errors import EventRefused
+
+_ADD_MISSING: Final = text(
+    """
+    INSERT INTO backorders (order_id, sku, epoch, seq, line, quantity, owed, created_at_ms)
+    SELECT sale.order_id, sale.sku, sale.epoch, sale.seq, sale.line, bought.quantity + sale.delta,
+        bought.quantity + sale.delta, sale.at_ms
+    FROM stock_ledger sale
+    JOIN (
+        SELECT order_id, sku, sum(quantity)::bigint AS quantity FROM order_lines
+        WHERE mode <> 'untracked' GROUP BY order_id, sku
+    ) bought USING (order_id, sku)
+    WHERE sale.kind = 'sale' AND bought.quantity + sale.delta > 0
+    ON CONFLICT (order_id, sku) DO NOTHING
+    """
+)
+"""None of them has got units yet: only a process that knows the table gives any."""
 
 _KEY = ("order_id", "sku")
 _NEEDED = ("sku", "owed")
@@ -112,6 +129,12 @@ async def read_waiting(connection: AsyncConnection, units: Mapping[str, int]) ->
         its = Backorder(**{name: getattr(row, name) for name in Backorder.__struct_fields__})
         found.setdefault(its.sku, []).append(its)
     return found
+
+
+async def add_missing(connection: AsyncConnection) -> None:
+    """Add those that the ledger knows and the table does not: a process of the version before, which did not
+    know the table, may have recorded sales after migration 0010."""
+    await connection.execute(_ADD_MISSING)
 
 
 async def write(connection: AsyncConnection, waiting: Waiting) -> None:

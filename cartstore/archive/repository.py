@@ -17,6 +17,7 @@ from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 
+from cartstore.archive import backorders
 from cartstore.archive.arrays import array_of
 from cartstore.archive.database import Database
 from cartstore.archive.quarantine import Quarantine, put_aside
@@ -161,6 +162,7 @@ class Archive:
             if row.key_layout != LAYOUT_BEFORE:
                 raise ConfigurationError(layout_refusal("The database", row.key_layout))
             await connection.execute(update(meta).values(key_layout=key_layout))
+            await backorders.add_missing(connection)
         _log.warning("the record moved from key layout %d to %d", LAYOUT_BEFORE, key_layout)
 
     # --- writing -------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from cartstore.archive import Archive, migrate
 from cartstore.archive.repository import StockTotals
 from cartstore.errors import EventRefused
+from cartstore.layout import LAYOUT
 from cartstore.model import FeedPosition, Position
 
 BEFORE = "0007"
@@ -132,6 +133,24 @@ async def test_migration_finds_who_waits_in_the_ledger(archive: Archive, databas
     await migrate(database_url)
 
     assert len(waiting) == 3
+    assert await rows(archive, "SELECT * FROM backorders ORDER BY seq") == waiting
+
+
+async def test_claim_finds_who_waits_when_a_process_of_the_layout_before_recorded_the_sale(
+    archive: Archive,
+) -> None:
+    """It works on after the migration, until the record moves to this layout."""
+    await archive.claim(namespace="main", partitions=1, key_layout=LAYOUT)
+    story = three_wait()
+    story.adjusted("kit", 3, 5, "truck", filled=3)
+    await archive.apply_events(story.events)
+    waiting = await rows(archive, "SELECT * FROM backorders ORDER BY seq")
+    async with archive.database.transaction() as connection:
+        await connection.execute(text("DELETE FROM backorders WHERE seq = 7"))
+        await connection.execute(text("UPDATE meta SET key_layout = 4"))
+
+    await archive.claim(namespace="main", partitions=1, key_layout=LAYOUT)
+
     assert await rows(archive, "SELECT * FROM backorders ORDER BY seq") == waiting
 
 
