@@ -515,6 +515,16 @@ async def set_on_an_old_version(api: Any) -> Steps:
     assert again.status_code == 200
 
 
+@case("VERSION_CONFLICT")
+async def put_a_product_on_an_old_version(api: Any) -> Steps:
+    await api.sell()
+    await api.sell(stock=None, price="4.00")
+    path, product = "/v1/admin/products/p-MUG", {"title": "Cup", "variants": [{"sku": "MUG", "price": "5"}]}
+    found = yield await api.admin.put(path, json=product, headers={"If-Match": '"1"'})
+    again = await api.admin.put(path, json=product, headers={"If-Match": found.headers["ETag"]})
+    assert again.status_code == 200
+
+
 @case("EVENTS_GONE")
 async def read_events_that_are_gone(api: Any) -> Steps:
     await api.sell(stock=1)

@@ -15,7 +15,7 @@ from cartstore.errors import EventRefused
 from cartstore.layout import LAYOUT
 from cartstore.model import FeedPosition, Position
 
-BEFORE = "0007"
+BEFORE = "0008"
 """The migration before the one that made the table."""
 
 WAITING = "SELECT order_id, quantity, owed FROM backorders WHERE sku = 'kit' ORDER BY epoch, seq, line"
