@@ -6,12 +6,16 @@ may carry a fix (`Kind.has_fix`) and has no case here fails a test: whoever adds
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import httpx
 import pytest
-from cartstore_api.problems import KINDS
+from cartstore_api import problems
+from cartstore_api.context import RequestContext
+from cartstore_api.problems import KINDS, ProblemError
+from cartstore_api.schemas import Fix
 from sqlalchemy import delete, update
 
 from cartstore.archive.tables import events, retention
@@ -494,8 +498,8 @@ async def pay_when_the_window_is_over(api: Any) -> Steps:
     await api.add()
     checkout = await api.check_out()
     payment_id = checkout["payment"]["id"]
-    while (await api.ana.get(f"/v1/payments/{payment_id}")).json()["status"] == "pending":
-        pass
+    while (await api.ana.get(f"/v1/payments/{payment_id}")).json()["status"] == "pending":  # noqa: ASYNC110
+        await asyncio.sleep(0.1)
     cart = yield await api.ana.post(f"/v1/payments/{payment_id}/simulate", json={"outcome": "fail"})
     assert [line["sku"] for line in cart.json()["items"]] == ["MUG"]
     await api.check_out()
@@ -569,3 +573,12 @@ async def test_fix_solves_the_problem(make_api: Any, code: str, steps: Case, cha
 
 def test_every_kind_of_problem_with_a_fix_has_a_case() -> None:
     assert set(CASES) == {code for code, kind in KINDS.items() if kind.has_fix}
+
+
+def test_fix_is_left_out_when_the_table_of_problems_knows_of_none() -> None:
+    problem = ProblemError("ORDER_STATE", "The order is paid.", fix=Fix(method="GET", path="/v1/orders"))
+
+    answer = problems.answer(RequestContext([]), problem, "POST", "/v1/orders/o/cancel")
+
+    assert not KINDS["ORDER_STATE"].has_fix
+    assert b'"fix"' not in answer.body
