@@ -16,6 +16,10 @@ Rules that hold for every method
   whole, with all orders of its payment; its lines return to the cart, unheld.
 * `held` of a SKU counts recorded holds of lines and of orders being paid. For `deny` SKUs
   `available = on_hand - held`, and `on_hand + sold - backordered` equals the sum of all adjustments.
+* Units that become free serve paid backorders first, in the same step: of d units min(d, backordered) lower
+  `backordered`, and on_hand by as many if they were counted there (they are, but for adjust and set). While
+  any are backordered none is free. An adjustment's event says how many (`filled`); other steps write
+  `backorder_filled` beside their own.
 * A line of a `deny` SKU with hold policy `on_add` is held whole when it is added or set, if
   `terms.reservations`. With `on_checkout`, or without reservations, add and set only check that the
   quantity is available (available + held of the line >= quantity). Other policies are never held.

@@ -60,6 +60,7 @@ FAILPOINTS: Final = frozenset(
         "rebuild.tombstones_put_back",
         "rebuild.carts_put_back",
         "rebuild.held_again",
+        "rebuild.backorders_served",
         "rebuild.anchored",
         "rebuild.done",
         "rebuild.opened",

@@ -338,13 +338,16 @@ class MemoryEngine:
             raise StockConflict("Fewer units would remain than are held.", sku=sku)
         if on_hand > limits.STOCK_MAX:
             raise LimitExceeded(f"No SKU may have more than {limits.STOCK_MAX} units.", sku=sku)
-        record.on_hand = on_hand
+        filled = max(0, min(delta, record.backordered))
+        record.on_hand = on_hand - filled
+        record.backordered -= filled
         position = self._emit(
             "stock_adjusted",
             now,
             sku=sku,
             delta=str(delta),
-            on_hand=str(on_hand),
+            filled=str(filled),
+            on_hand=str(record.on_hand),
             reason=reason,
             reference=reference,
             fingerprint=fingerprint,
@@ -352,6 +355,17 @@ class MemoryEngine:
         result = StockResult(level=self._level(sku), delta=delta, position=position)
         record.adjustments[reference] = (fingerprint, result)
         return result
+
+    def _serve_backorders(self, now: int, skus: Iterable[str] | None = None) -> None:
+        """Give free units of SKUs (None: all) to paid backorders, after a step that may have freed some."""
+        for sku in sorted(self._skus if skus is None else skus):
+            record = self._skus.get(sku)
+            # Adding up the holds is slow, and mostly nothing is owed.
+            if record is not None and record.backordered and (free := self._free(sku)):
+                filled = min(record.backordered, free)
+                record.on_hand -= filled
+                record.backordered -= filled
+                self._emit("backorder_filled", now, sku=sku, filled=str(filled), on_hand=str(record.on_hand))
 
     def _level(self, sku: str) -> StockLevel:
         record = self._skus[sku]
@@ -483,6 +497,7 @@ class MemoryEngine:
 
         self._write_line(cart, line.sku, line.properties_json, quantity, terms, now)
         self._commit(cart_id, cart, now, terms)
+        self._serve_backorders(now, [line.sku])
         return self._remember(
             cart,
             guard,
@@ -505,6 +520,7 @@ class MemoryEngine:
 
         del cart.lines[line_id]
         self._commit(cart_id, cart, now, terms)
+        self._serve_backorders(now, [sku_of(line_id)])
         return self._remember(cart, guard, LineResult(line=None, summary=cart.summary, read_at_ms=now))
 
     async def clear_cart(self, cart_id: str, *, terms: CartTerms, guard: Guard) -> CartResult:
@@ -519,6 +535,7 @@ class MemoryEngine:
 
         cart.lines.clear()
         self._commit(cart_id, cart, now, terms)
+        self._serve_backorders(now)
         return self._remember(cart, guard, CartResult(summary=cart.summary))
 
     async def put_lines(
@@ -571,6 +588,7 @@ class MemoryEngine:
                 raise _refusal_of([_shortfall(**_fields_of(outcome)) for outcome in refused])
             return PutResult(outcomes=tuple(outcomes), summary=self._cart(cart_id, now).summary)
         self._commit(cart_id, cart, now, terms)
+        self._serve_backorders(now)
         return self._remember(cart, guard, PutResult(outcomes=tuple(outcomes), summary=cart.summary))
 
     def _put_item(
@@ -960,6 +978,8 @@ class MemoryEngine:
         )
         record = self._keep(payment, orders)
         record.position = self._emit("checkout_begun", now, **_checkout_begun(payment, orders))
+        # A line whose SKU is not held any more gave its hold up.
+        self._serve_backorders(now, {line.sku for line in lines})
         return self._checkout(record, now)
 
     def _check_checkout(self, cart_id: str, cart: _Cart, lines: Sequence[_Line], terms: CartTerms) -> None:
@@ -1050,6 +1070,7 @@ class MemoryEngine:
         if not is_too_late and self._is_servable(record):
             self._take_back(record, now)
             self._sell(record, now)
+            self._serve_backorders(now, {line.sku for line in record.lines()})
         else:
             record.move("refund_due", "refund_due", record.orders[0].release_reason)
             record.position = self._emit(
@@ -1296,6 +1317,8 @@ class MemoryEngine:
                 released += 1
             else:
                 line.indexed_ms = expires_at_ms
+        if released:
+            self._serve_backorders(now, [sku])
         return len(due), released
 
     def _release_due_of_cart(self, cart_id: str, now: int) -> None:
@@ -1324,6 +1347,7 @@ class MemoryEngine:
                 self._return_line(cart, line, now)
             self._commit(payment.cart_id, cart, now)
         record.position = self._emit("payment_released", now, payment_id=payment.payment_id, reason=reason)
+        self._serve_backorders(now, {line.sku for line in record.lines()})
 
     def _return_line(self, cart: _Cart, line: OrderLine, now: int) -> None:
         kept = cart.lines.get(line.line_id)

@@ -220,6 +220,22 @@ class Position(msgspec.Struct, frozen=True, order=True):
         return cls(int(epoch), int(seq))
 
 
+class FeedPosition(msgspec.Struct, frozen=True, order=True):
+    """A place in the feed of archived events: `<epoch>-<seq>` of an event, or `<epoch>-<seq>.<line>` of one
+    that the record tells beside it."""
+
+    position: Position
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.position}.{self.line}" if self.line else str(self.position)
+
+    @classmethod
+    def parse(cls, text: str) -> FeedPosition:
+        position, _, line = text.partition(".")
+        return cls(Position.parse(position), int(line or 0))
+
+
 class StockResult(msgspec.Struct, frozen=True, kw_only=True):
     level: StockLevel
     delta: int
@@ -581,6 +597,13 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     previous: str | None = None
     """Position and nonce of the entry before it in the outbox, separated by a space; empty when there was
     none. None: a version of cartstore that did not name it wrote this entry."""
+
+    line: int = 0
+    """From 1 on: what the record tells beside the engine's event at this position, in this order."""
+
+    @property
+    def feed_position(self) -> FeedPosition:
+        return FeedPosition(self.position, self.line)
 
     @property
     def name(self) -> str:

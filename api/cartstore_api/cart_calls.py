@@ -21,7 +21,7 @@ from cartstore_api.conditions import (
 )
 from cartstore_api.context import RawHeader, RequestContext
 from cartstore_api.problems import ProblemError, answer_short
-from cartstore_api.remedies import ITEMS, fix_short
+from cartstore_api.remedies import BROWSE, BROWSING, ITEMS, fix_short
 from cartstore_api.services import Services
 
 _IS_REPRESENTATION: Final[RawHeader] = (b"preference-applied", b"return=representation")
@@ -67,7 +67,7 @@ async def add_line(services: Services, context: RequestContext, data: schemas.Ad
     except InsufficientStock as error:
         line_id = error.line_id or _line_id_of(sku, data)
         fix = fix_short(error, line_id, data.properties, is_there=False)
-        return answer_short(context, error, line_id, ITEMS, fix)
+        return answer_short(context, error, line_id, ITEMS, fix, BROWSING if fix is BROWSE else None)
     except CartError as error:
         raise await services.remedies.explain_line(
             error,

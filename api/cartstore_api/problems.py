@@ -54,6 +54,9 @@ class Kind(msgspec.Struct, frozen=True):
     status: int
     title: str
     suggested_action: str | None = None
+    has_fix: bool = False
+    """Whether its problems carry a `fix`; one of any other kind is left out. tests/api/test_fixes.py sends
+    some of each kind, and sees the problem gone."""
     type: str = ""
     headers: tuple[RawHeader, ...] = ()
 
@@ -66,37 +69,39 @@ _ROWS: dict[str, Kind] = {
     "UNAUTHENTICATED": Kind(401, "Sign in first", "sign_in"),
     "FORBIDDEN": Kind(403, "Not allowed"),
     "CSRF_FAILED": Kind(403, "The request came from another site"),
-    "ITEM_NOT_FOUND": Kind(404, "No such line", "read_cart"),
-    "PRODUCT_NOT_FOUND": Kind(404, "No such product", "browse_products"),
+    "ITEM_NOT_FOUND": Kind(404, "No such line", "read_cart", has_fix=True),
+    "PRODUCT_NOT_FOUND": Kind(404, "No such product", "browse_products", has_fix=True),
     "ORDER_NOT_FOUND": Kind(404, "No such order"),
     "PAYMENT_NOT_FOUND": Kind(404, "No such payment"),
     "COUPON_NOT_FOUND": Kind(404, "No such coupon"),
     "NOT_FOUND": Kind(404, "Nothing here"),
     "METHOD_NOT_ALLOWED": Kind(405, "The method is not allowed here"),
-    "EVENTS_GONE": Kind(410, "Events are not kept any more", "read_from_oldest"),
+    "EVENTS_GONE": Kind(410, "Events are not kept any more", "read_from_oldest", has_fix=True),
     "BODY_TOO_LARGE": Kind(413, "The body is too large"),
     "UNSUPPORTED_MEDIA_TYPE": Kind(415, "The media type is not supported"),
     "HEADERS_TOO_LARGE": Kind(431, "The headers are too large"),
     "REQUEST_TIMEOUT": Kind(408, "The request did not come in time", "retry"),
-    "CART_EMPTY": Kind(409, "The cart is empty", "add_items"),
-    "INSUFFICIENT_STOCK": Kind(409, "Not enough in stock", "reduce_quantity"),
-    "PRODUCT_INACTIVE": Kind(409, "Not on sale", "remove_line"),
-    "PRICE_CHANGED": Kind(409, "A price has changed", "accept_changes"),
-    "TOTAL_CHANGED": Kind(409, "The total has changed", "confirm_total"),
-    "CHECKOUT_VALIDATION_FAILED": Kind(409, "Several lines cannot be taken as they are", "review_lines"),
+    "CART_EMPTY": Kind(409, "The cart is empty", "add_items", has_fix=True),
+    "INSUFFICIENT_STOCK": Kind(409, "Not enough in stock", "reduce_quantity", has_fix=True),
+    "PRODUCT_INACTIVE": Kind(409, "Not on sale", "remove_line", has_fix=True),
+    "PRICE_CHANGED": Kind(409, "A price has changed", "accept_changes", has_fix=True),
+    "TOTAL_CHANGED": Kind(409, "The total has changed", "confirm_total", has_fix=True),
+    "CHECKOUT_VALIDATION_FAILED": Kind(
+        409, "Several lines cannot be taken as they are", "review_lines", has_fix=True
+    ),
     "STOCK_CONFLICT": Kind(409, "The stock does not allow this", "read_stock"),
     "COUPON_NOT_APPLICABLE": Kind(409, "The coupon does not apply"),
-    "CURRENCY_MISMATCH": Kind(409, "Another currency than the cart's", "check_out_first"),
+    "CURRENCY_MISMATCH": Kind(409, "Another currency than the cart's", "check_out_first", has_fix=True),
     "ORDER_STATE": Kind(409, "The order's state does not allow this", "read_order"),
-    "PAYMENT_EXPIRED": Kind(409, "The payment window is over", "check_out_again"),
+    "PAYMENT_EXPIRED": Kind(409, "The payment window is over", "check_out_again", has_fix=True),
     "PAYMENT_STATE": Kind(409, "The payment's state does not allow this", "read_payment"),
     "IDEMPOTENCY_IN_PROGRESS": Kind(409, "A call with this key is still running", "retry"),
-    "VERSION_CONFLICT": Kind(412, "It has another version", "read_cart"),
+    "VERSION_CONFLICT": Kind(412, "It has another version", "read_cart", has_fix=True),
     "VALIDATION_FAILED": Kind(422, "A value is not allowed", "correct_request"),
-    "INVALID_QUANTITY": Kind(422, "The quantity is not allowed", "change_quantity"),
-    "OPTION_REQUIRED": Kind(422, "An option must be chosen", "choose_options"),
-    "OPTION_NOT_AVAILABLE": Kind(422, "The option does not exist", "choose_options"),
-    "LIMIT_EXCEEDED": Kind(422, "A limit would be exceeded", "reduce_quantity"),
+    "INVALID_QUANTITY": Kind(422, "The quantity is not allowed", "change_quantity", has_fix=True),
+    "OPTION_REQUIRED": Kind(422, "An option must be chosen", "choose_options", has_fix=True),
+    "OPTION_NOT_AVAILABLE": Kind(422, "The option does not exist", "choose_options", has_fix=True),
+    "LIMIT_EXCEEDED": Kind(422, "A limit would be exceeded", "reduce_quantity", has_fix=True),
     "PURCHASE_LIMIT": Kind(422, "The purchase limit is reached", "reduce_quantity"),
     "IDEMPOTENCY_KEY_REUSED": Kind(422, "The key was used for another request", "use_new_key"),
     "FEATURE_OFF": Kind(422, "This feature is switched off"),
@@ -244,6 +249,8 @@ def answer(context: RequestContext, exc: Exception, method: str, path: str) -> A
     context.code = error.code
     if kind.status == 500:
         logger.error("unexpected", exc_info=exc, extra={"fields": {"request_id": context.request_id}})
+    if error.fix is not None and not kind.has_fix:
+        logger.error("a problem %s may have no fix, by the table of problems; it is left out", error.code)
     problem = Problem(
         type=kind.type,
         title=kind.title,
@@ -260,7 +267,7 @@ def answer(context: RequestContext, exc: Exception, method: str, path: str) -> A
         requested_quantity=_sane(error.requested_quantity),
         shortfalls=error.shortfalls,
         suggested_action=error.suggested_action or kind.suggested_action,
-        fix=error.fix,
+        fix=error.fix if kind.has_fix else None,
         cart=error.cart,
     )
     return Answer(_encode(problem), kind.status, (*kind.headers, *error.headers), PROBLEM)
@@ -270,7 +277,12 @@ _SHORT = KINDS["INSUFFICIENT_STOCK"]
 
 
 def answer_short(
-    context: RequestContext, error: InsufficientStock, line_id: str, path: str, fix: Fix | None
+    context: RequestContext,
+    error: InsufficientStock,
+    line_id: str,
+    path: str,
+    fix: Fix | None,
+    suggested_action: str | None = None,
 ) -> Answer:
     """What a request ends in that wants more units for a line than there are; byte for byte what `answer`
     would give. A crowd is refused as often as it is served, and so as fast: without an exception of ours, and
@@ -288,7 +300,7 @@ def answer_short(
         sku=error.sku,
         available_quantity=_sane(error.available_quantity),
         requested_quantity=_sane(error.requested_quantity),
-        suggested_action=_SHORT.suggested_action,
+        suggested_action=suggested_action or _SHORT.suggested_action,
         fix=fix,
     )
     return Answer(_encode(problem), _SHORT.status, _SHORT.headers, PROBLEM)

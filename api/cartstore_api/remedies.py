@@ -8,7 +8,7 @@ or the catalog cannot be asked, the problem goes out without a fix rather than a
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -21,9 +21,18 @@ from cartstore.store import CartStore
 from cartstore_api import schemas
 from cartstore_api.problems import ProblemError, shortfall_of
 from cartstore_api.quantities import Rules, rules_of
+from cartstore_api.room import Entry, Room, Wanted
 
 CART = "/v1/cart"
 ITEMS = "/v1/cart/items"
+
+BROWSE: Final = schemas.Fix(method="GET", path="/v1/products")
+"""Nothing of what was asked for can be had; what else is on sale is an answer in any case."""
+
+BROWSING: Final = "browse_products"
+
+REPLACED_LINES_MAX: Final = 500
+"""Lines that one request takes out; of a cart with more, all are cleared."""
 
 ReadCart = Callable[[Owner], Awaitable[bytes]]
 """Gives a cart as it is told."""
@@ -65,17 +74,20 @@ class Remedies:
             if problem.code == "INVALID_QUANTITY":
                 problem.detail = await self._quantity_detail(line_id, quantity, is_add=is_add)
             if problem.code in ("INVALID_QUANTITY", "LIMIT_EXCEEDED"):
-                target = await self._target(problem, owner, line_id, quantity, is_add=is_add)
-                if target is not None:
-                    problem.fix = _set_line(line_id, target, properties, is_there=not is_add)
+                problem.fix = await self._fix_quantity(
+                    problem, owner, line_id, quantity, properties, is_add=is_add
+                )
+            elif problem.code == "CURRENCY_MISMATCH" and is_add:
+                problem.fix = await self._fix_currency(owner, line_id, quantity, properties)
             elif problem.code == "PRODUCT_INACTIVE" and is_add:
-                # Whether the line is in the cart is not known; what else is on sale is an answer either way.
-                problem.suggested_action = "browse_products"
-                problem.fix = schemas.Fix(method="GET", path="/v1/products")
-            elif problem.code == "PRODUCT_INACTIVE":
+                # Whether the line is in the cart is not known.
+                problem.fix = BROWSE
+            elif problem.code in ("PRODUCT_INACTIVE", "CURRENCY_MISMATCH"):
                 problem.fix = _set_line(line_id, 0, None, is_there=True)
         except CartStoreError:
             return problem
+        if problem.fix is BROWSE and problem.code != "PRODUCT_NOT_FOUND":
+            problem.suggested_action = BROWSING
         return problem
 
     async def explain_put(
@@ -90,7 +102,7 @@ class Remedies:
             if problem.shortfalls:
                 for shortfall in problem.shortfalls:
                     shortfall.detail = await self._limit_detail(shortfall)
-                problem.fix = await self._fix_put(problem.shortfalls, items)
+                problem.fix = await self._fix_put(problem.shortfalls, items, owner)
                 if len(problem.shortfalls) == 1:
                     problem.detail = problem.shortfalls[0].detail or problem.detail
         except CartStoreError:
@@ -110,6 +122,8 @@ class Remedies:
                 problem.fix = await self._fix_lines(error.shortfalls, cart)
             elif problem.code == "TOTAL_CHANGED":
                 problem.fix = await self._fix_total(owner, body)
+            elif problem.code == "LIMIT_EXCEEDED":
+                problem.fix = await self._fix_held(owner, body)
         except CartStoreError:
             return problem
         return problem
@@ -124,47 +138,95 @@ class Remedies:
         elif problem.code in ("ITEM_NOT_FOUND", "PAYMENT_EXPIRED"):
             problem.fix = schemas.Fix(method="GET", path=CART)
         elif problem.code in ("CART_EMPTY", "PRODUCT_NOT_FOUND"):
-            problem.fix = schemas.Fix(method="GET", path="/v1/products")
+            problem.fix = BROWSE
+        elif problem.code == "CURRENCY_MISMATCH" and error.line_id and not error.shortfalls:
+            problem.fix = _set_line(error.line_id, 0, None, is_there=True)
 
     # --- one line ------------------------------------------------------------------------------
 
-    async def _target(
-        self, problem: ProblemError, owner: Owner, line_id: str, quantity: int, *, is_add: bool
-    ) -> int | None:
-        """The quantity that the line can have; None when that is not known."""
-        sku = model.sku_of(line_id)
-        rules = await self._rules(sku)
+    async def _fix_quantity(
+        self,
+        problem: ProblemError,
+        owner: Owner,
+        line_id: str,
+        quantity: int,
+        properties: Mapping[str, Any] | None,
+        *,
+        is_add: bool,
+    ) -> schemas.Fix | None:
+        """Set the line to the nearest quantity that it can have; make room for one that it cannot have beside
+        the others."""
         cart = await self._store.read_cart(owner)
+        room = Room(cart, self._store.settings, in_orders=await self._in_orders(cart))
         line = cart.line(line_id)
-        current = line.quantity if line else 0
-        wanted = problem.requested_quantity
-        if wanted is None:
-            wanted = current + quantity if is_add else quantity
-        ceiling = await self._ceiling(cart, line, sku)
-        target = rules.nearest(wanted, ceiling)
-        # What was refused is no fix: some bound is in the way that is not known here.
-        return target if target != wanted else None
+        current = room.quantity(line_id)
+        total = current + quantity if is_add else quantity
+        wanted = await self._wanted(line_id, line)
+        target = wanted.rules.nearest(total, room.ceiling(wanted))
+        if target == total:
+            # What was refused is no fix: some bound is in the way that is not known here.
+            return None
+        if target > current or (not is_add and target):
+            return _set_line(line_id, target, properties, is_there=not is_add)
+        if wanted.rules.nearest(total, wanted.at_most()) > current:
+            return await self._fix_by_making_room(cart, room, wanted, total, properties)
+        if target or current:
+            return _set_line(line_id, target, properties, is_there=line is not None)
+        return BROWSE
 
-    async def _ceiling(self, cart: model.Cart, line: model.Line | None, sku: str) -> int:
-        """The largest quantity of a line that the cart's own limits leave."""
+    async def _fix_by_making_room(
+        self, cart: model.Cart, room: Room, wanted: Wanted, total: int, properties: Mapping[str, Any] | None
+    ) -> schemas.Fix | None:
+        rules = {line.line_id: await self._rules(line.sku) for line in cart.lines}
+        entries = room.make(wanted, total, rules.__getitem__)
+        if entries is not None:
+            return _put_lines(entries, wanted.line_id, properties)
+        return await self._fix_by_cancelling(cart)
+
+    async def _fix_by_cancelling(self, cart: model.Cart) -> schemas.Fix | None:
+        """Units of orders that wait for their payment are held for the owner; the oldest is given up. Its
+        lines come back into the cart, unheld."""
+        pending = [it for it in await self._pending(cart) if _held_of(it)]
+        if not pending:
+            return None
+        order_id = pending[-1].payment.order_ids[0]
+        return schemas.Fix(method="POST", path=f"/v1/orders/{order_id}/cancel")
+
+    async def _fix_currency(
+        self, owner: Owner, line_id: str, quantity: int, properties: Mapping[str, Any] | None
+    ) -> schemas.Fix:
+        """A cart has one currency: what is in it makes place for the new line, which is added in the same
+        step or not at all."""
+        wanted = await self._wanted(line_id, None)
+        target = wanted.rules.nearest(quantity, wanted.at_most())
+        cart = await self._store.read_cart(owner)
+        if not target:
+            return BROWSE
+        if len(cart.lines) > REPLACED_LINES_MAX:
+            return schemas.Fix(method="DELETE", path=CART)
+        gone: list[Entry] = [(line.line_id, 0) for line in cart.lines]
+        return _put_lines([*gone, (line_id, target)], line_id, properties)
+
+    async def _wanted(self, line_id: str, line: model.Line | None) -> Wanted:
+        sku = model.sku_of(line_id)
+        variant = await self._variant(sku)
         settings = self._store.settings
-        current, held = (line.quantity, line.held) if line else (0, 0)
-        if line is None and len(cart.lines) >= settings.max_lines_per_cart:
-            return 0
-        ceiling = settings.max_items_per_cart - (cart.summary.total_items - current)
         level = (await self._store.engine.read_stock([sku]))[0]
-        if level is not None and level.policy == "deny" and settings.reservations == "on":
-            in_orders = sum(
-                order_line.held
-                for checkout in await self._store.engine.list_payments(cart.cart_id)
-                if checkout.payment.status == "pending"
-                for order in checkout.orders
-                for order_line in order.lines
-            )
-            in_cart = sum(other.held for other in cart.lines)
-            ceiling = min(ceiling, settings.max_held_per_owner - in_orders - (in_cart - held))
-            ceiling = min(ceiling, max(0, level.on_hand - level.held) + held)
-        return max(0, ceiling)
+        available, is_held = None, False
+        if level is not None and level.policy == "deny":
+            available = max(0, level.on_hand - level.held) + (line.held if line else 0)
+            is_on_add = variant is None or variant.hold_policy == "on_add"
+            is_held = settings.reservations == "on" and is_on_add
+        rules = rules_of(variant, settings.max_quantity_per_line)
+        return Wanted(line_id=line_id, rules=rules, available=available, is_held=is_held)
+
+    async def _pending(self, cart: model.Cart) -> list[model.Checkout]:
+        """Payments that are pending, newest first."""
+        listed = await self._store.engine.list_payments(cart.cart_id)
+        return [checkout for checkout in listed if checkout.payment.status == "pending"]
+
+    async def _in_orders(self, cart: model.Cart) -> int:
+        return sum(_held_of(checkout) for checkout in await self._pending(cart))
 
     async def _variant(self, sku: str) -> model.Variant | None:
         try:
@@ -214,43 +276,74 @@ class Remedies:
     # --- several lines -------------------------------------------------------------------------
 
     async def _fix_put(
-        self, shortfalls: Sequence[schemas.Shortfall], items: Sequence[schemas.PutItem]
+        self, shortfalls: Sequence[schemas.Shortfall], items: Sequence[schemas.PutItem], owner: Owner
     ) -> schemas.Fix | None:
-        refused = {shortfall.line_id: shortfall for shortfall in shortfalls}
+        """The same entries in the quantities that can be had, one after the other; without what cannot be had
+        at all, unless it is in the cart. If nothing is left of them, what solves the first."""
+        refused = {shortfall.line_id: shortfall.code for shortfall in shortfalls}
+        cart = await self._store.read_cart(owner)
+        room = Room(cart, self._store.settings, in_orders=await self._in_orders(cart))
         entries = []
         for item in items:
-            shortfall = refused.get(line_id_of_item(item))
-            if shortfall is None:
-                entries.append(_entry_of(item, item.quantity))
-            elif shortfall.code in ("INSUFFICIENT_STOCK", "INVALID_QUANTITY") and shortfall.sku:
-                rules = await self._rules(shortfall.sku)
-                ceiling = limits.QUANTITY_MAX
-                if shortfall.code == "INSUFFICIENT_STOCK":
-                    ceiling = shortfall.available_quantity or 0
-                entries.append(_entry_of(item, rules.nearest(item.quantity, ceiling)))
-        if not entries:
-            return None
-        # `partial`: what else might stand in the way of one entry must not take the others with it.
-        return schemas.Fix(method="PUT", path=ITEMS, body={"items": entries, "mode": "partial"})
+            line_id = line_id_of_item(item)
+            code, line = refused.get(line_id), cart.line(line_id)
+            target = item.quantity
+            if code in ("INSUFFICIENT_STOCK", "INVALID_QUANTITY", "LIMIT_EXCEEDED"):
+                wanted = await self._wanted(line_id, line)
+                target = wanted.rules.nearest(item.quantity, room.ceiling(wanted))
+            elif code in ("PRODUCT_INACTIVE", "CURRENCY_MISMATCH"):
+                target = 0
+            elif code is not None:
+                continue
+            if target or line is not None or code is None:
+                entries.append(_entry_of(item, target))
+                room.put(line_id, target)
+        if entries:
+            # `partial`: what else might stand in the way of one entry must not take the others with it.
+            return schemas.Fix(method="PUT", path=ITEMS, body={"items": entries, "mode": "partial"})
+        first = next((item for item in items if line_id_of_item(item) in refused), None)
+        return await self._fix_first(refused, first, cart, room, owner) if first is not None else None
+
+    async def _fix_first(
+        self,
+        refused: Mapping[str | None, str],
+        item: schemas.PutItem,
+        cart: model.Cart,
+        room: Room,
+        owner: Owner,
+    ) -> schemas.Fix | None:
+        line_id = line_id_of_item(item)
+        code = refused[line_id]
+        if code == "ITEM_NOT_FOUND":
+            return schemas.Fix(method="GET", path=CART)
+        if code == "CURRENCY_MISMATCH":
+            return await self._fix_currency(owner, line_id, item.quantity, item.properties)
+        wanted = await self._wanted(line_id, None)
+        if code == "LIMIT_EXCEEDED" and wanted.rules.nearest(item.quantity, wanted.at_most()):
+            return await self._fix_by_making_room(cart, room, wanted, item.quantity, item.properties)
+        return BROWSE
 
     async def _fix_lines(self, shortfalls: Sequence[dict[str, Any]], cart: model.Cart) -> schemas.Fix | None:
         """Quantities come before prices: a line that goes needs no accepting."""
         targets: dict[str, int] = {}
         risen = []
+        room = Room(cart, self._store.settings, in_orders=await self._in_orders(cart))
         for entry in shortfalls:
             line = cart.line(entry.get("line_id") or "")
             if line is None:
                 continue
             if entry["code"] == "PRICE_CHANGED":
                 risen.append(line.line_id)
-            elif entry["code"] == "PRODUCT_INACTIVE":
+            elif entry["code"] in ("PRODUCT_INACTIVE", "CURRENCY_MISMATCH"):
                 targets[line.line_id] = 0
             else:
-                ceiling = entry.get("available_quantity")
-                rules = await self._rules(line.sku)
-                targets[line.line_id] = rules.nearest(
-                    line.quantity, limits.QUANTITY_MAX if ceiling is None else ceiling
-                )
+                available = entry.get("available_quantity")
+                if available is None:
+                    available = line.available_quantity
+                wanted = msgspec.structs.replace(await self._wanted(line.line_id, line), available=available)
+                targets[line.line_id] = wanted.rules.nearest(line.quantity, room.ceiling(wanted))
+            if line.line_id in targets:
+                room.put(line.line_id, targets[line.line_id])
         if len(targets) == 1:
             ((line_id, target),) = targets.items()
             return _set_line(line_id, target, None, is_there=True)
@@ -260,6 +353,35 @@ class Remedies:
         if risen:
             return schemas.Fix(method="POST", path="/v1/cart/changes/accept", body={"line_ids": risen})
         return None
+
+    async def _fix_held(self, owner: Owner, body: schemas.BeginCheckout) -> schemas.Fix | None:
+        """Check out the first lines, as many as can be held at once; without any, give up an older order, or
+        lower the first line."""
+        cart = await self._store.read_cart(owner)
+        left = (
+            self._store.settings.max_held_per_owner
+            - await self._in_orders(cart)
+            - sum(line.held for line in cart.lines)
+        )
+        chosen: list[str] = []
+        lines = [line for line in cart.lines if body.line_ids is None or line.line_id in body.line_ids]
+        for line in lines:
+            left -= line.quantity - line.held if line.policy == "deny" else 0
+            if left < 0:
+                break
+            chosen.append(line.line_id)
+        if chosen:
+            asked = msgspec.structs.replace(body, line_ids=chosen, expected_total=None)
+            return schemas.Fix(
+                method="POST", path="/v1/checkout", body=_without_nulls(msgspec.to_builtins(asked))
+            )
+        if (cancelling := await self._fix_by_cancelling(cart)) is not None or not lines:
+            return cancelling
+        first = lines[0]
+        rules = await self._rules(first.sku)
+        return _set_line(
+            first.line_id, rules.nearest(first.quantity + left, first.quantity + left), None, is_there=True
+        )
 
     async def _fix_total(self, owner: Owner, body: schemas.BeginCheckout) -> schemas.Fix:
         cart = await self._store.read_cart(owner)
@@ -280,6 +402,8 @@ def fix_short(
     did not say what would fit. `is_there`: the line is in the cart; else that is not known."""
     if error.fitting_quantity is None:
         return None
+    if error.fitting_quantity == 0 and not is_there:
+        return BROWSE
     return _set_line(line_id, error.fitting_quantity, properties, is_there=is_there)
 
 
@@ -307,6 +431,23 @@ def _set_line(
     if properties:
         entry["properties"] = properties
     return schemas.Fix(method="PUT", path=ITEMS, body={"items": [entry]})
+
+
+def _put_lines(entries: Sequence[Entry], wanted_id: str, properties: Mapping[str, Any] | None) -> schemas.Fix:
+    """A request that sets several lines, all or none. `properties`: the wanted line's, which may be new."""
+    items: list[dict[str, Any]] = []
+    for line_id, quantity in entries:
+        if line_id == wanted_id:
+            named = {"sku": model.sku_of(line_id), "properties": properties or None, "quantity": quantity}
+            items.append(_without_nulls(named))
+        else:
+            items.append({"line_id": line_id, "quantity": quantity})
+    return schemas.Fix(method="PUT", path=ITEMS, body={"items": items})
+
+
+def _held_of(checkout: model.Checkout) -> int:
+    """Units that a payment's orders hold."""
+    return sum(line.held for order in checkout.orders for line in order.lines)
 
 
 def _priced(entry: dict[str, Any], currency: str | None) -> schemas.Shortfall:

@@ -347,9 +347,10 @@ def ledger_entry_view(entry: LedgerRow) -> schemas.LedgerEntry:
 
 
 def event_view(event: model.Event) -> schemas.ArchivedEvent:
-    row = RowReader("event", str(event.position))
+    position = str(event.feed_position)
+    row = RowReader("event", position)
     return schemas.ArchivedEvent(
-        position=str(event.position),
+        position=position,
         type=event.type,
         at=row.time("at", event.at_ms),
         body=row.json("body", event.body_json),

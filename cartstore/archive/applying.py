@@ -12,7 +12,11 @@ from typing import Any, Final
 
 import msgspec
 
+from cartstore.archive.backorders import Backorder, Waiting
 from cartstore.archive.events import (
+    BACKORDER_ASSIGNED,
+    BackorderAssigned,
+    BackorderFilled,
     Body,
     CheckoutBegun,
     OrderRefunded,
@@ -104,22 +108,40 @@ def skus_needed(batch: Sequence[Decoded]) -> list[str]:
     skus: set[str] = set()
     for entry in batch:
         match entry.body:
-            case StockAdjusted():
+            case StockAdjusted() | BackorderFilled():
                 skus.add(entry.body.sku)
             case PaymentSettled():
                 skus.update(sale.sku for sale in entry.body.sold)
     return sorted(skus)
 
 
+def units_to_assign(batch: Sequence[Decoded]) -> dict[str, int]:
+    """Units of each SKU that go to backorders."""
+    units: dict[str, int] = {}
+    for entry in batch:
+        if isinstance(entry.body, StockAdjusted | BackorderFilled) and entry.body.filled:
+            units[entry.body.sku] = units.get(entry.body.sku, 0) + entry.body.filled
+    return units
+
+
 class Changes:
-    """The rows that a batch makes and changes, given the rows that it builds on.
+    """The rows that a batch makes and changes, given the rows that it builds on. `waiting`: as far as the
+    batch serves them (`units_to_assign`).
 
     Raises EventRefused while folding when an event contradicts the state before it.
     """
 
-    def __init__(self, payments: Mapping[str, PaymentState], stock: Mapping[str, StockCount]) -> None:
+    def __init__(
+        self,
+        payments: Mapping[str, PaymentState],
+        stock: Mapping[str, StockCount],
+        waiting: Mapping[str, Sequence[Backorder]],
+    ) -> None:
         self.begun: list[CheckoutBegun] = []
         self.ledger: list[LedgerLine] = []
+        self.waiting = Waiting(waiting)
+        self.feed: list[tuple[Any, ...]] = []
+        """Events that the record adds, as rows of `events`."""
         self.stock = dict(stock)
         self.payments = dict(payments)
 
@@ -138,6 +160,8 @@ class Changes:
                     self._release(entry.body)
                 case OrderRefunded():
                     self._refund(entry.body)
+                case BackorderFilled():
+                    self._fill(entry.event, entry.body, 0)
 
     def begun_ids(self) -> set[str]:
         return {begun.payment_id for begun in self.begun}
@@ -146,8 +170,26 @@ class Changes:
         self._count(body.sku).on_hand += body.delta
         # The ledger keeps what the engine answered, because a repeated call is answered from it. Should it
         # differ from the count here, that is drift, which reconciling finds; refusing would hide it.
-        self._write(event, 0, body.sku, body.delta, body.on_hand, "adjust", body.reason, body.reference,
-                    None, body.fingerprint)  # fmt: skip
+        self._write(event, 0, body.sku, body.delta, body.on_hand + body.filled, "adjust", body.reason,
+                    body.reference, None, body.fingerprint)  # fmt: skip
+        self._fill(event, body, 1)
+
+    def _fill(self, event: Event, body: StockAdjusted | BackorderFilled, line: int) -> None:
+        """Units go to the oldest paid orders that wait for them: a ledger row from `line` on and an event of
+        the feed for each."""
+        if not body.filled:
+            return
+        count = self._count(body.sku)
+        count.on_hand -= body.filled
+        count.backordered -= body.filled
+        left = body.filled
+        assigned = self.waiting.assign(body.sku, body.filled)
+        for number, its in enumerate(assigned):
+            left -= its.units
+            self._write(event, line + number, body.sku, -its.units, body.on_hand + left, "backorder",
+                        "backorder", f"{its.order_id}@{event.position}", its.order_id, "")  # fmt: skip
+            told = BackorderAssigned(order_id=its.order_id, sku=body.sku, quantity=its.units, owed=its.owed)
+            self.feed.append(_feed_row(event, number + 1, BACKORDER_ASSIGNED, told))
 
     def _begin(self, body: CheckoutBegun) -> None:
         if body.payment_id in self.payments:
@@ -182,6 +224,13 @@ class Changes:
             count.backordered += sale.backordered
             self._write(event, line, sale.sku, -sale.taken, count.on_hand, "sale", "sale", sale.order_id,
                         sale.order_id, "")  # fmt: skip
+            if sale.backordered:
+                self.waiting.add(
+                    Backorder(
+                        sale.order_id, sale.sku, event.position.epoch, event.position.seq, line,
+                        sale.backordered, sale.backordered, event.at_ms,
+                    )
+                )  # fmt: skip
 
     def _release(self, body: PaymentReleased) -> None:
         payment = self._payment(body.payment_id, {"pending"}, "be released")
@@ -234,12 +283,23 @@ class Changes:
         )  # fmt: skip
 
 
+def _feed_row(event: Event, line: int, type_: str, body: msgspec.Struct) -> tuple[Any, ...]:
+    """A row of `events` beside that of an event. Numbers are texts, as in what scripts write."""
+    texts = {name: str(value) for name, value in msgspec.structs.asdict(body).items()}
+    position = event.position
+    return (
+        *(position.epoch, position.seq, line, event.nonce, type_, event.at_ms),
+        msgspec.json.encode(texts).decode(),
+    )
+
+
 def event_rows(batch: Iterable[Decoded]) -> list[tuple[Any, ...]]:
-    """(epoch, seq, nonce, type, at_ms, body as JSON) of each event."""
+    """(epoch, seq, line, nonce, type, at_ms, body as JSON) of each event."""
     return [
         (
             entry.event.position.epoch,
             entry.event.position.seq,
+            0,
             entry.event.nonce,
             entry.event.type,
             entry.event.at_ms,

@@ -23,10 +23,12 @@ Name = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class StockAdjusted(msgspec.Struct, frozen=True, kw_only=True):
-    """on_hand changed by `delta`; `on_hand` is the engine's count afterwards."""
+    """`delta` units came or went; `filled` of them went to paid backorders at once. `on_hand` is the engine's
+    count afterwards."""
 
     sku: Name
     delta: Annotated[int, msgspec.Meta(ge=-STOCK_MAX, le=STOCK_MAX)]
+    filled: Units = 0
     on_hand: Units
     reason: str
     reference: Name
@@ -123,6 +125,25 @@ class OrderRefunded(msgspec.Struct, frozen=True, kw_only=True):
     payment_status: PaymentStatus
 
 
+class BackorderFilled(msgspec.Struct, frozen=True, kw_only=True):
+    """Units on hand that nobody held any more went to paid backorders; `on_hand` is the engine's count
+    afterwards."""
+
+    sku: Name
+    filled: Annotated[int, msgspec.Meta(ge=1, le=STOCK_MAX)]
+    on_hand: Units
+
+
+class BackorderAssigned(msgspec.Struct, frozen=True, kw_only=True):
+    """One paid order got units that it waited for; `owed` is what it still waits for. The record writes it
+    beside the event of the engine that brought the units; no script does."""
+
+    order_id: Name
+    sku: Name
+    quantity: Units
+    owed: Units
+
+
 class HeldRepaired(msgspec.Struct, frozen=True, kw_only=True):
     """Reconcile set `held` to what carts and orders claim. The record keeps no holds: this is for whoever
     wants to know why a counter moved."""
@@ -143,6 +164,7 @@ Body = (
     | PaymentSettled
     | PaymentReleased
     | OrderRefunded
+    | BackorderFilled
     | HeldRepaired
 )
 
@@ -153,8 +175,12 @@ BODY_TYPES: dict[str, type[Body]] = {
     "payment_settled": PaymentSettled,
     "payment_released": PaymentReleased,
     "order_refunded": OrderRefunded,
+    "backorder_filled": BackorderFilled,
     "held_repaired": HeldRepaired,
 }
+
+BACKORDER_ASSIGNED = "backorder_assigned"
+"""Type of the events that the record adds to the feed (BackorderAssigned)."""
 
 _DECODERS = {name: msgspec.json.Decoder(body_type, strict=False) for name, body_type in BODY_TYPES.items()}
 

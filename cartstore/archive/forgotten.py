@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cartstore.archive.arrays import array_of, columns_of, rows_of
 from cartstore.archive.events import (
+    BackorderFilled,
     Body,
     CheckoutBegun,
     HeldRepaired,
@@ -22,7 +23,7 @@ from cartstore.archive.events import (
 )
 from cartstore.archive.tables import orders, payments, stock_ledger
 from cartstore.errors import EventRefused
-from cartstore.model import Event, payment_id_of_order
+from cartstore.model import Event, Position, payment_id_of_order
 
 ANCHOR = "anchor"
 """Type of the entry that a rebuild begins a stream with; it stands for an event that was applied."""
@@ -43,6 +44,9 @@ async def applied_names(connection: AsyncConnection, stream: Sequence[Event]) ->
     bodies = [body for _, body in decoded]
     statuses, refunded = await _payments_of(connection, bodies)
     adjusted = await _adjusted(connection, bodies)
+    filled = await _filled(
+        connection, [it.position for it, body in decoded if isinstance(body, BackorderFilled)]
+    )
     for event, body in decoded:
         match body:
             case StockAdjusted():
@@ -55,6 +59,8 @@ async def applied_names(connection: AsyncConnection, stream: Sequence[Event]) ->
                 is_applied = statuses.get(body.payment_id) in SETTLED
             case OrderRefunded():
                 is_applied = body.order_id in refunded
+            case BackorderFilled():
+                is_applied = event.position in filled
             case HeldRepaired():
                 is_applied = True
         if is_applied:
@@ -100,3 +106,18 @@ async def _adjusted(connection: AsyncConnection, bodies: Sequence[Body]) -> set[
         query.where(stock_ledger.c.kind == "adjust"), columns_of(("sku", "reference"), sorted(wanted))
     )
     return {(row.sku, row.reference) for row in rows}
+
+
+async def _filled(connection: AsyncConnection, positions: Sequence[Position]) -> set[Position]:
+    """Those of these positions whose event gave units to backorders in the ledger."""
+    if not positions:
+        return set()
+    source = rows_of(stock_ledger, ("epoch", "seq"))
+    query = select(stock_ledger.c.epoch, stock_ledger.c.seq).join(
+        source, (stock_ledger.c.epoch == source.c.epoch) & (stock_ledger.c.seq == source.c.seq)
+    )
+    rows = await connection.execute(
+        query.where(stock_ledger.c.kind == "backorder"),
+        columns_of(("epoch", "seq"), [(its.epoch, its.seq) for its in positions]),
+    )
+    return {Position(row.epoch, row.seq) for row in rows}

@@ -12,11 +12,12 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Row, Select, Text, func, literal, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, Select, Text, func, literal, select, tuple_, update
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 
+from cartstore.archive import backorders
 from cartstore.archive.arrays import array_of
 from cartstore.archive.database import Database
 from cartstore.archive.quarantine import Quarantine, put_aside
@@ -50,6 +51,7 @@ from cartstore.limits import PAGE_SIZE_DEFAULT
 from cartstore.model import (
     ID_PATTERN,
     Event,
+    FeedPosition,
     Order,
     OrderLine,
     OrderStatus,
@@ -160,6 +162,7 @@ class Archive:
             if row.key_layout != LAYOUT_BEFORE:
                 raise ConfigurationError(layout_refusal("The database", row.key_layout))
             await connection.execute(update(meta).values(key_layout=key_layout))
+            await backorders.add_missing(connection)
         _log.warning("the record moved from key layout %d to %d", LAYOUT_BEFORE, key_layout)
 
     # --- writing -------------------------------------------------------------------------------
@@ -244,11 +247,17 @@ class Archive:
             return (await connection.execute(query)).first() is not None
 
     async def events_after(self, position: Position, limit: int) -> list[Event]:
-        """Applied events strictly after a position, oldest first."""
+        """Applied events of the engine strictly after a position, oldest first."""
+        return await self._events(
+            (events.c.line == 0) & (tuple_(events.c.epoch, events.c.seq) > (position.epoch, position.seq)),
+            limit,
+        )
+
+    async def _events(self, chosen: ColumnElement[bool], limit: int) -> list[Event]:
         query = (
             select(*(column for column in events.c if column.name != "body"), _BODY_JSON)
-            .where(tuple_(events.c.epoch, events.c.seq) > (position.epoch, position.seq))
-            .order_by(events.c.epoch, events.c.seq)
+            .where(chosen)
+            .order_by(events.c.epoch, events.c.seq, events.c.line)
             .limit(limit)
         )
         async with self.database.reading() as connection:
@@ -256,6 +265,7 @@ class Archive:
         return [
             Event(
                 position=Position(row.epoch, row.seq),
+                line=row.line,
                 nonce=row.nonce,
                 type=row.type,
                 at_ms=row.at_ms,
@@ -264,16 +274,22 @@ class Archive:
             for row in rows
         ]
 
-    async def read_feed(self, after: Position | None, limit: int) -> list[Event]:
-        """Archived events strictly after a position (None: from the oldest that is kept), oldest first.
+    async def read_feed(self, after: FeedPosition | None, limit: int) -> list[Event]:
+        """Archived events strictly after a place in the feed (None: from the oldest that is kept), oldest
+        first: those of the engine, and what the record tells beside them.
 
         Raises EventsGone when some of them are not kept any more.
         """
-        found = await self.events_after(after or Position(0, 0), limit)
+        place = after or FeedPosition(Position(0, 0))
+        found = await self._events(
+            tuple_(events.c.epoch, events.c.seq, events.c.line)
+            > (place.position.epoch, place.position.seq, place.line),
+            limit,
+        )
         if after is not None:
             # After the events: what retention removes from now on is in `found`.
             gone = await self.events_gone()
-            if after < gone:
+            if after.position < gone:
                 # There is one: the newest event is never removed.
                 oldest = (await self.events_after(gone, 1))[0].position
                 raise EventsGone(
@@ -365,9 +381,17 @@ class Archive:
         )
         async with self.database.reading() as connection:
             row = (await connection.execute(query)).one_or_none()
-        if row is None:
-            return None
-        level = StockLevel(sku=sku, policy="deny", on_hand=row.on_hand, held=0, sold=0, backordered=0)
+            if row is None:
+                return None
+            # Units that went to backorders at once are further rows of the same event.
+            last = (
+                select(stock_ledger.c.on_hand)
+                .where(stock_ledger.c.epoch == row.epoch, stock_ledger.c.seq == row.seq)
+                .order_by(stock_ledger.c.line.desc())
+                .limit(1)
+            )
+            on_hand = (await connection.execute(last)).scalar_one()
+        level = StockLevel(sku=sku, policy="deny", on_hand=on_hand, held=0, sold=0, backordered=0)
         result = StockResult(level=level, delta=row.delta, position=Position(row.epoch, row.seq))
         return row.fingerprint, result
 

@@ -170,7 +170,7 @@ class Retention:
             await connection.execute(
                 update(retention).values(events_gone_epoch=through.epoch, events_gone_seq=through.seq)
             )
-            return RetentionBatch(removed=removed.rowcount, is_more=removed.rowcount == EVENTS_PER_BATCH)
+            return RetentionBatch(removed=removed.rowcount, is_more=removed.rowcount >= EVENTS_PER_BATCH)
 
     # --- snapshots -----------------------------------------------------------------------------
 

@@ -264,11 +264,34 @@ stock_ledger = Table(
     PrimaryKeyConstraint("epoch", "seq", "line", "partition"),
     UniqueConstraint("sku", "kind", "reference"),
     *_not_negative("on_hand", "partition"),
-    _one_of("kind", ("adjust", "sale", "return")),
+    _one_of("kind", ("adjust", "sale", "return", "backorder")),
     CheckConstraint("kind <> 'sale' OR (delta <= 0 AND order_id IS NOT NULL)", name="sale"),
     CheckConstraint("kind <> 'return' OR (delta >= 0 AND order_id IS NOT NULL)", name="return"),
+    CheckConstraint("kind <> 'backorder' OR (delta < 0 AND order_id IS NOT NULL)", name="backorder"),
     Index(None, "sku", "seq", "line"),
     comment="Every change of on_hand, in the order it happened.",
+)
+
+backorders = Table(
+    "backorders",
+    metadata,
+    Column("order_id", Text, ForeignKey("orders.order_id"), nullable=False),
+    Column("sku", Text, nullable=False),
+    # Of the sale in the ledger.
+    Column("epoch", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("line", Integer, nullable=False),
+    Column("quantity", BigInteger, nullable=False),
+    Column("owed", BigInteger, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    _partition(),
+    PrimaryKeyConstraint("order_id", "sku"),
+    *_not_negative("partition"),
+    CheckConstraint("quantity >= 1", name="quantity"),
+    CheckConstraint("owed BETWEEN 0 AND quantity", name="owed"),
+    # Who is served next.
+    Index("backorders_waiting_idx", "sku", "epoch", "seq", "line", postgresql_where=text("owed > 0")),
+    comment="Units that paid orders waited for; `owed` of them are not there yet.",
 )
 
 cart_snapshots = Table(
@@ -301,13 +324,15 @@ events = Table(
     metadata,
     Column("epoch", BigInteger, nullable=False),
     Column("seq", BigInteger, nullable=False),
+    # 0 is what the engine wrote; from 1 on is what the record adds to the feed beside it.
+    Column("line", Integer, nullable=False, server_default=text("0")),
     Column("nonce", Text, nullable=False),
     Column("type", Text, nullable=False),
     Column("at_ms", BigInteger, nullable=False),
     Column("body", JSONB, nullable=False),
     _partition(),
     # The partition last: the index serves processes that name none, too.
-    PrimaryKeyConstraint("epoch", "seq", "partition"),
+    PrimaryKeyConstraint("epoch", "seq", "line", "partition"),
     *_not_negative("partition"),
     # Retention removes personal data from the event of a checkout, which it knows by its payment.
     Index(

@@ -13,6 +13,7 @@ from sqlalchemy import Update, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from cartstore.archive import backorders
 from cartstore.archive.applying import (
     Changes,
     OrderState,
@@ -22,6 +23,7 @@ from cartstore.archive.applying import (
     event_rows,
     payments_needed,
     skus_needed,
+    units_to_assign,
 )
 from cartstore.archive.arrays import array_of, columns_of, insert_rows, rows_of
 from cartstore.archive.snapshots import shift
@@ -54,7 +56,7 @@ def cursor_update() -> Update:
     )
 
 
-_EVENT_COLUMNS = ("epoch", "seq", "nonce", "type", "at_ms", "body")
+_EVENT_COLUMNS = ("epoch", "seq", "line", "nonce", "type", "at_ms", "body")
 _PAYMENT_COLUMNS = tuple(
     column.name for column in payments.c if column.name not in ("redacted_at_ms", "partition")
 )
@@ -99,11 +101,12 @@ async def apply(connection: AsyncConnection, fresh: Sequence[Event]) -> Position
     changes = Changes(
         await _payment_states(connection, payments_needed(decoded)),
         await _stock_counts(connection, skus_needed(decoded)),
+        await backorders.read_waiting(connection, units_to_assign(decoded)),
     )
     changes.fold(decoded)
     await _write_changes(connection, changes)
     await shift(connection, decoded)
-    await insert_rows(connection, events, _EVENT_COLUMNS, event_rows(decoded))
+    await insert_rows(connection, events, _EVENT_COLUMNS, [*event_rows(decoded), *changes.feed])
     return await move_cursor(connection, fresh[-1])
 
 
@@ -152,6 +155,7 @@ async def _write_changes(connection: AsyncConnection, changes: Changes) -> None:
     await insert_rows(
         connection, stock_ledger, _LEDGER_COLUMNS, [msgspec.structs.astuple(line) for line in changes.ledger]
     )
+    await backorders.write(connection, changes.waiting)
 
 
 async def _insert_begun(connection: AsyncConnection, changes: Changes) -> None:

@@ -189,6 +189,10 @@ class AuditedEngine(ClaimingEngine, Protocol):
         """In one script: give pending orders their pending payment back. Whether it did."""
         ...
 
+    async def serve_backorders(self, sku: str) -> int:
+        """In one script, with an event: free units of a SKU go to its paid backorders. How many."""
+        ...
+
     async def repair_claim(self, claim: HoldClaim) -> bool:
         """In one script: index a hold that is still claimed and not indexed, if the SKU's counters have room
         for it beside all that is indexed. Whether it did."""

@@ -20,6 +20,7 @@ DriftKind = Literal[
     "orphan_index_entry",
     "unindexed_hold",
     "not_in_holding",
+    "backorder_unserved",
     "cart_totals",
     "payment_not_due",
     "due_without_payment",
@@ -87,6 +88,16 @@ def drifts_of_sku(audit: SkuAudit) -> list[Drift]:
                 detail="The sweeper's index does not have the SKU, or has it too late.",
                 expected=f"{audit.earliest_ms} or before",
                 found=str(audit.holding_ms) if audit.holding_ms else "nothing",
+            )
+        )
+    if audit.backordered > 0 and audit.on_hand > audit.held:
+        drifts.append(
+            Drift(
+                kind="backorder_unserved",
+                subject=audit.sku,
+                detail="Units are free while paid orders wait for some.",
+                expected="no free unit, or none owed",
+                found=f"{audit.on_hand - audit.held} free, {audit.backordered} owed",
             )
         )
     return drifts

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 import msgspec
 
-from cartstore.archive.events import PaymentSettled, StockAdjusted, decode
+from cartstore.archive.events import BackorderFilled, PaymentSettled, StockAdjusted, decode
 from cartstore.errors import ContractError
 from cartstore.model import PaymentStatus, Position, SkuFields
 from cartstore.recovery.audits import AuditedEngine, SkuAbsence, SkuAudit
@@ -217,9 +217,11 @@ class Looks:
             if event.position > cursor:
                 break
             body = decode(event)
-            if isinstance(body, StockAdjusted):
+            if isinstance(body, StockAdjusted | BackorderFilled):
                 if event.position > positions.get(body.sku, event.position):
-                    counts[body.sku].on_hand -= body.delta
+                    delta = body.delta if isinstance(body, StockAdjusted) else 0
+                    counts[body.sku].on_hand -= delta - body.filled
+                    counts[body.sku].backordered += body.filled
             elif isinstance(body, PaymentSettled):
                 for sale in body.sold:
                     if event.position > positions.get(sale.sku, event.position):

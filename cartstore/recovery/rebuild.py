@@ -100,6 +100,8 @@ class Rebuild:
         self._far = "has begun"
         self._hold_ttl_ms: dict[str, int] = {}
         """Of SKUs whose holds last as long as they say themselves."""
+        self._owing: list[str] = []
+        """SKUs of which paid orders wait for units."""
         self._logged_at = time.monotonic()
 
     async def run(self, cursor: Position, nonce: str, *, silent_since_ms: int) -> None:
@@ -142,6 +144,8 @@ class Rebuild:
         reach("rebuild.carts_put_back")
         await self._hold_again(held)
         reach("rebuild.held_again")
+        await self._serve_backorders()
+        reach("rebuild.backorders_served")
 
     async def _call(self, name: str, keys: Iterable[str], *args: str | int) -> list[str]:
         reply: list[str] = await self._engine.call(script(name), (self._keys.gate, *keys), *args)
@@ -195,6 +199,7 @@ class Rebuild:
     async def _put_some_skus_back(self, skus: Sequence[SkuFields]) -> None:
         _, totals = await self._archive.stock_totals([its.sku for its in skus])
         self._hold_ttl_ms.update((its.sku, its.hold_ttl_ms) for its in skus if its.hold_ttl_ms)
+        self._owing += [its.sku for its in skus if its.sku in totals and totals[its.sku].backordered]
         await self._call(
             "rebuild_skus",
             [self._keys.sku(its.sku) for its in skus],
@@ -296,6 +301,11 @@ class Rebuild:
             reply = await self._call("rebuild_holds", (), *terms, *parts)
             done += int(reply[1])
             self._tell("holds", done, len(held))
+
+    async def _serve_backorders(self) -> None:
+        """Units of holds that were not taken again are free, and paid orders wait for them."""
+        for sku in self._owing:
+            await self._call("backorder_serve", [self._keys.sku(sku)])
 
 
 def _sku_parts(fields: SkuFields, totals: StockTotals | None) -> tuple[str, ...]:

@@ -331,6 +331,10 @@ class _Run:
         if subject.what == "sku" and kinds & {"orphan_index_entry", "not_in_holding"}:
             await self._engine.repair_index(subject.name)
             tried = True
+        if "backorder_unserved" in kinds and not kinds & (COUNTERS | LEDGER):
+            # Where a counter is in doubt, the units may be somebody's.
+            await self._engine.serve_backorders(subject.name)
+            tried = True
         if subject.what == "payment" and kinds & {"payment_not_due", "due_without_payment"}:
             await self._engine.repair_due(subject.name)
             self._looks.put_right.add(subject.name)

@@ -16,6 +16,7 @@ REMEDIES: Final[Mapping[DriftKind, str]] = {
     "orphan_index_entry": "take the entry out",
     "unindexed_hold": "index it, if the counter has it",
     "not_in_holding": "put the SKU there",
+    "backorder_unserved": "give the units to the orders that were paid first",
     "payment_not_due": "put it there",
     "due_without_payment": "take the entry out",
     "cart_totals": "add them up anew",

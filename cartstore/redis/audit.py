@@ -201,6 +201,9 @@ class AuditedRedisEngine(RedisEngine):
         keys = (self.keys.gate, self.keys.sku(sku))
         return int((await self.call(script("hold_repair_index"), keys, AUDITED_HOLDS_MAX))[1])
 
+    async def serve_backorders(self, sku: str) -> int:
+        return int((await self.call(script("backorder_serve"), (self.keys.gate, self.keys.sku(sku))))[1])
+
     async def repair_claim(self, claim: HoldClaim) -> bool:
         # A cart's id tells that it is one: `u.` or `g.`; an order's has no point.
         holder = self.keys.cart if "." in claim.holder else self.keys.order

@@ -22,7 +22,11 @@ DUE = "DUE"
 OWNER_DUE = "OWNER_DUE"
 """The owner holds all that is allowed, unless some of it is due; the caller has that released."""
 
-RETRIED = frozenset({AGAIN, DUE, OWNER_DUE})
+OWED = "OWED"
+"""Units would be given back that may serve a paid backorder; the caller calls again, with a nonce for its
+event."""
+
+RETRIED = frozenset({AGAIN, DUE, OWNER_DUE, OWED})
 
 _LIMIT_TEXTS = {
     "max_quantity_per_line": "A line can have at most {} units.",

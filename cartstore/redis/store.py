@@ -372,7 +372,7 @@ class RedisEngine:
         properties_json: str | None,
         hurried: bool = False,
     ) -> Sequence[Arg]:
-        rest = "1" if hurried else "", *_conditions(guard), properties_json or "", self._now()
+        rest = "1" if hurried else "", *_conditions(guard), properties_json or "", *self._stamp()
         return packed_terms(terms), line_id, quantity, *rest
 
     def add_line(

@@ -17,12 +17,13 @@
   ARGV[8]  fingerprint            of the request
   ARGV[9]  properties             canonical JSON
   ARGV[10] now override           ms; none in production
+  ARGV[11] nonce                  of this call; OWED asks for it
   Returns  {'OK', <change, packed>}, or with an idempotency key
            {'OK', created, now, version, lines, units, subtotal, currency, <line>}
            {'REPLAYED', ...the first OK reply} | {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version}
            {'PRODUCT_NOT_FOUND'} | {'PRODUCT_INACTIVE'} | {'CURRENCY_MISMATCH', cart, sku}
            {'INVALID_QUANTITY', rules} | {'LIMIT_EXCEEDED', name, limit} | {'INSUFFICIENT_STOCK', available, quantity, fitting}
-           {'OWNER_DUE', name, limit} | {'DUE', sku} | {'STORE_FULL'} | {'FENCED'}
+           {'OWNER_DUE', name, limit} | {'DUE', sku} | {'OWED'} | {'STORE_FULL'} | {'FENCED'}
   Faults   CARTBADARG
   Function no flags
   Several  cart_add_lines
@@ -31,7 +32,7 @@
 --- @include call_begin
 --- @include line_change
 
-local call = call_begin(KEYS[1], ARGV[1], ARGV[10] or '', '')
+local call = call_begin(KEYS[1], ARGV[1], ARGV[10] or '', ARGV[11] or '')
 if not call then
   return { 'FENCED' }
 end

@@ -16,13 +16,14 @@
   ARGV[8]  fingerprint            of the request
   ARGV[9]  not used
   ARGV[10] now override           ms; none in production
+  ARGV[11] nonce                  of this call; OWED asks for it
   Returns  {'OK', <change, packed>}, or with an idempotency key or after a removal
            {'OK', created, now, version, lines, units, subtotal, currency, <line, unless removed>}
            {'REPLAYED', ...the first OK reply} | {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version}
            {'ITEM_NOT_FOUND'} | {'PRODUCT_NOT_FOUND'} | {'PRODUCT_INACTIVE'} | {'CURRENCY_MISMATCH', cart, sku}
            {'INVALID_QUANTITY', rules}
            {'LIMIT_EXCEEDED', name, limit} | {'INSUFFICIENT_STOCK', available, quantity, fitting} | {'OWNER_DUE', name, limit}
-           {'DUE', sku} | {'STORE_FULL'} | {'FENCED'}
+           {'DUE', sku} | {'OWED'} | {'STORE_FULL'} | {'FENCED'}
   Faults   CARTBADARG
   Function allow-oom
   Cost     O(log holds of the SKU), unless a hold of the cart may have lapsed: then O(lines of the cart)
@@ -30,7 +31,7 @@
 --- @include call_begin
 --- @include line_change
 
-local call = call_begin(KEYS[1], ARGV[1], ARGV[10] or '', '')
+local call = call_begin(KEYS[1], ARGV[1], ARGV[10] or '', ARGV[11] or '')
 if not call then
   return { 'FENCED' }
 end

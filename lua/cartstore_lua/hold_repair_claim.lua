@@ -69,5 +69,5 @@ if #members > limit or held > stock.held or guest_held > stock.guest_held then
 end
 
 hold_index(call.prefix, stock, member, expires)
-sku_save(stock)
+sku_save(call, stock)
 return { 'OK', '1' }

@@ -199,7 +199,7 @@ if outcome == 'paid' then
   for _, sale in ipairs(sales) do
     local stock = sku_load(call, sale.sku)
     if stock then
-      sku_save(stock)
+      sku_save(call, stock)
       holding_refresh(call, sale.sku)
     end
   end

@@ -64,6 +64,6 @@ for _, cart in pairs(carts) do
   end
 end
 for _, stock in pairs(skus) do
-  sku_save(stock)
+  sku_save(call, stock)
 end
 return { 'OK', looked, took }

@@ -48,7 +48,7 @@ local function put_back(payment_key, lists)
   for _, order in ipairs(payment.list) do
     for _, line in ipairs(order.lines) do
       if line.held > 0 then
-        sku_count(call.prefix .. 'sku:' .. line.sku, line.held, is_guest and line.held or 0)
+        sku_count(call.prefix .. 'sku:' .. line.sku, line.held, is_guest and line.held or 0, 0, 0)
         redis.call('ZADD', call.prefix .. 'holds:' .. line.sku, payment.expires, 'o\31' .. order.id)
         holding_refresh(call, line.sku)
         waiting = waiting + line.held

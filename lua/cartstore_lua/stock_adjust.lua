@@ -41,9 +41,10 @@ if not amount or not limit then
 end
 local sku = string.sub(KEYS[2], #call.prefix + 5)
 
--- What comes behind the event: the counter, and the reply for whoever repeats the call.
-local function adjusted(delta, position)
-  sku_count(KEYS[2], 0, 0, delta)
+-- What comes behind the event: the counters, and the reply for whoever repeats the call. filled: how many of the units
+-- go to paid backorders and never are on hand.
+local function adjusted(delta, filled, position)
+  sku_count(KEYS[2], 0, 0, delta - filled, -filled)
   local reply = { 'OK', int(delta), position }
   stock_append(reply, KEYS[2], sku)
   -- Kept without a TTL until the event is archived: until then only this key can tell a repeated call.
@@ -64,13 +65,13 @@ if known[3] and not known[2] then
     if known[1] ~= ARGV[9] then
       return { 'STOCK_CONFLICT', 'reference', '', '' }
     end
-    local delta = tonumber(cjson.decode(fields.body).delta)
+    local body = cjson.decode(fields.body)
     local stock = sku_load(call, sku)
     -- Whether the counter was written is certain only while nothing else has moved.
     if not stock or int(stock.rev) ~= known[4] then
       return { 'CUT_OFF' }
     end
-    return adjusted(delta, entry[1])
+    return adjusted(tonumber(body.delta), tonumber(body.filled or 0), entry[1])
   end
 end
 if known[2] then
@@ -85,11 +86,11 @@ local _, more_due = hold_release_if_due(call, sku, limit)
 if more_due then
   return { 'AGAIN' }
 end
-local read = redis.call('HMGET', KEYS[2], 'on_hand', 'held')
+local read = redis.call('HMGET', KEYS[2], 'on_hand', 'held', 'backordered')
 if not read[1] then
   return { 'PRODUCT_NOT_FOUND' }
 end
-local on_hand, held = tonumber(read[1]), tonumber(read[2])
+local on_hand, held, owed = tonumber(read[1]), tonumber(read[2]), tonumber(read[3])
 if ARGV[6] ~= '' and tonumber(ARGV[6]) ~= on_hand then
   return { 'STOCK_CONFLICT', 'expected', int(on_hand), int(held) }
 end
@@ -105,6 +106,9 @@ if target > 1099511627776 then
   return { 'LIMIT_EXCEEDED', 'on_hand', '1099511627776' }
 end
 
+-- Buyers who have paid for units that were not there get theirs before anybody else can hold them.
+local filled = math.max(0, math.min(delta, owed))
+
 -- Written once before the event, so that the reply cannot be refused after it, with the entry that the event follows.
 local last = outbox_last(call.prefix)
 redis.call(
@@ -112,6 +116,7 @@ redis.call(
   int(sku_load(call, sku).rev)
 )
 local position = outbox_append(call, 'stock_adjusted', {
-  sku = sku, delta = int(delta), on_hand = int(target), reason = ARGV[7], reference = ARGV[8], fingerprint = ARGV[9],
+  sku = sku, delta = int(delta), filled = int(filled), on_hand = int(target - filled), reason = ARGV[7],
+  reference = ARGV[8], fingerprint = ARGV[9],
 }, KEYS[3], 0)
-return adjusted(delta, position)
+return adjusted(delta, filled, position)

@@ -19,6 +19,7 @@
   Faults   CARTBADARG
   Cost     O(1)
 ]]
+--- @include backorder_fill
 --- @include call_begin
 --- @include hold_state_decode
 --- @include hold_state_encode
@@ -33,7 +34,7 @@ local held, guest_held = tonumber(ARGV[8]), tonumber(ARGV[9])
 if not held or not guest_held or held < 0 or guest_held < 0 or guest_held > held then
   return redis.error_reply('CARTBADARG counted')
 end
-local read = redis.call('HMGET', KEYS[2], 'held', 'hold_state')
+local read = redis.call('HMGET', KEYS[2], 'held', 'hold_state', 'on_hand', 'backordered')
 if call.epoch ~= ARGV[4] or read[1] ~= ARGV[6] or not read[2] then
   return { 'OK', '0' }
 end
@@ -43,8 +44,12 @@ if int(rev) ~= ARGV[5] or int(guest_held_before) ~= ARGV[7] then
 end
 
 local sku = string.sub(KEYS[2], #call.prefix + 5)
+local on_hand, owed = tonumber(read[3] or '') or 0, tonumber(read[4] or '') or 0
+-- What nobody holds serves paid backorders first, as if its holder had given it back.
+local filled = backorder_fill(call, sku, on_hand, held, owed, tonumber(read[1]) - held)
 redis.call(
-  'HSET', KEYS[2], 'held', int(held), 'hold_state', hold_state_encode(guest_held, rev + 1, earliest, latest)
+  'HSET', KEYS[2], 'held', int(held), 'hold_state', hold_state_encode(guest_held, rev + 1, earliest, latest),
+  'on_hand', int(on_hand - filled), 'backordered', int(owed - filled)
 )
 outbox_append(call, 'held_repaired', {
   sku = sku, held = int(held), delta = int(held - tonumber(read[1])), guest_held = int(guest_held),

@@ -257,6 +257,7 @@ async def test_stock_event_tells_the_adjustment_when_it_was_done(shop: Shop) -> 
         {
             "sku": "tee",
             "delta": "7",
+            "filled": "0",
             "on_hand": "7",
             "reason": "count",
             "reference": "delivery-1",
@@ -265,6 +266,7 @@ async def test_stock_event_tells_the_adjustment_when_it_was_done(shop: Shop) -> 
         {
             "sku": "tee",
             "delta": "-3",
+            "filled": "0",
             "on_hand": "4",
             "reason": "count",
             "reference": "count-1",

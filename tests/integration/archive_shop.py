@@ -32,16 +32,23 @@ class Story:
         self.events.append(event)
         return event
 
-    def adjusted(self, sku: str, delta: int, on_hand: int, reference: str | None = None) -> Event:
+    def adjusted(
+        self, sku: str, delta: int, on_hand: int, reference: str | None = None, *, filled: int = 0
+    ) -> Event:
+        """`on_hand` is the count behind it. Without `filled`, as a version wrote it that filled nothing."""
         return self.tell(
             "stock_adjusted",
             sku=sku,
             delta=str(delta),
+            **({"filled": str(filled)} if filled else {}),
             on_hand=str(on_hand),
             reason="received",
             reference=reference or f"delivery-{self.seq + 1}",
             fingerprint=f"print-{delta}",
         )
+
+    def filled(self, sku: str, units: int, on_hand: int) -> Event:
+        return self.tell("backorder_filled", sku=sku, filled=str(units), on_hand=str(on_hand))
 
     def begun(
         self,

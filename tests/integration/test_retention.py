@@ -17,7 +17,7 @@ from cartstore.archive import rejected_details
 from cartstore.archive.retention import RETENTION_KINDS
 from cartstore.embedded import Database
 from cartstore.errors import EventsGone
-from cartstore.model import Position
+from cartstore.model import FeedPosition, Position
 
 OTHER = Owner("user", "other")
 DETAILS = {"contact": {"email": "ada@example.org"}, "metadata": {"note": "ring twice"}}
@@ -113,12 +113,12 @@ async def test_read_feed_tells_where_it_begins_when_events_are_gone(shop: Shop) 
     await remove(shop, "events")
 
     with pytest.raises(EventsGone) as gone:
-        await archive.read_feed(Position(1, before[0]), 100)
+        await archive.read_feed(FeedPosition(Position(1, before[0])), 100)
     with pytest.raises(EventsGone):
-        await archive.read_feed(Position(0, 0), 100)
+        await archive.read_feed(FeedPosition(Position(0, 0)), 100)
 
     # Who has read the last that is gone has missed nothing.
-    kept = await archive.read_feed(Position.parse(gone.value.after), 100)
+    kept = await archive.read_feed(FeedPosition.parse(gone.value.after), 100)
     assert [event.position.seq for event in kept] == before[2:]
     assert gone.value.oldest == str(kept[0].position)
 

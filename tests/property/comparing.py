@@ -7,7 +7,8 @@ version numbers may differ, but not the sequence of versions that a cart goes th
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -172,6 +173,16 @@ def _of_shortfall(shortfall: dict[str, Any]) -> tuple[Any, ...]:
     if shortfall["code"] == "PRICE_CHANGED":
         told += [shortfall["old_price_minor"], shortfall["new_price_minor"]]
     return tuple(told)
+
+
+def of_events(events: Sequence[Event]) -> Counter[tuple[str, int, bytes]]:
+    """What several events say. Units that became free in one step may go to backorders in one event or in
+    several, so they are added up."""
+    told = Counter(of_event(event) for event in events if event.type != "backorder_filled")
+    for event in events:
+        if event.type == "backorder_filled":
+            told[event.type, event.at_ms, event.body["sku"].encode()] += int(event.body["filled"])
+    return told
 
 
 def of_event(event: Event) -> tuple[str, int, bytes]:

@@ -115,25 +115,50 @@ class RecoveryMachine(RuleBasedStateMachine):
     def open_the_shop(self, units: list[int]) -> None:
         async def stock_up() -> None:
             await self.store.recover()
-            variants = tuple(
-                Variant(
-                    sku=sku,
-                    options={"Size": sku},
-                    price_minor=1_000,
-                    policy="deny",
-                    hold_policy="on_checkout" if sku == "c" else "on_add",
-                )
-                for sku in SKUS
-            )
-            await self.store.put_product(
-                Product(id="tee", title="Tee", currency="USD", options=("Size",), variants=variants)
-            )
+            await self.publish()
             for sku, count in zip(SKUS, units, strict=True):
                 await self.store.adjust_stock(sku, count, reason="delivery", reference="first")
             for owner, sku in zip(OWNERS, SKUS, strict=True):
                 await self.attempt(self.store.add_line(owner, sku, 1))
 
         self.run(stock_up())
+
+    async def publish(self, on_order: str = "") -> None:
+        """`on_order`: a SKU that is sold beyond stock."""
+        variants = tuple(
+            Variant(
+                sku=sku,
+                options={"Size": sku},
+                price_minor=1_000,
+                policy="backorder" if sku == on_order else "deny",
+                hold_policy="on_checkout" if sku == "c" else "on_add",
+            )
+            for sku in SKUS
+        )
+        await self.store.put_product(
+            Product(id="tee", title="Tee", currency="USD", options=("Size",), variants=variants)
+        )
+
+    @rule(
+        owner=owners, sku=skus, quantity=st.integers(1, 6), is_paid=st.booleans(), arriving=st.integers(0, 2)
+    )
+    def sell_beyond_stock(self, owner: Owner, sku: str, quantity: int, is_paid: bool, arriving: int) -> None:
+        """Units are owed, and some may arrive at once. From then on the SKU is held again."""
+
+        async def sell() -> None:
+            if not (await self.store.readiness())["checks"]["gate"]["ok"]:
+                return
+            await self.publish(on_order=sku)
+            await self.attempt(self.store.add_line(owner, sku, quantity))
+            key = f"k{len(self.keys)}"
+            await self.checking_out(owner, key)
+            if is_paid:
+                await self.paying(checkout_ids(self.store.partition, owner.cart_id, key)[1], "succeeded")
+            await self.publish()
+
+        self.run(sell())
+        if arriving:
+            self.adjust(sku, arriving, is_repeated=False)
 
     @rule(sku=skus, delta=st.sampled_from((-1, 1, 2, 3)), is_repeated=st.booleans())
     def adjust(self, sku: str, delta: int, is_repeated: bool) -> None:
@@ -421,7 +446,8 @@ class RecoveryMachine(RuleBasedStateMachine):
                 for bought in order.lines:
                     held[bought.sku] += bought.held if order.status == "pending" else 0
         for level in levels:
-            assert level.on_hand + level.sold == adjusted[level.sku], level
+            assert level.on_hand + level.sold - level.backordered == adjusted[level.sku], level
+            assert not level.backordered or level.on_hand == level.held, level
             assert 0 <= level.held <= level.on_hand, level
             assert level.held == held[level.sku], level
 
@@ -463,5 +489,9 @@ class RecoveryMachine(RuleBasedStateMachine):
             " WHERE status = 'paid' GROUP BY sku"
         )
         units = {row.sku: int(row.units) for row in sold}
+        waiting = await self.shop.rows("SELECT sku, sum(owed) AS units FROM backorders GROUP BY sku")
+        owed = {row.sku: int(row.units) for row in waiting}
         for sku in SKUS:
-            assert (await self.store.read_stock(sku)).sold == units.get(sku, 0)
+            level = await self.store.read_stock(sku)
+            assert level.sold == units.get(sku, 0)
+            assert level.backordered == owed.get(sku, 0)

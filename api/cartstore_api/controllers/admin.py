@@ -39,7 +39,7 @@ AnyRequest = Request[Any, Any, Any]
 CATALOG, STOCK, OPERATIONS, ADMIN = "catalog:write", "stock:write", "ops:read", "admin"
 
 _CART_ID = re.compile(r"[ug]\.[A-Za-z0-9._~-]{1,130}\Z")
-_POSITION = re.compile(r"[0-9]{1,15}-[0-9]{1,15}\Z")
+_POSITION = re.compile(r"[0-9]{1,15}-[0-9]{1,15}(\.[1-9][0-9]{0,8})?\Z")
 _CATALOG_TYPES = frozenset({"text/csv", "application/csv", "text/plain", "application/octet-stream", ""})
 _ADJUSTMENTS_AT_ONCE = 32
 
@@ -342,7 +342,7 @@ class AdminController(Controller):
         services = services_of(request)
         if after and not _POSITION.match(after):
             raise InvalidField("after must be the position of an event.", field="after")
-        position = model.Position.parse(after) if after else None
+        position = model.FeedPosition.parse(after) if after else None
         try:
             events = await services.store.archive.read_feed(position, limit + 1)
         except EventsGone as error:

@@ -33,7 +33,7 @@ local function cart_save(call, cart, updated)
     if stock.held < stock.saved_held or stock.sold then
       lowered[#lowered + 1] = stock
     else
-      sku_save(stock)
+      sku_save(call, stock)
     end
   end
   if call.has_new_lifetime then
@@ -60,7 +60,7 @@ local function cart_save(call, cart, updated)
   end
   hash_set(cart.key, fields)
   for _, stock in ipairs(lowered) do
-    sku_save(stock)
+    sku_save(call, stock)
   end
   -- A cart that a counter depends on has no TTL; the last release sets one.
   if cart.held + cart.waiting > 0 then

@@ -1,3 +1,4 @@
+--- @include hold_give_back
 --- @include int
 --- @include cart_decode
 --- @include cart_encode
@@ -5,7 +6,6 @@
 --- @include line_encode
 --- @include holding_refresh
 --- @include payment_release
---- @include sku_count
 
 -- Release up to `limit` due holds and orders of one SKU, so that its availability is exact in this instant.
 -- A hold later than the longest lifetime is due as well: the clock stepped back since it was taken. An entry
@@ -77,7 +77,7 @@ local function hold_release_sku(call, sku, limit)
     end
   end
   if units > 0 then
-    sku_count(call.prefix .. 'sku:' .. sku, -units, -guest_units)
+    hold_give_back(call, sku, units, guest_units)
   end
   call.skus[sku] = nil
   holding_refresh(call, sku)

@@ -148,6 +148,10 @@ local function line_change(
     ttl_min = ttl_min > 0 and math.min(ttl_min, line_ttl) or line_ttl
   end
   local change = line_held - was_held
+  -- Units that are given back may serve a paid backorder, and its event needs a nonce, which most calls do without.
+  if change < 0 and call.nonce == '' and tonumber(redis_call('HGET', sku_key, 'backordered') or '') ~= 0 then
+    return { 'OWED' }
+  end
   held = held + change
   if change ~= 0 then
     stock.held = stock.held + change
@@ -170,7 +174,7 @@ local function line_change(
   end
   -- `held` is raised before the line that claims more is written, and lowered after one that claims less (cart_save).
   if stock and change >= 0 then
-    sku_save(stock)
+    sku_save(call, stock)
   end
   if call.has_new_lifetime then
     redis_call('HSET', gate_key, 'lifetime_ms', call.lifetime)
@@ -205,7 +209,7 @@ local function line_change(
     ))
   end
   if stock and change < 0 then
-    sku_save(stock)
+    sku_save(call, stock)
   end
   if lapsed then
     for index = 1, #lapsed, 2 do

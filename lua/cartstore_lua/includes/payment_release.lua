@@ -1,6 +1,6 @@
 --- @include payment_load
 --- @include holding_refresh
---- @include sku_count
+--- @include hold_give_back
 --- @include outbox_append
 --- @include order_lines_return
 --- @include cart_save
@@ -46,10 +46,11 @@ local function payment_release(call, payment_id, reason)
     end
   end
   for sku, units in pairs(back) do
-    sku_count(call.prefix .. 'sku:' .. sku, -units, is_guest and -units or 0)
+    local filled = hold_give_back(call, sku, units, is_guest and units or 0)
     holding_refresh(call, sku)
     local known = call.skus[sku]
     if known then
+      known.on_hand = known.on_hand - filled
       known.held = known.held - units
       known.saved_held = known.saved_held - units
       known.rev = known.rev + 1

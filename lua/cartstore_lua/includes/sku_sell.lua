@@ -3,9 +3,10 @@
 local function sku_sell(stock, quantity, taken, returned, is_guest)
   if not stock.sold then
     local read = redis.call('HMGET', stock.key, 'sold', 'backordered')
-    stock.sold, stock.backordered = tonumber(read[1]), tonumber(read[2])
+    stock.sold, stock.backordered, stock.taken = tonumber(read[1]), tonumber(read[2]), 0
   end
   stock.on_hand = stock.on_hand - taken
+  stock.taken = stock.taken + taken
   stock.sold = stock.sold + quantity
   stock.backordered = stock.backordered + quantity - taken
   stock.held = stock.held - returned
