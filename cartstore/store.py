@@ -184,7 +184,7 @@ class CartStore:
         self._recovery = recovery
         self._engine_memory = engine_memory
         self._acknowledgement = acknowledgement
-        self._retention = Retention(archive.database, outbox, policy_of(settings))
+        self._retention = Retention(archive.database, partition, outbox, policy_of(settings))
         self._readiness = Readiness(
             engine=engine,
             outbox=outbox,

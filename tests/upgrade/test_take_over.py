@@ -22,8 +22,10 @@ from cartstore.failpoints import FAILPOINTS
 from cartstore.layout import LAYOUT, LAYOUT_BEFORE
 from cartstore.model import owner_kind_of
 from cartstore.recovery.gate import Recovery
+from cartstore.recovery.rebuild import Progress
 from cartstore.recovery.reconcile import Reconciler
 from cartstore.recovery.report import table
+from cartstore.redis.gate import Gate
 
 from .old_shop import GATE, OldProcess, contents, fixture, load_engine, load_record, open_gate
 
@@ -127,16 +129,16 @@ async def test_rebuild_begins_nothing_when_another_process_has_opened_the_gate_m
     shop: ShopWithRecord, old: OldProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other one took over between the look at the gate and the rebuild, and sells since."""
-    drain_first = Recovery._drain_before_rebuild
+    rebuild = Recovery._rebuild
 
-    async def drain_late(self: Recovery) -> None:
-        await drain_first(self)
+    async def rebuild_late(self: Recovery, seen: Gate, on_progress: Progress) -> bool:
         monkeypatch.undo()
         await shop.store.recover()
         await shop.store.add_line(Owner("user", "new"), "b", 1)
+        return await rebuild(self, seen, on_progress)
 
     await shop.store.archive.claim(namespace="main", partitions=1, key_layout=LAYOUT)
-    monkeypatch.setattr(Recovery, "_drain_before_rebuild", drain_late)
+    monkeypatch.setattr(Recovery, "_rebuild", rebuild_late)
 
     with pytest.raises(StoreRecovering):
         await shop.store.recover()
