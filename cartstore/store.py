@@ -744,6 +744,7 @@ class CartStore:
         taken = await take_snapshots(
             engine,
             self.archive.snapshots,
+            drain=self.drain_outbox,
             abandoned_after_ms=self.settings.abandoned_after_hours * 3_600_000,
         )
         self._activity_offset = await sweep_activity(engine, self.archive.snapshots, self._activity_offset)

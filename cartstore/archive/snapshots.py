@@ -23,13 +23,15 @@ from cartstore.archive.events import CheckoutBegun, PaymentReleased, PaymentSett
 from cartstore.archive.tables import cart_snapshots, order_lines, orders, outbox_cursor, payments
 from cartstore.errors import StoreRecovering
 from cartstore.layout import LAYOUT
-from cartstore.model import CartSnapshot, Partition, SnapshotLine
+from cartstore.model import CartSnapshot, Partition, Position, SnapshotLine
 from cartstore.stored_json import note_unreadable
 
 _COLUMNS: Final = (
     *("cart_id", "version", "status", "currency", "lines", "lines_count", "total_items", "subtotal_minor"),
     *("created_at_ms", "updated_at_ms", "lifetime_ms", "watched_until_ms", "merged_into"),
 )
+
+_NO_EVENT: Final = Position(0, 0)
 
 _encode_lines = msgspec.json.Encoder().encode
 _decode_lines = msgspec.json.Decoder(tuple[SnapshotLine, ...]).decode
@@ -66,12 +68,20 @@ class CartSnapshots:
             row = (await connection.execute(_cursor_of(self._partition))).one()
         return SnapshotState(change=row.snapshot_change, at_ms=row.snapshot_at_ms)
 
-    async def save(self, snapshots: Sequence[CartSnapshot], state: SnapshotState, *, epoch: int) -> None:
+    async def save(
+        self, snapshots: Sequence[CartSnapshot], state: SnapshotState, *, epoch: int, position: Position
+    ) -> bool:
         """Store carts as the engine has them, unless the record has seen a later version, and how far
-        they go. Saving twice or late changes nothing more."""
+        they go. Saving twice or late changes nothing more.
+
+        `position`: of the last event when the carts were read. False, with nothing stored: the record does
+        not have it yet. A cart that a checkout emptied must not be there before its order: were the engine
+        lost in between, both would be gone.
+        """
         async with self._database.transaction() as connection:
             # The cursor's lock first, as the drain takes it: the two never wait for each other crosswise.
-            await _locked_for(connection, self._partition, epoch)
+            if not await _locked_for(connection, self._partition, epoch, position):
+                return False
             await _upsert(connection, self._partition, snapshots)
             await connection.execute(
                 update(outbox_cursor)
@@ -81,13 +91,14 @@ class CartSnapshots:
                 )
                 .values(snapshot_change=state.change, snapshot_at_ms=state.at_ms, written_in_layout=LAYOUT)
             )
+        return True
 
     async def expire(self, cart_ids: Sequence[str], *, epoch: int) -> None:
         """These carts are gone from the engine. What was merged or converted stays that."""
         if not cart_ids:
             return
         async with self._database.transaction() as connection:
-            await _locked_for(connection, self._partition, epoch)
+            await _locked_for(connection, self._partition, epoch, _NO_EVENT)
             await connection.execute(
                 update(cart_snapshots)
                 .where(
@@ -111,6 +122,12 @@ class CartSnapshots:
                     )
                     .values(status=status)
                 )
+
+    async def has_reached(self, position: Position) -> bool:
+        """Whether the record has every event up to this one."""
+        async with self._database.reading() as connection:
+            row = (await connection.execute(_cursor_of(self._partition))).one()
+        return Position(row.epoch, row.seq) >= position
 
     async def find(self, cart_id: str) -> CartSnapshot | None:
         query = select(*_READ).where(cart_snapshots.c.cart_id == cart_id)
@@ -158,11 +175,15 @@ def _cursor_of(partition: Partition) -> Select[Any]:
     return select(outbox_cursor).where(outbox_cursor.c.partition == partition.index)
 
 
-async def _locked_for(connection: AsyncConnection, partition: Partition, epoch: int) -> None:
-    """Lock the cursor, unless an epoch after this one was raised. Raises StoreRecovering."""
+async def _locked_for(
+    connection: AsyncConnection, partition: Partition, epoch: int, position: Position
+) -> bool:
+    """Lock the cursor, unless an epoch after this one was raised; whether it has reached this position.
+    Raises StoreRecovering."""
     row = (await connection.execute(_cursor_of(partition).with_for_update())).one()
     if epoch < row.fence_epoch:
         raise StoreRecovering(f"Carts of epoch {epoch} come after epoch {row.fence_epoch} was raised.")
+    return Position(row.epoch, row.seq) >= position
 
 
 async def _upsert(
@@ -206,6 +227,8 @@ class _Move(msgspec.Struct):
     currency: str
     lines: list[SnapshotLine]
     is_return: bool
+    is_whole: bool
+    """Whether it left no line in the cart."""
     at_ms: int
 
 
@@ -238,7 +261,7 @@ async def shift(connection: AsyncConnection, partition: Partition, batch: Sequen
 def _shifted(snapshot: CartSnapshot | None, move: _Move) -> CartSnapshot | None:
     """The cart after a move; None when it has nothing to say of it."""
     if snapshot is None:
-        if not move.is_return:
+        if not move.is_return and not move.is_whole:
             return None
         snapshot = CartSnapshot(
             cart_id=move.cart_id,
@@ -299,6 +322,7 @@ async def _moves_of(
                 currency=currency,
                 lines=lines,
                 is_return=isinstance(body, PaymentReleased),
+                is_whole=isinstance(body, CheckoutBegun) and body.checkout_type == "full_cart",
                 at_ms=entry.event.at_ms,
             )
         )
