@@ -96,7 +96,7 @@ class Rounds:
 
     async def _drain(self, name: str) -> tuple[float, int]:
         client: Redis = Redis.from_url(self._found.engine.url(), decode_responses=True)
-        archive = await Archive.open(self._url(name))
+        archive = await Archive.open(self._url(name), Partition(NAMESPACE))
         try:
             async with caller_of(best_kind(), self._found.engine.url()) as caller:
                 outbox = RedisOutbox(RedisEngine(caller, Partition(NAMESPACE)), client)

@@ -18,6 +18,7 @@ from cartstore.archive import Archive
 from cartstore.embedded import embedded_parts
 from cartstore.embedded.parts import queue_url_beside
 from cartstore.errors import NOT_APPLIED, CartStoreError
+from cartstore.model import Partition
 from cartstore.redis.clients import CALL_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS
 from cartstore.redis.diagnosis import engine_away, replica_warning
 from cartstore.settings import Settings
@@ -90,7 +91,7 @@ async def _parts(settings: Settings) -> dict[str, Finding]:
         queue_url = settings.queue_url or queue_url_beside(settings.redis_url)
         found["queue"] = await _queue(queue_url)
     if settings.database_url:
-        found["database"] = await _database(settings.database_url)
+        found["database"] = await _database(settings)
     return found
 
 
@@ -128,9 +129,9 @@ async def _info(url: str, setting: str) -> dict[str, Any]:
     return facts
 
 
-async def _database(url: str) -> Finding:
+async def _database(settings: Settings) -> Finding:
     try:
-        archive = await Archive.open(url)
+        archive = await Archive.open(settings.database_url, Partition(settings.namespace))
         await archive.close()
     except CartStoreError as error:
         return Finding(False, error.for_operators)

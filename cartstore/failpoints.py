@@ -35,6 +35,7 @@ FAILPOINTS: Final = frozenset(
         "quarantine.halved",
         "snapshot.began",
         "snapshot.dumped",
+        "snapshot.drained",
         "snapshot.expired",
         "snapshot.forgotten",
         "snapshot.saved",

@@ -184,7 +184,7 @@ class CartStore:
         self._recovery = recovery
         self._engine_memory = engine_memory
         self._acknowledgement = acknowledgement
-        self._retention = Retention(archive.database, outbox, policy_of(settings))
+        self._retention = Retention(archive.database, partition, outbox, policy_of(settings))
         self._readiness = Readiness(
             engine=engine,
             outbox=outbox,
@@ -744,6 +744,7 @@ class CartStore:
         taken = await take_snapshots(
             engine,
             self.archive.snapshots,
+            drain=self.drain_outbox,
             abandoned_after_ms=self.settings.abandoned_after_hours * 3_600_000,
         )
         self._activity_offset = await sweep_activity(engine, self.archive.snapshots, self._activity_offset)

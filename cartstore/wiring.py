@@ -94,7 +94,7 @@ async def open_store(
         if is_embedded:
             await migrate(settings.database_url)
         partition = Partition(settings.namespace)
-        archive = await Archive.open(settings.database_url)
+        archive = await Archive.open(settings.database_url, partition)
         stack.push_async_callback(archive.close)
         await archive.claim(namespace=settings.namespace, partitions=settings.partitions, key_layout=LAYOUT)
         catalog = CatalogRepository(archive.database)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-_CART_VALUES = 13
+_CART_VALUES = 15
 _LINE_VALUES = 11
 _ARRAY = 0x90
 """How MessagePack begins a list; what is kept are the values alone."""

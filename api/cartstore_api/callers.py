@@ -18,7 +18,7 @@ import jwt
 import msgspec
 
 from cartstore.errors import ConfigurationError, FeatureOff, Forbidden, Unauthenticated
-from cartstore.model import Owner
+from cartstore.model import Owner, Partition
 from cartstore.origins import authority_of, origin_of
 from cartstore.settings import Settings
 from cartstore_api.context import RequestContext
@@ -41,7 +41,12 @@ _ENTRY_BYTES = 1_024
 SCOPES = frozenset({"admin", "catalog:write", "stock:write", "ops:read"})
 """The scopes that mean something here. Others in a token are not kept: thousands of them fit into one."""
 
-_GUEST_TOKEN = re.compile(rb"[A-Za-z0-9_-]{52}\Z")
+_GUEST_TOKEN = re.compile(rb"(?:[A-Za-z0-9_-]{52}|[A-Za-z0-9_-]{56})\Z")
+"""Version (1 byte), partition (2), identity (16), time of issue (5) and MAC (18). The form before, which is
+still read, has neither version nor partition, and is told by its length."""
+_TOKEN_VERSION = 1
+_PARTITION_BYTES = 2
+_HEAD_BYTES = 1 + _PARTITION_BYTES
 _RANDOM_BYTES = 16
 _ISSUED_BYTES = 5
 _MAC_BYTES = 18
@@ -126,6 +131,8 @@ class Callers:
         self._settings = settings
         self._guest_key = _derived(settings.jwt_secret, "guest token")
         self._order_key = _derived(settings.jwt_secret, "order token")
+        partition = Partition(settings.namespace)
+        self._guest_head = bytes([_TOKEN_VERSION]) + partition.index.to_bytes(_PARTITION_BYTES, "big")
         self._verified: Recent[Claims] = Recent()
         """By the whole header, or by the token of a padded one. It belongs to this object's secret: another
         secret has another object."""
@@ -266,7 +273,7 @@ class Callers:
     def _issue(self, context: RequestContext, identity: bytes) -> tuple[str, float]:
         """Send a token of this identity, as header and cookie, with whatever the answer is."""
         now = time.time()
-        signed = identity + int(now).to_bytes(_ISSUED_BYTES, "big")
+        signed = self._guest_head + identity + int(now).to_bytes(_ISSUED_BYTES, "big")
         token = base64.urlsafe_b64encode(signed + self._mac(signed)).decode()
         context.headers += [
             (b"cart-token", token.encode()),
@@ -308,6 +315,11 @@ class Callers:
             signed, mac = decoded[:-_MAC_BYTES], decoded[-_MAC_BYTES:]
             if not hmac.compare_digest(mac, self._mac(signed)):
                 return None
+            if len(signed) > _RANDOM_BYTES + _ISSUED_BYTES:
+                if not signed.startswith(self._guest_head):
+                    # Of a later version, or of a partition that this deployment has not.
+                    return None
+                signed = signed[_HEAD_BYTES:]
             identity, issued_at = signed[:_RANDOM_BYTES], int.from_bytes(signed[_RANDOM_BYTES:], "big")
             found = (_guest_of(identity), identity, issued_at)
             self._guests.remember(token, found)

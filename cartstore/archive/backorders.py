@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from cartstore.archive.arrays import columns_of, insert_rows, rows_of
 from cartstore.archive.tables import backorders
 from cartstore.errors import EventRefused
+from cartstore.model import Partition
 
 _ADD_MISSING: Final = text(
     """
@@ -106,7 +107,9 @@ class Waiting:
         return assigned
 
 
-async def read_waiting(connection: AsyncConnection, units: Mapping[str, int]) -> dict[str, list[Backorder]]:
+async def read_waiting(
+    connection: AsyncConnection, partition: Partition, units: Mapping[str, int]
+) -> dict[str, list[Backorder]]:
     """The oldest backorders of these SKUs, as many as so many units can serve."""
     if not units:
         return {}
@@ -114,7 +117,11 @@ async def read_waiting(connection: AsyncConnection, units: Mapping[str, int]) ->
     # Each waits for one unit at least.
     oldest = (
         select(backorders)
-        .where(backorders.c.sku == needed.c.sku, backorders.c.owed > 0)
+        .where(
+            backorders.c.partition == partition.index,
+            backorders.c.sku == needed.c.sku,
+            backorders.c.owed > 0,
+        )
         .order_by(backorders.c.epoch, backorders.c.seq, backorders.c.line)
         .limit(needed.c.owed)
         .lateral("oldest")
@@ -137,10 +144,11 @@ async def add_missing(connection: AsyncConnection) -> None:
     await connection.execute(_ADD_MISSING)
 
 
-async def write(connection: AsyncConnection, waiting: Waiting) -> None:
+async def write(connection: AsyncConnection, partition: Partition, waiting: Waiting) -> None:
     """Write what a batch made of them."""
     names = Backorder.__struct_fields__
-    await insert_rows(connection, backorders, names, _rows(waiting.made, names))
+    rows = [(*row, partition.index) for row in _rows(waiting.made, names)]
+    await insert_rows(connection, backorders, (*names, "partition"), rows)
     changed = waiting.changed
     if not changed:
         return

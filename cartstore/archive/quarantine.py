@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, Table, delete, func, select
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -20,7 +20,7 @@ from cartstore.archive.database import Database
 from cartstore.archive.forgotten import applied_names
 from cartstore.archive.tables import events, frozen_skus, order_lines, orders, rejected_events
 from cartstore.errors import ContractError
-from cartstore.model import ID_PATTERN, Event, Position, is_sku, payment_id_of_order
+from cartstore.model import ID_PATTERN, Event, Partition, Position, is_sku, payment_id_of_order
 
 
 class EventsTaken(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,21 +36,24 @@ class QuarantineCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Quarantine:
-    """What was put aside. Every method may raise StoreUnavailable; thaw also OutcomeUnknown."""
+    """What was put aside of one partition. Any method may raise StoreUnavailable, thaw OutcomeUnknown too."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, partition: Partition) -> None:
         self._database = database
+        self._partition = partition
 
     async def frozen(self) -> list[str]:
         """SKUs that are not to be sold, by name."""
         async with self._database.reading() as connection:
-            rows = await connection.execute(select(frozen_skus.c.sku).order_by(frozen_skus.c.sku))
-            return list(rows.scalars())
+            query = select(frozen_skus.c.sku).where(_is_of(frozen_skus, self._partition))
+            return list((await connection.execute(query.order_by(frozen_skus.c.sku))).scalars())
 
     async def reason(self, sku: str) -> str | None:
         """Why a SKU is frozen; None: it is not."""
         async with self._database.reading() as connection:
-            query = select(frozen_skus.c.reason).where(frozen_skus.c.sku == sku)
+            query = select(frozen_skus.c.reason).where(
+                frozen_skus.c.sku == sku, _is_of(frozen_skus, self._partition)
+            )
             return (await connection.execute(query)).scalar()
 
     async def counts(self) -> QuarantineCounts:
@@ -58,8 +61,10 @@ class Quarantine:
             row = (
                 await connection.execute(
                     select(
-                        select(func.count()).select_from(rejected_events).scalar_subquery(),
-                        select(func.count()).select_from(frozen_skus).scalar_subquery(),
+                        *(
+                            select(func.count()).where(_is_of(table, self._partition)).scalar_subquery()
+                            for table in (rejected_events, frozen_skus)
+                        )
                     )
                 )
             ).one()
@@ -67,18 +72,27 @@ class Quarantine:
 
     async def freeze(self, skus: Sequence[str], reason: str) -> None:
         """Stop the sale of SKUs whose counters are in doubt. One that is frozen keeps its first reason."""
-        rows = [{"sku": sku, "epoch": 0, "seq": 0, "reason": reason} for sku in skus]
+        rows = [
+            {"sku": sku, "epoch": 0, "seq": 0, "reason": reason, "partition": self._partition.index}
+            for sku in skus
+        ]
         async with self._database.transaction() as connection:
             await connection.execute(pg_insert(frozen_skus).on_conflict_do_nothing(), rows)
 
     async def thaw(self, sku: str) -> bool:
         """A person has decided: the SKU may be sold again. Whether it was frozen."""
         async with self._database.transaction() as connection:
-            found = await connection.execute(delete(frozen_skus).where(frozen_skus.c.sku == sku))
+            found = await connection.execute(
+                delete(frozen_skus).where(frozen_skus.c.sku == sku, _is_of(frozen_skus, self._partition))
+            )
         return found.rowcount > 0
 
 
-async def known_names(connection: AsyncConnection, stream: Sequence[Event]) -> set[str]:
+def _is_of(table: Table, partition: Partition) -> ColumnElement[bool]:
+    return table.c.partition == partition.index
+
+
+async def known_names(connection: AsyncConnection, partition: Partition, stream: Sequence[Event]) -> set[str]:
     """Names of those of these events that the record has, applied or put aside. Of events older than the
     oldest one that it keeps, the rows that they changed tell whether they were applied."""
     names: set[str] = set()
@@ -86,7 +100,10 @@ async def known_names(connection: AsyncConnection, stream: Sequence[Event]) -> s
         return names
     oldest = (
         await connection.execute(
-            select(events.c.epoch, events.c.seq).order_by(events.c.epoch, events.c.seq).limit(1)
+            select(events.c.epoch, events.c.seq)
+            .where(_is_of(events, partition))
+            .order_by(events.c.epoch, events.c.seq)
+            .limit(1)
         )
     ).first()
     if oldest is not None:
@@ -95,8 +112,10 @@ async def known_names(connection: AsyncConnection, stream: Sequence[Event]) -> s
     positions = [(event.position.epoch, event.position.seq) for event in stream]
     for table in (events, rejected_events):
         source = rows_of(table, ("epoch", "seq"))
-        query = select(table.c.epoch, table.c.seq, table.c.nonce).join(
-            source, (table.c.epoch == source.c.epoch) & (table.c.seq == source.c.seq)
+        query = (
+            select(table.c.epoch, table.c.seq, table.c.nonce)
+            .join(source, (table.c.epoch == source.c.epoch) & (table.c.seq == source.c.seq))
+            .where(_is_of(table, partition))
         )
         rows = await connection.execute(query, columns_of(("epoch", "seq"), positions))
         found = [(Position(row.epoch, row.seq), row.nonce) for row in rows]
@@ -107,7 +126,9 @@ async def known_names(connection: AsyncConnection, stream: Sequence[Event]) -> s
     return names
 
 
-async def put_aside(connection: AsyncConnection, event: Event, reason: str, *, freezes: bool = True) -> None:
+async def put_aside(
+    connection: AsyncConnection, partition: Partition, event: Event, reason: str, *, freezes: bool = True
+) -> None:
     """Write an event down as rejected, in the caller's transaction. `freezes`: stop the sale of the SKUs that
     it is about. Doing it again changes nothing."""
     position = event.position
@@ -121,6 +142,7 @@ async def put_aside(connection: AsyncConnection, event: Event, reason: str, *, f
             at_ms=event.at_ms,
             body=_storable(event.body_json),
             reason=reason,
+            partition=partition.index,
         )
         .on_conflict_do_nothing()
     )
@@ -137,10 +159,13 @@ async def put_aside(connection: AsyncConnection, event: Event, reason: str, *, f
         query = select(order_lines.c.sku).join(orders).where(orders.c.payment_id == payment_id)
         skus.update((await connection.execute(query)).scalars())
     if skus:
-        rows = [
-            {"sku": sku, "epoch": position.epoch, "seq": position.seq, "reason": reason}
-            for sku in sorted(skus)
-        ]
+        its = {
+            "epoch": position.epoch,
+            "seq": position.seq,
+            "reason": reason,
+            "partition": partition.index,
+        }
+        rows = [{"sku": sku, **its} for sku in sorted(skus)]
         await connection.execute(pg_insert(frozen_skus).on_conflict_do_nothing(), rows)
 
 

@@ -11,7 +11,7 @@ from cartstore.archive.database import translated
 from cartstore.archive.quarantine import EventsTaken, known_names, put_aside
 from cartstore.archive.writing import apply, move_cursor
 from cartstore.errors import EventRefused
-from cartstore.model import Event, Position
+from cartstore.model import Event, Partition, Position
 
 PUT_ASIDE: Final = "Put aside by a recovery:"
 """How the reason of an event begins that a recovery found and could not apply."""
@@ -23,13 +23,21 @@ class RaisedEpoch:
     is lost when its stream is cleared."""
 
     def __init__(
-        self, connection: AsyncConnection, *, epoch: int, cursor: Position, nonce: str, closed_below: int
+        self,
+        connection: AsyncConnection,
+        partition: Partition,
+        *,
+        epoch: int,
+        cursor: Position,
+        nonce: str,
+        closed_below: int,
     ) -> None:
         """`closed_below`: events of epochs before this one were refused before this epoch was drawn."""
         self.epoch = epoch
         self.cursor = cursor
         self.nonce = nonce
         self._connection = connection
+        self._partition = partition
         self._closed_below = closed_below
         self._has_cursor = False
         """Whether the stream has shown the event at the cursor: then it is the record's own history."""
@@ -41,7 +49,7 @@ class RaisedEpoch:
         cursor, put everything else aside that the record does not have. SKUs of events behind a break in the
         record's own history are frozen: their units were promised. Events that the record refuses are
         rejected as in a drain. Taking a page again changes nothing more."""
-        known = await known_names(self._connection, stream)
+        known = await known_names(self._connection, self._partition, stream)
         applied = aside = 0
         place = 0
         while place < len(stream):
@@ -58,7 +66,7 @@ class RaisedEpoch:
             if event.name in known:
                 continue
             reason = self._reason_against(event)
-            await put_aside(self._connection, event, reason, freezes=self._is_broken)
+            await put_aside(self._connection, self._partition, event, reason, freezes=self._is_broken)
             aside += 1
         return EventsTaken(applied=applied, put_aside=aside)
 
@@ -78,11 +86,11 @@ class RaisedEpoch:
             # A refused event undoes only its own half.
             with translated():
                 async with self._connection.begin_nested():
-                    await apply(self._connection, run)
+                    await apply(self._connection, self._partition, run)
         except EventRefused as refusal:
             if len(run) == 1:
-                await put_aside(self._connection, run[0], refusal.message)
-                await move_cursor(self._connection, run[0])
+                await put_aside(self._connection, self._partition, run[0], refusal.message)
+                await move_cursor(self._connection, self._partition, run[0])
             else:
                 await self._apply(run[: len(run) // 2])
                 await self._apply(run[len(run) // 2 :])

@@ -36,9 +36,8 @@ from cartstore.archive.tables import (
     stock_ledger,
 )
 from cartstore.archive.writing import (
-    CURSOR,
-    PARTITION,
     apply,
+    cursor_of,
     cursor_update,
     following,
     locked_cursor,
@@ -55,6 +54,7 @@ from cartstore.model import (
     Order,
     OrderLine,
     OrderStatus,
+    Partition,
     Payment,
     Position,
     StockLevel,
@@ -87,29 +87,38 @@ class StockTotals(msgspec.Struct, frozen=True, kw_only=True):
     backordered: int
 
 
-def _terminal_since(since_ms: int, limit: int) -> Select[Any]:
+def _terminal_since(partition: Partition, since_ms: int, limit: int) -> Select[Any]:
     """By way of the first orders, whose time is their payment's: there is an index on it. A look at every
     payment that a shop ever had would end in the time-out, and with it every attempt at a rebuild."""
     return (
         select(orders.c.payment_id)
         .join(payments, payments.c.payment_id == orders.c.payment_id)
-        .where(orders.c.n == 1, orders.c.created_at_ms > since_ms, payments.c.status != "pending")
+        .where(
+            orders.c.n == 1,
+            orders.c.created_at_ms > since_ms,
+            orders.c.partition == partition.index,
+            payments.c.status != "pending",
+        )
         .order_by(orders.c.created_at_ms.desc(), orders.c.order_id.desc())
         .limit(limit)
     )
 
 
 class Archive:
-    """The record of one deployment. Every method may raise StoreUnavailable; those that write also
-    OutcomeUnknown, when the connection was lost during the commit."""
+    """The record of one partition. Lists of orders are of all partitions: an order's id names its own.
 
-    def __init__(self, database: Database) -> None:
+    Every method may raise StoreUnavailable; those that write also OutcomeUnknown, when the connection was
+    lost during the commit.
+    """
+
+    def __init__(self, database: Database, partition: Partition) -> None:
         self.database = database
-        self.snapshots = CartSnapshots(database)
-        self.quarantine = Quarantine(database)
+        self.partition = partition
+        self.snapshots = CartSnapshots(database, partition)
+        self.quarantine = Quarantine(database, partition)
 
     @classmethod
-    async def open(cls, database_url: str) -> Archive:
+    async def open(cls, database_url: str, partition: Partition) -> Archive:
         """Connect, and refuse a database that the record must not be kept in.
 
         Raises ConfigurationError (another kind of URL, PostgreSQL older than 14, synchronous_commit=off,
@@ -123,7 +132,7 @@ class Archive:
         except BaseException:
             await database.close()
             raise
-        return cls(database)
+        return cls(database, partition)
 
     async def revision(self) -> str:
         """The revision of the database's tables."""
@@ -178,12 +187,12 @@ class Archive:
         """
         async with self.database.transaction() as connection:
             # The row lock lets one drainer at a time past this line; the other then finds the cursor moved.
-            cursor, nonce, fence_epoch = await locked_cursor(connection)
+            cursor, nonce, fence_epoch = await locked_cursor(connection, self.partition)
             reach("drain.locked")
             fresh = following(batch, cursor, nonce, fence_epoch)
             if not fresh:
                 return cursor
-            position = await apply(connection, fresh)
+            position = await apply(connection, self.partition, fresh)
             reach("drain.written")
             return position
 
@@ -191,11 +200,11 @@ class Archive:
         """Put the event after the cursor aside with the reason, freeze its SKUs, move the cursor past it.
         Raises OutboxBroken, StoreRecovering as apply_events does."""
         async with self.database.transaction() as connection:
-            cursor, nonce, fence_epoch = await locked_cursor(connection)
+            cursor, nonce, fence_epoch = await locked_cursor(connection, self.partition)
             if not following([event], cursor, nonce, fence_epoch):
                 return cursor
-            await put_aside(connection, event, reason)
-            return await move_cursor(connection, event)
+            await put_aside(connection, self.partition, event, reason)
+            return await move_cursor(connection, self.partition, event)
 
     @asynccontextmanager
     async def raising_epoch(self, least: int) -> AsyncIterator[RaisedEpoch]:
@@ -205,12 +214,13 @@ class Archive:
         gate has. Raises StoreRecovering when a later one was drawn and opened in between."""
         epoch = await self._draw_epoch(least)
         async with self.database.transaction() as connection:
-            row = (await connection.execute(CURSOR.with_for_update())).one()
+            row = (await connection.execute(cursor_of(self.partition).with_for_update())).one()
             if row.fence_epoch >= epoch:
                 raise StoreRecovering("Another process opened the gate.")
-            await connection.execute(cursor_update().values(fence_epoch=epoch))
+            await connection.execute(cursor_update(self.partition).values(fence_epoch=epoch))
             yield RaisedEpoch(
                 connection,
+                self.partition,
                 epoch=epoch,
                 cursor=Position(row.epoch, row.seq),
                 nonce=row.nonce,
@@ -222,9 +232,10 @@ class Archive:
         the record be lost; were it drawn again, for an engine that then lost that gate, two histories would
         count their events alike, and a checkout of the lost one be acknowledged by an event of the other."""
         async with self.database.transaction() as connection:
-            row = (await connection.execute(select(outbox_cursor).with_for_update())).one()
+            its_own = outbox_cursor.c.partition == self.partition.index
+            row = (await connection.execute(select(outbox_cursor).where(its_own).with_for_update())).one()
             epoch: int = max(least, row.drawn_epoch + 1, row.fence_epoch + 1, row.epoch + 1)
-            await connection.execute(cursor_update().values(drawn_epoch=epoch))
+            await connection.execute(cursor_update(self.partition).values(drawn_epoch=epoch))
             return epoch
 
     # --- the outbox's counterpart --------------------------------------------------------------
@@ -232,17 +243,21 @@ class Archive:
     async def cursor(self) -> tuple[Position, str]:
         """Position and nonce of the last event that was applied or rejected; seq 0 before the first."""
         async with self.database.reading() as connection:
-            row = (await connection.execute(CURSOR)).one()
+            row = (await connection.execute(cursor_of(self.partition))).one()
         return Position(row.epoch, row.seq), row.nonce
 
     async def fence_epoch(self) -> int:
         """The epoch that the last recovery raised: events and snapshots of older ones are refused."""
         async with self.database.reading() as connection:
-            return int((await connection.execute(CURSOR)).one().fence_epoch)
+            return int((await connection.execute(cursor_of(self.partition))).one().fence_epoch)
 
     async def has_event(self, position: Position) -> bool:
         """Whether the event at exactly this position was applied."""
-        query = select(events.c.seq).where(events.c.epoch == position.epoch, events.c.seq == position.seq)
+        query = select(events.c.seq).where(
+            events.c.epoch == position.epoch,
+            events.c.seq == position.seq,
+            events.c.partition == self.partition.index,
+        )
         async with self.database.reading() as connection:
             return (await connection.execute(query)).first() is not None
 
@@ -256,7 +271,7 @@ class Archive:
     async def _events(self, chosen: ColumnElement[bool], limit: int) -> list[Event]:
         query = (
             select(*(column for column in events.c if column.name != "body"), _BODY_JSON)
-            .where(chosen)
+            .where(events.c.partition == self.partition.index, chosen)
             .order_by(events.c.epoch, events.c.seq, events.c.line)
             .limit(limit)
         )
@@ -302,7 +317,8 @@ class Archive:
     async def events_gone(self) -> Position:
         """The last event that retention removed; 0-0 before the first."""
         async with self.database.reading() as connection:
-            row = (await connection.execute(select(retention))).one()
+            its_own = retention.c.partition == self.partition.index
+            row = (await connection.execute(select(retention).where(its_own))).one()
         return Position(row.events_gone_epoch, row.events_gone_seq)
 
     # --- payments and orders -------------------------------------------------------------------
@@ -323,11 +339,13 @@ class Archive:
     async def terminal_payment_ids(self, since_ms: int, limit: int) -> list[str]:
         """Payments that began after a time and are not pending any more, latest first."""
         async with self.database.reading(is_long=True) as connection:
-            return list((await connection.execute(_terminal_since(since_ms, limit))).scalars())
+            query = _terminal_since(self.partition, since_ms, limit)
+            return list((await connection.execute(query)).scalars())
 
     async def payment_ids(self, after: str, limit: int) -> str:
         """A page of the ids of all payments that there ever were, in their order, separated by spaces: there
-        may be millions, and most of what they cost is a row for each."""
+        may be millions, and most of what they cost is a row for each. Of all partitions: the index alone
+        answers it, and to an engine the id of another partition is one that nobody asks for."""
         page = select(payments.c.payment_id).where(payments.c.payment_id > after)
         ids = page.order_by(payments.c.payment_id).limit(limit).subquery().c.payment_id
         query = select(func.string_agg(ids, aggregate_order_by(literal(" "), ids)))
@@ -347,7 +365,9 @@ class Archive:
 
     async def pending_payments(self) -> list[Recorded]:
         """Payments that the record knows as pending, by the end of their window."""
-        pending = select(payments.c.payment_id).where(payments.c.status == "pending")
+        pending = select(payments.c.payment_id).where(
+            payments.c.status == "pending", payments.c.partition == self.partition.index
+        )
         found = await self._recorded(pending, is_long=True)
         return sorted(found, key=lambda it: (it[0].expires_at_ms, it[0].payment_id))
 
@@ -375,6 +395,7 @@ class Archive:
         The ledger knows no more: level.held, sold and backordered are 0, and level.policy is `deny`.
         """
         query = select(stock_ledger).where(
+            stock_ledger.c.partition == self.partition.index,
             stock_ledger.c.sku == sku,
             stock_ledger.c.kind == "adjust",
             stock_ledger.c.reference == reference,
@@ -401,7 +422,9 @@ class Archive:
         """A SKU's changes of on_hand, newest first, and the cursor of the next page. Raises InvalidField."""
         # seq grows over all epochs, so it alone is the order.
         place = (stock_ledger.c.seq, stock_ledger.c.line)
-        query = select(stock_ledger).where(stock_ledger.c.sku == sku)
+        query = select(stock_ledger).where(
+            stock_ledger.c.sku == sku, stock_ledger.c.partition == self.partition.index
+        )
         if cursor is not None:
             seq, line = _parse_cursor(cursor)
             if not line.isdigit() or len(line) > _DIGITS_MAX or int(line) >= 2**31:
@@ -438,8 +461,10 @@ class Archive:
         )
         query = (
             select(outbox_cursor.c.epoch, outbox_cursor.c.seq, stock)
-            .select_from(outbox_cursor.outerjoin(stock, wanted))
-            .where(outbox_cursor.c.partition == PARTITION)
+            .select_from(
+                outbox_cursor.outerjoin(stock, wanted & (stock.c.partition == outbox_cursor.c.partition))
+            )
+            .where(outbox_cursor.c.partition == self.partition.index)
         )
         async with self.database.reading(is_long=True) as connection:
             rows = (await connection.execute(query)).all()

@@ -38,7 +38,7 @@ from cartstore.archive.tables import (
 )
 from cartstore.errors import ContractError
 from cartstore.limits import TOMBSTONE_MS
-from cartstore.model import Event, Position, payment_id_of_order
+from cartstore.model import Event, Partition, Position, payment_id_of_order
 from cartstore.settings import Settings
 
 RetentionKind = Literal["events", "snapshots", "order_details", "product_revisions"]
@@ -107,18 +107,20 @@ class _Now(msgspec.Struct, frozen=True):
 
 
 class Retention:
-    """The retention of one deployment's record. Every method may raise StoreUnavailable and OutcomeUnknown;
+    """The retention of one partition's record. Every method may raise StoreUnavailable and OutcomeUnknown;
     both leave the next batch to find what is left."""
 
     def __init__(
         self,
         database: Database,
+        partition: Partition,
         outbox: Outbox,
         policy: RetentionPolicy,
         *,
         revisions_pause_seconds: float = REVISIONS_PAUSE_SECONDS,
     ) -> None:
         self._database = database
+        self._partition = partition
         self._outbox = outbox
         self._policy = policy
         self._revisions_pause_seconds = revisions_pause_seconds
@@ -146,16 +148,21 @@ class Retention:
         if not self._policy.events_ms:
             return NOTHING
         async with self._database.transaction() as connection:
-            now = await _claimed(connection)
+            now = await _claimed(connection, self._partition)
             if now is None:
                 return NOTHING
             place = tuple_(events.c.epoch, events.c.seq)
-            newest = select(events.c.epoch, events.c.seq).order_by(events.c.epoch.desc(), events.c.seq.desc())
+            its_own = events.c.partition == self._partition.index
+            newest = (
+                select(events.c.epoch, events.c.seq)
+                .where(its_own)
+                .order_by(events.c.epoch.desc(), events.c.seq.desc())
+            )
             last = (await connection.execute(newest.limit(1))).first()
             if last is None:
                 return NOTHING
             oldest = select(events.c.epoch, events.c.seq, events.c.at_ms).where(
-                place < (last.epoch, last.seq)
+                its_own, place < (last.epoch, last.seq)
             )
             rows = (
                 await connection.execute(
@@ -166,9 +173,11 @@ class Retention:
             if through is None:
                 return NOTHING
             end = (through.epoch, through.seq)
-            removed = await connection.execute(delete(events).where(place <= end))
+            removed = await connection.execute(delete(events).where(its_own, place <= end))
             await connection.execute(
-                update(retention).values(events_gone_epoch=through.epoch, events_gone_seq=through.seq)
+                update(retention)
+                .where(retention.c.partition == self._partition.index)
+                .values(events_gone_epoch=through.epoch, events_gone_seq=through.seq)
             )
             return RetentionBatch(removed=removed.rowcount, is_more=removed.rowcount >= EVENTS_PER_BATCH)
 
@@ -179,7 +188,7 @@ class Retention:
         if not self._policy.snapshots_ms:
             return NOTHING
         async with self._database.transaction() as connection:
-            now = await _claimed(connection)
+            now = await _claimed(connection, self._partition)
             if now is None:
                 return NOTHING
             pending = exists().where(
@@ -188,6 +197,7 @@ class Retention:
             ended = (
                 select(cart_snapshots.c.cart_id)
                 .where(
+                    cart_snapshots.c.partition == self._partition.index,
                     cart_snapshots.c.status.in_(ENDED),
                     cart_snapshots.c.updated_at_ms < now.now_ms - self._policy.snapshots_ms,
                     ~pending,
@@ -214,7 +224,7 @@ class Retention:
         if not self._policy.unpaid_ms:
             return NOTHING
         async with self._database.transaction() as connection:
-            now = await _claimed(connection)
+            now = await _claimed(connection, self._partition)
             # Read before the candidates: what was applied since only makes fewer of them.
             waiting = await self._waiting(now) if now is not None else None
             if now is None or waiting is None:
@@ -225,6 +235,7 @@ class Retention:
             released = (
                 select(payments.c.payment_id)
                 .where(
+                    payments.c.partition == self._partition.index,
                     payments.c.redacted_at_ms.is_(None),
                     payments.c.status.in_(UNPAID),
                     payments.c.created_at_ms < now.now_ms - self._policy.unpaid_ms - TOMBSTONE_MS,
@@ -271,7 +282,7 @@ class Retention:
         if time.monotonic() < self._revisions_due_at:
             return NOTHING
         async with self._database.transaction(is_repeatable=True) as connection:
-            now = await _claimed(connection)
+            now = await _claimed(connection, self._partition)
             waiting = await self._waiting(now) if now is not None else None
             if now is None or waiting is None:
                 return NOTHING
@@ -292,15 +303,17 @@ class Retention:
         return RetentionBatch(removed=len(candidates), is_more=bool(after))
 
 
-async def _claimed(connection: AsyncConnection) -> _Now | None:
+async def _claimed(connection: AsyncConnection, partition: Partition) -> _Now | None:
     """Make this transaction the only one that removes; None when another one does, or when the engine's time
     is not known."""
     # No row's lock: in a repeatable transaction PostgreSQL refuses that of a row that has changed meanwhile.
-    if not (await connection.execute(select(func.pg_try_advisory_xact_lock(_LOCK)))).scalar():
+    lock = func.pg_try_advisory_xact_lock(_LOCK + partition.index)
+    if not (await connection.execute(select(lock))).scalar():
         return None
     # Of the server, not of the transaction's begin; it decides only how old rows are.
     clock = sql_cast(extract("epoch", func.clock_timestamp()) * 1_000, BigInteger)
-    row = (await connection.execute(select(outbox_cursor, clock.label("clock")))).one()
+    query = select(outbox_cursor, clock.label("clock")).where(outbox_cursor.c.partition == partition.index)
+    row = (await connection.execute(query)).one()
     if not row.snapshot_at_ms:
         return None
     now_ms = min(row.clock, row.snapshot_at_ms)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Row, Text, case, func, select, update
+from sqlalchemy import Row, Select, Text, case, func, select, update
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -23,7 +23,7 @@ from cartstore.archive.events import CheckoutBegun, PaymentReleased, PaymentSett
 from cartstore.archive.tables import cart_snapshots, order_lines, orders, outbox_cursor, payments
 from cartstore.errors import StoreRecovering
 from cartstore.layout import LAYOUT
-from cartstore.model import CartSnapshot, SnapshotLine
+from cartstore.model import CartSnapshot, Partition, Position, SnapshotLine
 from cartstore.stored_json import note_unreadable
 
 _COLUMNS: Final = (
@@ -31,8 +31,12 @@ _COLUMNS: Final = (
     *("created_at_ms", "updated_at_ms", "lifetime_ms", "watched_until_ms", "merged_into"),
 )
 
+_NO_EVENT: Final = Position(0, 0)
+
 _encode_lines = msgspec.json.Encoder().encode
 _decode_lines = msgspec.json.Decoder(tuple[SnapshotLine, ...]).decode
+
+_STORED: Final = (*_COLUMNS, "partition")
 
 _READ: Final = tuple(
     sql_cast(cart_snapshots.c.lines, Text).label("lines") if name == "lines" else cart_snapshots.c[name]
@@ -49,39 +53,52 @@ class SnapshotState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CartSnapshots:
-    """The snapshots of one deployment. Every method may raise StoreUnavailable, writers OutcomeUnknown.
+    """The snapshots of one partition's carts. Any method may raise StoreUnavailable, writers OutcomeUnknown.
 
     `epoch`: in which the engine was open that the news are of. Once a later one was raised they are refused
     with StoreRecovering: that engine may have been lost, and its successor have got its carts from here.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, partition: Partition) -> None:
         self._database = database
+        self._partition = partition
 
     async def state(self) -> SnapshotState:
         async with self._database.reading() as connection:
-            row = (await connection.execute(select(outbox_cursor))).one()
+            row = (await connection.execute(_cursor_of(self._partition))).one()
         return SnapshotState(change=row.snapshot_change, at_ms=row.snapshot_at_ms)
 
-    async def save(self, snapshots: Sequence[CartSnapshot], state: SnapshotState, *, epoch: int) -> None:
+    async def save(
+        self, snapshots: Sequence[CartSnapshot], state: SnapshotState, *, epoch: int, position: Position
+    ) -> bool:
         """Store carts as the engine has them, unless the record has seen a later version, and how far
-        they go. Saving twice or late changes nothing more."""
+        they go. Saving twice or late changes nothing more.
+
+        `position`: of the last event when the carts were read. False, with nothing stored: the record does
+        not have it yet. A cart that a checkout emptied must not be there before its order: were the engine
+        lost in between, both would be gone.
+        """
         async with self._database.transaction() as connection:
             # The cursor's lock first, as the drain takes it: the two never wait for each other crosswise.
-            await _locked_for(connection, epoch)
-            await _upsert(connection, snapshots)
+            if not await _locked_for(connection, self._partition, epoch, position):
+                return False
+            await _upsert(connection, self._partition, snapshots)
             await connection.execute(
                 update(outbox_cursor)
-                .where(outbox_cursor.c.snapshot_change <= state.change)
+                .where(
+                    outbox_cursor.c.partition == self._partition.index,
+                    outbox_cursor.c.snapshot_change <= state.change,
+                )
                 .values(snapshot_change=state.change, snapshot_at_ms=state.at_ms, written_in_layout=LAYOUT)
             )
+        return True
 
     async def expire(self, cart_ids: Sequence[str], *, epoch: int) -> None:
         """These carts are gone from the engine. What was merged or converted stays that."""
         if not cart_ids:
             return
         async with self._database.transaction() as connection:
-            await _locked_for(connection, epoch)
+            await _locked_for(connection, self._partition, epoch, _NO_EVENT)
             await connection.execute(
                 update(cart_snapshots)
                 .where(
@@ -99,11 +116,18 @@ class CartSnapshots:
                 await connection.execute(
                     update(cart_snapshots)
                     .where(
+                        snapshots.partition == self._partition.index,
                         snapshots.status.in_(("active", "abandoned") if status == "expired" else ("active",)),
                         snapshots.updated_at_ms + limit <= now_ms,
                     )
                     .values(status=status)
                 )
+
+    async def has_reached(self, position: Position) -> bool:
+        """Whether the record has every event up to this one."""
+        async with self._database.reading() as connection:
+            row = (await connection.execute(_cursor_of(self._partition))).one()
+        return Position(row.epoch, row.seq) >= position
 
     async def find(self, cart_id: str) -> CartSnapshot | None:
         query = select(*_READ).where(cart_snapshots.c.cart_id == cart_id)
@@ -125,6 +149,7 @@ class CartSnapshots:
         query = (
             select(*_READ)
             .where(
+                cart_snapshots.c.partition == self._partition.index,
                 cart_snapshots.c.cart_id > after,
                 cart_snapshots.c.lines_count > 0,
                 cart_snapshots.c.status.in_(("active", "abandoned")),
@@ -138,33 +163,46 @@ class CartSnapshots:
     async def count_live(self) -> int:
         """How many carts `live` would give in all."""
         query = select(func.count()).where(
-            cart_snapshots.c.lines_count > 0, cart_snapshots.c.status.in_(("active", "abandoned"))
+            cart_snapshots.c.partition == self._partition.index,
+            cart_snapshots.c.lines_count > 0,
+            cart_snapshots.c.status.in_(("active", "abandoned")),
         )
         async with self._database.reading(is_long=True) as connection:
             return int((await connection.execute(query)).scalar_one())
 
 
-async def _locked_for(connection: AsyncConnection, epoch: int) -> None:
-    """Lock the cursor, unless an epoch after this one was raised. Raises StoreRecovering."""
-    row = (await connection.execute(select(outbox_cursor).with_for_update())).one()
+def _cursor_of(partition: Partition) -> Select[Any]:
+    return select(outbox_cursor).where(outbox_cursor.c.partition == partition.index)
+
+
+async def _locked_for(
+    connection: AsyncConnection, partition: Partition, epoch: int, position: Position
+) -> bool:
+    """Lock the cursor, unless an epoch after this one was raised; whether it has reached this position.
+    Raises StoreRecovering."""
+    row = (await connection.execute(_cursor_of(partition).with_for_update())).one()
     if epoch < row.fence_epoch:
         raise StoreRecovering(f"Carts of epoch {epoch} come after epoch {row.fence_epoch} was raised.")
+    return Position(row.epoch, row.seq) >= position
 
 
-async def _upsert(connection: AsyncConnection, snapshots: Iterable[CartSnapshot]) -> None:
+async def _upsert(
+    connection: AsyncConnection, partition: Partition, snapshots: Iterable[CartSnapshot]
+) -> None:
     rows = [
         (
             *(its.cart_id, its.version, its.status, its.currency, _encode_lines(its.lines).decode()),
             *(len(its.lines), its.total_items, its.subtotal_minor),
             *(its.created_at_ms, its.updated_at_ms, its.lifetime_ms, its.watched_until_ms, its.merged_into),
+            partition.index,
         )
         for its in sorted(snapshots, key=lambda its: its.cart_id)
     ]
     if not rows:
         return
-    source = rows_of(cart_snapshots, _COLUMNS)
+    source = rows_of(cart_snapshots, _STORED)
     statement = pg_insert(cart_snapshots).from_select(
-        _COLUMNS, select(*(source.c[name].cast(cart_snapshots.c[name].type) for name in _COLUMNS))
+        _STORED, select(*(source.c[name].cast(cart_snapshots.c[name].type) for name in _STORED))
     )
     excluded = statement.excluded
     changed: dict[str, Any] = {name: excluded[name] for name in _COLUMNS[1:]}
@@ -177,7 +215,7 @@ async def _upsert(connection: AsyncConnection, snapshots: Iterable[CartSnapshot]
         statement.on_conflict_do_update(
             index_elements=["cart_id"], set_=changed, where=cart_snapshots.c.version <= excluded.version
         ),
-        columns_of(_COLUMNS, rows),
+        columns_of(_STORED, rows),
     )
 
 
@@ -189,10 +227,12 @@ class _Move(msgspec.Struct):
     currency: str
     lines: list[SnapshotLine]
     is_return: bool
+    is_whole: bool
+    """Whether it left no line in the cart."""
     at_ms: int
 
 
-async def shift(connection: AsyncConnection, batch: Sequence[Decoded]) -> None:
+async def shift(connection: AsyncConnection, partition: Partition, batch: Sequence[Decoded]) -> None:
     """Move the lines that a batch of events bought or returned, in the transaction that records them."""
     moving = [entry for entry in batch if entry.event.cart_version > 0]
     if not moving:
@@ -215,13 +255,13 @@ async def shift(connection: AsyncConnection, batch: Sequence[Decoded]) -> None:
         snapshot = _shifted(shifted.get(move.cart_id) or known.get(move.cart_id), move)
         if snapshot is not None:
             shifted[move.cart_id] = snapshot
-    await _upsert(connection, shifted.values())
+    await _upsert(connection, partition, shifted.values())
 
 
 def _shifted(snapshot: CartSnapshot | None, move: _Move) -> CartSnapshot | None:
     """The cart after a move; None when it has nothing to say of it."""
     if snapshot is None:
-        if not move.is_return:
+        if not move.is_return and not move.is_whole:
             return None
         snapshot = CartSnapshot(
             cart_id=move.cart_id,
@@ -282,6 +322,7 @@ async def _moves_of(
                 currency=currency,
                 lines=lines,
                 is_return=isinstance(body, PaymentReleased),
+                is_whole=isinstance(body, CheckoutBegun) and body.checkout_type == "full_cart",
                 at_ms=entry.event.at_ms,
             )
         )

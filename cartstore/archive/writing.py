@@ -6,10 +6,10 @@ Owns which events follow the cursor. What they do to the rows is worked out in a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
-from sqlalchemy import Update, select, update
+from sqlalchemy import Select, Update, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -38,31 +38,26 @@ from cartstore.archive.tables import (
 )
 from cartstore.errors import OutboxBroken, StoreRecovering
 from cartstore.layout import LAYOUT
-from cartstore.model import Event, Position
+from cartstore.model import Event, Partition, Position
 
-PARTITION: Final = 0
-"""The only one until shares can move between partitions."""
+_EVENT_COLUMNS = ("epoch", "seq", "line", "nonce", "type", "at_ms", "body", "partition")
+_PAYMENT_COLUMNS = tuple(column.name for column in payments.c if column.name != "redacted_at_ms")
+_ORDER_COLUMNS = tuple(column.name for column in orders.c)
+_LINE_COLUMNS = tuple(column.name for column in order_lines.c)
+_LEDGER_COLUMNS = tuple(column.name for column in stock_ledger.c)
 
-CURSOR = select(
-    outbox_cursor.c.epoch, outbox_cursor.c.seq, outbox_cursor.c.nonce, outbox_cursor.c.fence_epoch
-).where(outbox_cursor.c.partition == PARTITION)
+
+def cursor_of(partition: Partition) -> Select[Any]:
+    return select(
+        outbox_cursor.c.epoch, outbox_cursor.c.seq, outbox_cursor.c.nonce, outbox_cursor.c.fence_epoch
+    ).where(outbox_cursor.c.partition == partition.index)
 
 
-def cursor_update() -> Update:
+def cursor_update(partition: Partition) -> Update:
     """An UPDATE of the cursor's row that says of which key layout its process is: the record refuses every
     other (migration 0007)."""
-    return (
-        update(outbox_cursor).where(outbox_cursor.c.partition == PARTITION).values(written_in_layout=LAYOUT)
-    )
-
-
-_EVENT_COLUMNS = ("epoch", "seq", "line", "nonce", "type", "at_ms", "body")
-_PAYMENT_COLUMNS = tuple(
-    column.name for column in payments.c if column.name not in ("redacted_at_ms", "partition")
-)
-_ORDER_COLUMNS = tuple(column.name for column in orders.c if column.name != "partition")
-_LINE_COLUMNS = tuple(column.name for column in order_lines.c)
-_LEDGER_COLUMNS = tuple(column.name for column in stock_ledger.c if column.name != "partition")
+    its_own = outbox_cursor.c.partition == partition.index
+    return update(outbox_cursor).where(its_own).values(written_in_layout=LAYOUT)
 
 
 def following(batch: Sequence[Event], cursor: Position, nonce: str, fence_epoch: int) -> list[Event]:
@@ -89,30 +84,32 @@ def following(batch: Sequence[Event], cursor: Position, nonce: str, fence_epoch:
     return fresh
 
 
-async def locked_cursor(connection: AsyncConnection) -> tuple[Position, str, int]:
+async def locked_cursor(connection: AsyncConnection, partition: Partition) -> tuple[Position, str, int]:
     """The cursor with its nonce, locked for this transaction, and the epoch below which nothing applies."""
-    row = (await connection.execute(CURSOR.with_for_update())).one()
+    row = (await connection.execute(cursor_of(partition).with_for_update())).one()
     return Position(row.epoch, row.seq), row.nonce, row.fence_epoch
 
 
-async def apply(connection: AsyncConnection, fresh: Sequence[Event]) -> Position:
+async def apply(connection: AsyncConnection, partition: Partition, fresh: Sequence[Event]) -> Position:
     """Apply events that follow the cursor, and move it. Raises EventRefused."""
     decoded = decode_all(fresh)
     changes = Changes(
         await _payment_states(connection, payments_needed(decoded)),
-        await _stock_counts(connection, skus_needed(decoded)),
-        await backorders.read_waiting(connection, units_to_assign(decoded)),
+        await _stock_counts(connection, partition, skus_needed(decoded)),
+        await backorders.read_waiting(connection, partition, units_to_assign(decoded)),
     )
     changes.fold(decoded)
-    await _write_changes(connection, changes)
-    await shift(connection, decoded)
-    await insert_rows(connection, events, _EVENT_COLUMNS, [*event_rows(decoded), *changes.feed])
-    return await move_cursor(connection, fresh[-1])
+    await _write_changes(connection, partition, changes)
+    await shift(connection, partition, decoded)
+    rows = [(*row, partition.index) for row in (*event_rows(decoded), *changes.feed)]
+    await insert_rows(connection, events, _EVENT_COLUMNS, rows)
+    return await move_cursor(connection, partition, fresh[-1])
 
 
-async def move_cursor(connection: AsyncConnection, last: Event) -> Position:
+async def move_cursor(connection: AsyncConnection, partition: Partition, last: Event) -> Position:
     position = last.position
-    await connection.execute(cursor_update().values(epoch=position.epoch, seq=position.seq, nonce=last.nonce))
+    values = {"epoch": position.epoch, "seq": position.seq, "nonce": last.nonce}
+    await connection.execute(cursor_update(partition).values(**values))
     return position
 
 
@@ -139,26 +136,29 @@ async def _payment_states(connection: AsyncConnection, payment_ids: Sequence[str
     return states
 
 
-async def _stock_counts(connection: AsyncConnection, skus: Sequence[str]) -> dict[str, StockCount]:
+async def _stock_counts(
+    connection: AsyncConnection, partition: Partition, skus: Sequence[str]
+) -> dict[str, StockCount]:
     if not skus:
         return {}
-    query = select(stock).where(stock.c.sku.in_(array_of(stock.c.sku, skus)))
+    query = select(stock).where(
+        stock.c.sku.in_(array_of(stock.c.sku, skus)), stock.c.partition == partition.index
+    )
     return {
         row.sku: StockCount(row.on_hand, row.sold, row.backordered) for row in await connection.execute(query)
     }
 
 
-async def _write_changes(connection: AsyncConnection, changes: Changes) -> None:
-    await _insert_begun(connection, changes)
+async def _write_changes(connection: AsyncConnection, partition: Partition, changes: Changes) -> None:
+    await _insert_begun(connection, partition, changes)
     await _update_payments(connection, changes)
-    await _upsert_stock(connection, changes)
-    await insert_rows(
-        connection, stock_ledger, _LEDGER_COLUMNS, [msgspec.structs.astuple(line) for line in changes.ledger]
-    )
-    await backorders.write(connection, changes.waiting)
+    await _upsert_stock(connection, partition, changes)
+    rows = [(*msgspec.structs.astuple(line), partition.index) for line in changes.ledger]
+    await insert_rows(connection, stock_ledger, _LEDGER_COLUMNS, rows)
+    await backorders.write(connection, partition, changes.waiting)
 
 
-async def _insert_begun(connection: AsyncConnection, changes: Changes) -> None:
+async def _insert_begun(connection: AsyncConnection, partition: Partition, changes: Changes) -> None:
     """Checkouts that the batch begins, in the state that the batch leaves them in."""
     payment_rows: list[tuple[Any, ...]] = []
     order_rows: list[tuple[Any, ...]] = []
@@ -170,6 +170,7 @@ async def _insert_begun(connection: AsyncConnection, changes: Changes) -> None:
                 *(begun.payment_id, begun.checkout_id, begun.checkout_type, begun.cart_id, state.status),
                 *(begun.amount_minor, begun.currency, begun.gateway, begun.method, state.attempts),
                 *(begun.expires_at_ms, begun.created_at_ms, begun.fingerprint, begun.details_json),
+                partition.index,
             )
         )
         for n, order in enumerate(begun.orders, 1):
@@ -177,7 +178,7 @@ async def _insert_begun(connection: AsyncConnection, changes: Changes) -> None:
             order_rows.append(
                 (
                     *(order.order_id, begun.payment_id, n, order.seller, its.status, its.release_reason),
-                    *(order.total_minor, begun.created_at_ms),
+                    *(order.total_minor, begun.created_at_ms, partition.index),
                 )
             )
             line_rows += [
@@ -219,16 +220,19 @@ async def _update_payments(connection: AsyncConnection, changes: Changes) -> Non
     )
 
 
-async def _upsert_stock(connection: AsyncConnection, changes: Changes) -> None:
+async def _upsert_stock(connection: AsyncConnection, partition: Partition, changes: Changes) -> None:
     if not changes.stock:
         return
-    names = ("sku", "on_hand", "sold", "backordered")
-    rows = [(sku, count.on_hand, count.sold, count.backordered) for sku, count in changes.stock.items()]
+    names = ("sku", "partition", "on_hand", "sold", "backordered")
+    rows = [
+        (sku, partition.index, count.on_hand, count.sold, count.backordered)
+        for sku, count in changes.stock.items()
+    ]
     statement = pg_insert(stock).from_select(names, select(*rows_of(stock, names).c))
     # Whole values, not additions: the counts were read under the cursor's lock, and only its holder writes.
     await connection.execute(
         statement.on_conflict_do_update(
-            index_elements=["sku"], set_={name: statement.excluded[name] for name in names[1:]}
+            index_elements=["sku", "partition"], set_={name: statement.excluded[name] for name in names[2:]}
         ),
         columns_of(names, rows),
     )

@@ -143,7 +143,13 @@ class Recovery:
             reach("take_over.drained")
             # The carts of a log with a hole prove nothing, whatever the stream proves.
             if seen.identity != DAMAGED and await self._has_all_carts(shut):
-                saved = await save_carts(self._caller, self._engine.keys, self._archive, epoch=shut.epoch)
+                saved = await save_carts(
+                    self._caller,
+                    self._engine.keys,
+                    self._archive,
+                    epoch=shut.epoch,
+                    position=await self._outbox.last_position(),
+                )
                 reach("take_over.all_saved")
                 _log.info("partition %s: %d carts were saved before", self._partition.tag, saved)
         return await self._rebuild(shut, on_progress)

@@ -6,13 +6,14 @@ stored only over an older version of itself.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 import msgspec
 
 from cartstore.archive.snapshots import CartSnapshots, SnapshotState
 from cartstore.failpoints import reach
-from cartstore.model import CartSnapshot
+from cartstore.model import CartSnapshot, Position
 
 BATCH_CARTS: Final = 200
 SWEPT_CARTS: Final = 500
@@ -27,6 +28,8 @@ class CartDump(msgspec.Struct, frozen=True, kw_only=True):
     at_ms: int
     epoch: int
     """In which the engine was open when it was asked."""
+    position: Position
+    """Of the last event in the outbox, when the carts were read."""
     carts: list[CartSnapshot]
     gone: list[str]
     """Carts that changed and are not kept any more."""
@@ -58,12 +61,15 @@ async def take_snapshots(
     engine: DumpingEngine,
     snapshots: CartSnapshots,
     *,
+    drain: Callable[[], Awaitable[object]],
     abandoned_after_ms: int,
     carts_max: int = RUN_CARTS_MAX,
 ) -> int:
     """Store the carts that changed since the last run; how many.
 
-    Raises StoreUnavailable, OutcomeUnknown, StoreRecovering when another engine was opened meanwhile.
+    A cart is stored only once the record has every event that the engine had issued when the cart was read:
+    `drain` carries them there. What it raises ends the run, with nothing stored. Raises StoreUnavailable,
+    OutcomeUnknown, StoreRecovering when another engine was opened meanwhile.
     """
     taken = 0
     after = (await snapshots.state()).change
@@ -71,6 +77,13 @@ async def take_snapshots(
     while taken < carts_max:
         dump = await engine.dump_carts(after, BATCH_CARTS)
         reach("snapshot.dumped")
+        if not await snapshots.has_reached(dump.position):
+            # What others issue meanwhile is not waited for: the carts are those of the dump.
+            await drain()
+            reach("snapshot.drained")
+            if not await snapshots.has_reached(dump.position):
+                # A drain has its bounds. The next run goes on from here.
+                break
         # The engine's copy may only go once the record's says so, hence first expired, then forgotten.
         await snapshots.expire(dump.gone, epoch=dump.epoch)
         reach("snapshot.expired")
@@ -79,7 +92,8 @@ async def take_snapshots(
             reach("snapshot.forgotten")
         # Stored also when nothing changed: `at_ms` tells a rebuild since when the engine has been silent.
         state = SnapshotState(change=dump.change, at_ms=dump.at_ms)
-        await snapshots.save(dump.carts, state, epoch=dump.epoch)
+        if not await snapshots.save(dump.carts, state, epoch=dump.epoch, position=dump.position):
+            break
         reach("snapshot.saved")
         found = len(dump.carts) + len(dump.gone)
         taken += found

@@ -16,6 +16,7 @@ from cartstore.archive.repository import Archive
 from cartstore.archive.snapshots import SnapshotState
 from cartstore.errors import StoreRecovering
 from cartstore.failpoints import reach
+from cartstore.model import Position
 from cartstore.redis.caller import ScriptCaller
 from cartstore.redis.keys import Keys
 from cartstore.redis.layout_before import dump_carts
@@ -25,9 +26,11 @@ BATCH_CARTS: Final = 200
 _log = logging.getLogger("cartstore.recovery")
 
 
-async def save_carts(caller: ScriptCaller, keys: Keys, archive: Archive, *, epoch: int) -> int:
+async def save_carts(
+    caller: ScriptCaller, keys: Keys, archive: Archive, *, epoch: int, position: Position
+) -> int:
     """Save every cart that changed since the last snapshot; how many. The engine's gate is shut, and its
-    outbox is drained to the end.
+    outbox is drained up to `position`, its last event; none is saved if it could not be.
 
     A cart that cannot be read keeps the snapshot that it has. Raises StoreRecovering when another recoverer
     is at work, StoreUnavailable, OutcomeUnknown.
@@ -45,9 +48,10 @@ async def save_carts(caller: ScriptCaller, keys: Keys, archive: Archive, *, epoc
         await archive.snapshots.expire(found.gone, epoch=epoch)
         reach("take_over.expired")
         # The time stays that of the last snapshot: it tells how long the engine has been silent.
-        await archive.snapshots.save(
-            found.carts, SnapshotState(change=found.change, at_ms=state.at_ms), epoch=epoch
-        )
+        saves = SnapshotState(change=found.change, at_ms=state.at_ms)
+        if not await archive.snapshots.save(found.carts, saves, epoch=epoch, position=position):
+            _log.error("not all events could be drained: carts come back as of their last snapshots")
+            return saved
         reach("take_over.saved")
         progress.made()
         saved += len(found.carts)

@@ -169,14 +169,20 @@ class AuditedRedisEngine(RedisEngine):
         """Carts that changed after a change number, oldest change first."""
         reply = await self.call(script("cart_dump"), (self.keys.gate, self.keys.activity), after, limit)
         carts, gone = [], []
-        for place in range(3, len(reply), 3):
+        for place in range(4, len(reply), 3):
             snapshot = read_snapshot(reply[place], reply[place + 2])
             if snapshot is None:
                 gone.append(reply[place])
             else:
                 carts.append(snapshot)
-        change = int(reply[-2]) if len(reply) > 3 else after
-        return CartDump(at_ms=int(reply[1]), epoch=int(reply[2]), carts=carts, gone=gone, change=change)
+        return CartDump(
+            at_ms=int(reply[1]),
+            epoch=int(reply[2]),
+            position=Position.parse(reply[3]),
+            carts=carts,
+            gone=gone,
+            change=int(reply[-2]) if len(reply) > 4 else after,
+        )
 
     async def find_gone_carts(self, offset: int, count: int) -> GoneCarts:
         """Look at a slice of `activity`."""

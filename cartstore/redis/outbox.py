@@ -105,6 +105,14 @@ class RedisOutbox:
         except RedisError as error:
             raise translate(error, sent=False) from error
 
+    async def last_position(self) -> Position:
+        """Of the last event in the stream; 0-0 when there is none. Raises StoreUnavailable."""
+        try:
+            found = cast(Any, await self._client.xrevrange(self._keys.outbox, count=1))
+        except (RedisError, OSError, TimeoutError) as error:
+            raise translate(error, sent=False) from error
+        return Position.parse(found[0][0]) if found else Position(0, 0)
+
     async def last_event_ms(self) -> int:
         """When the last event in the stream was written, by the engine's clock; 0 when there is none.
         Raises StoreUnavailable."""

@@ -8,7 +8,8 @@
   ARGV[3]  nonce                  of this call
   ARGV[4]  after                  change number; carts with a later one
   ARGV[5]  limit                  carts
-  Returns  {'OK', now, epoch, <cart_id, change, cart>...} | {'FENCED'}
+  Returns  {'OK', now, epoch, position, <cart_id, change, cart>...} | {'FENCED'}
+           position: of the outbox's last entry, '0-0' without one; the gate's seq may be ahead of it
            cart: {} | {version, currency, created, updated, lifetime, watched until, merged into,
            <line_id, properties, quantity, held, held until, first held, price, revision, ordinal, added, updated>...}
   Faults   CARTUNREADABLE
@@ -18,12 +19,14 @@
 --- @include int
 --- @include cart_load
 --- @include line_order
+--- @include outbox_last
 
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
 if not call then
   return { 'FENCED' }
 end
-local reply = { 'OK', int(call.now), call.epoch }
+local position = string.match(outbox_last(call.prefix).name, '^%S+') or '0-0'
+local reply = { 'OK', int(call.now), call.epoch, position }
 -- What a hold lasts is told as it was written: a clock that stepped back since has no say in a record.
 local as_written = { prefix = call.prefix, now = math.huge }
 local found = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[4], '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[5])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import time
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -256,7 +258,18 @@ async def test_reading_sets_no_cookie_when_the_token_is_unknown(api: Any) -> Non
     token = (await api.anyone.post("/v1/guest")).json()["token"]
     forged = ("A" if token[0] != "A" else "B") + token[1:]
 
-    for sent in (None, "", "x", forged, token + "A", token[:-1], "ü" * 52, "a" * 52, token[:-1] + "\n"):
+    for sent in (
+        None,
+        "",
+        "x",
+        forged,
+        token + "A",
+        token[:-1],
+        "ü" * 56,
+        "a" * 52,
+        "a" * 56,
+        token[:-1] + "\n",
+    ):
         headers = {"X-Cart-Token": sent.encode("latin-1")} if sent else {}
         response = await api.client().get("/v1/cart", headers=headers)
 
@@ -354,3 +367,52 @@ async def test_cookie_is_secure_when_it_is_production() -> None:
 def test_create_app_refuses_when_tokens_could_not_be_checked() -> None:
     with pytest.raises(ConfigurationError):
         create_app(Settings(jwt_secret=""))
+
+
+OLD_TOKENS = json.loads((Path(__file__).parents[1] / "upgrade" / "tokens.json").read_text())
+
+
+@pytest.mark.parametrize("its", OLD_TOKENS["tokens"], ids=lambda its: its["token"][:4])
+async def test_guest_keeps_the_cart_when_the_token_is_of_the_form_before(
+    make_api: Any, its: dict[str, str]
+) -> None:
+    api = await make_api(jwt_secret=OLD_TOKENS["secret"])
+
+    cart = (await api.client().get("/v1/cart", headers={"X-Cart-Token": its["token"]})).json()
+
+    assert cart["id"] == its["cart_id"]
+
+
+async def test_guest_gets_the_present_form_for_the_same_cart_when_the_one_before_is_renewed(
+    make_api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With whatever the answer is: nothing is sold here."""
+    api = await make_api(jwt_secret=OLD_TOKENS["secret"])
+    its = OLD_TOKENS["tokens"][0]
+    later = 4_000_000_000 + callers_module._RENEW_AFTER_SECONDS + 1
+    monkeypatch.setattr(callers_module, "time", SimpleNamespace(time=lambda: later))
+
+    added = await api.client().post(
+        "/v1/cart/items", json={"sku": "MUG"}, headers={"X-Cart-Token": its["token"]}
+    )
+    renewed = added.headers["Cart-Token"]
+    cart = (await api.client().get("/v1/cart", headers={"X-Cart-Token": renewed})).json()
+
+    assert cart["id"] == its["cart_id"]
+    decoded = base64.urlsafe_b64decode(renewed)
+    assert (len(decoded), decoded[:3]) == (42, b"\x01\x00\x00")
+
+
+@pytest.mark.parametrize("head", [b"\x02\x00\x00", b"\x01\x00\x01"], ids=["version", "partition"])
+async def test_guest_token_is_of_nobody_when_its_version_or_partition_is_another(
+    api: Any, head: bytes
+) -> None:
+    """It has our signature: a later version, or a deployment with more partitions, has issued it."""
+    callers = api.app.state.services.callers
+    mine = (await api.client().get("/v1/cart")).json()["id"]
+    signed = head + bytes(16) + (4_000_000_000).to_bytes(5, "big")
+    token = base64.urlsafe_b64encode(signed + callers._mac(signed)).decode()
+
+    cart = (await api.client().get("/v1/cart", headers={"X-Cart-Token": token})).json()
+
+    assert cart["id"] == mine

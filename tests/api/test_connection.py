@@ -37,7 +37,7 @@ _STRUCK = [
     (re.compile(rb"content-length: \d\d+"), b"content-length: some"),
     (re.compile(rb'"available_quantity":\d+'), b'"available_quantity":0'),
     (re.compile(rb'"id":"u\.[^"]*"'), b'"id":""'),
-    (re.compile(rb"(cart-token: |cart=)[A-Za-z0-9_-]{52}"), rb"\1token"),
+    (re.compile(rb"(cart-token: |cart=)[A-Za-z0-9_-]{56}"), rb"\1token"),
 ]
 
 

@@ -15,12 +15,12 @@ from cartstore.archive.arrays import ROWS_COPIED_MIN
 from cartstore.archive.repository import StockTotals
 from cartstore.embedded import Database
 from cartstore.errors import ContractError, EventRefused, OutboxBroken, StoreUnavailable
-from cartstore.model import Event, Order, OrderLine, Payment, Position
+from cartstore.model import Event, Order, OrderLine, Partition, Payment, Position
 
 
 @pytest.fixture
 async def archive(database_url: str) -> AsyncIterator[Archive]:
-    archive = await Archive.open(database_url)
+    archive = await Archive.open(database_url, Partition("main"))
     yield archive
     await archive.close()
 
@@ -161,7 +161,7 @@ async def test_apply_gives_the_same_record_when_rows_are_copied(
         if number % 4 == 0:
             story.released(number)
 
-    other = await Archive.open(database.url(other_name))
+    other = await Archive.open(database.url(other_name), Partition("main"))
     try:
         await archive.apply_events(story.events)
         for start in range(0, len(story.events), ROWS_COPIED_MIN // 4):
@@ -195,7 +195,7 @@ async def test_apply_can_be_repeated_when_the_connection_was_lost_while_rows_wer
     story = Story()
     for number in range(2 * ROWS_COPIED_MIN):
         story.adjusted(f"mug-{number}", 1, 1)
-    other = await Archive.open(database_url)
+    other = await Archive.open(database_url, Partition("main"))
 
     async with other.database.transaction() as connection:
         await connection.exec_driver_sql("LOCK TABLE stock_ledger IN EXCLUSIVE MODE")

@@ -20,6 +20,7 @@ from cartstore.archive import Archive, migrate
 from cartstore.archive.connecting import is_behind_pooler
 from cartstore.archive.schema import BASE
 from cartstore.errors import StoreUnavailable
+from cartstore.model import Partition
 
 
 def untrusted() -> ssl.SSLCertVerificationError:
@@ -40,7 +41,7 @@ def untrusted() -> ssl.SSLCertVerificationError:
 )
 async def test_open_tells_operators_server_and_cause_when_nobody_answers(url: str, says: str) -> None:
     with pytest.raises(StoreUnavailable) as caught:
-        await Archive.open(url)
+        await Archive.open(url, Partition("main"))
 
     assert caught.value.message == "The database cannot be reached."
     assert caught.value.for_operators.endswith(says)
@@ -51,7 +52,7 @@ async def test_open_tells_operators_the_server_s_words_when_the_database_is_not_
     database_url: str,
 ) -> None:
     with pytest.raises(StoreUnavailable) as caught:
-        await Archive.open(database_url.replace("/test_", "/missing_"))
+        await Archive.open(database_url.replace("/test_", "/missing_"), Partition("main"))
 
     assert 'database "missing_' in caught.value.for_operators
     assert "missing" not in caught.value.message
@@ -76,7 +77,7 @@ async def test_open_tells_operators_what_to_look_at_when_a_connection_fails(
     monkeypatch.setattr(asyncpg, "connect", fail)
 
     with pytest.raises(StoreUnavailable) as caught:
-        await Archive.open("postgresql://u:p4ss@one:5433,[::1]/shop")
+        await Archive.open("postgresql://u:p4ss@one:5433,[::1]/shop", Partition("main"))
 
     assert caught.value.for_operators.startswith("The database at one port 5433, [::1] port 5432 cannot be")
     assert says in caught.value.for_operators
@@ -155,7 +156,7 @@ async def test_nothing_is_prepared_under_a_name_or_outside_a_transaction_when_a_
     async with pooled(database_url) as (pooler, url):
         await migrate(url, revision=BASE)
         await migrate(url)
-        archive = await Archive.open(url)
+        archive = await Archive.open(url, Partition("main"))
         story = Story()
         await archive.apply_events([story.adjusted("a", 5, on_hand=5)])
         # Twice, because a statement is cached when it has been prepared.

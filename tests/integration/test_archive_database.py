@@ -28,7 +28,7 @@ from cartstore.errors import (
     OutcomeUnknown,
     StoreUnavailable,
 )
-from cartstore.model import Position
+from cartstore.model import Partition, Position
 
 PATIENCE_SECONDS = 60.0
 """Only there to end a test that hangs: nothing is measured with it."""
@@ -41,7 +41,7 @@ def url(database_url: str) -> str:
 
 @pytest.fixture
 async def archive(url: str) -> AsyncIterator[Archive]:
-    archive = await Archive.open(url)
+    archive = await Archive.open(url, Partition("main"))
     yield archive
     await archive.close()
 
@@ -106,7 +106,7 @@ class Hanging:
 @pytest.fixture
 async def hanging(own_database: Database) -> AsyncIterator[Hanging]:
     await migrate(own_database.url())
-    archive = await Archive.open(own_database.url())
+    archive = await Archive.open(own_database.url(), Partition("main"))
     yield Hanging(own_database, archive)
     await archive.close()
 
@@ -121,12 +121,12 @@ def test_libpq_url_keeps_everything_but_the_scheme(scheme: str) -> None:
 @pytest.mark.parametrize("url", ["", "mysql://localhost/shop", "localhost:5432", "postgresql:shop"])
 async def test_open_refuses_a_url_of_another_kind(url: str) -> None:
     with pytest.raises(ConfigurationError, match="postgresql://"):
-        await Archive.open(url)
+        await Archive.open(url, Partition("main"))
 
 
 async def test_open_refuses_a_url_that_cannot_be_parsed() -> None:
     with pytest.raises(ConfigurationError, match="cannot be used"):
-        await Archive.open("postgresql://localhost/shop?sslmode=perhaps")
+        await Archive.open("postgresql://localhost/shop?sslmode=perhaps", Partition("main"))
 
 
 async def test_open_refuses_a_server_whose_commits_may_be_lost(database: Database, url: str) -> None:
@@ -134,7 +134,7 @@ async def test_open_refuses_a_server_whose_commits_may_be_lost(database: Databas
     database.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
 
     with pytest.raises(ConfigurationError, match="synchronous_commit"):
-        await Archive.open(url)
+        await Archive.open(url, Partition("main"))
 
 
 @pytest.mark.parametrize(
@@ -142,12 +142,12 @@ async def test_open_refuses_a_server_whose_commits_may_be_lost(database: Databas
 )
 async def test_open_says_unavailable_when_nobody_answers(url: str) -> None:
     with pytest.raises(StoreUnavailable, match="cannot be reached"):
-        await Archive.open(url)
+        await Archive.open(url, Partition("main"))
 
 
 async def test_open_says_unavailable_when_the_database_is_not_there(url: str) -> None:
     with pytest.raises(StoreUnavailable):
-        await Archive.open(url.replace("/test_", "/missing_"))
+        await Archive.open(url.replace("/test_", "/missing_"), Partition("main"))
 
 
 async def test_migrate_says_unavailable_when_nobody_answers() -> None:
@@ -171,7 +171,7 @@ async def test_claim_refuses_another_deployment(archive: Archive) -> None:
 async def test_pool_heals_when_the_database_was_restarted(own_database: Database) -> None:
     url = own_database.url()
     await migrate(url)
-    archive = await Archive.open(url)
+    archive = await Archive.open(url, Partition("main"))
     await archive.apply_events([Story().adjusted("mug", 5, 5)])
     own_database.kill()
 
@@ -194,7 +194,7 @@ async def test_pool_heals_when_the_database_was_restarted(own_database: Database
 async def test_pool_heals_when_a_restart_went_unnoticed(own_database: Database) -> None:
     url = own_database.url()
     await migrate(url)
-    archive = await Archive.open(url)
+    archive = await Archive.open(url, Partition("main"))
     await archive.ping()
     own_database.kill()
     own_database.start()
@@ -375,6 +375,6 @@ async def test_driver_errors_become_the_taxonomy(
 async def test_migrate_and_open_take_a_url_with_escapes(url: str) -> None:
     escaped = url.replace("/tmp", quote("/tmp", safe=""))
 
-    archive = await Archive.open(escaped)
+    archive = await Archive.open(escaped, Partition("main"))
     await archive.ping()
     await archive.close()

@@ -16,12 +16,12 @@ from cartstore.archive.arrays import ROWS_COPIED_MIN
 from cartstore.archive.drain import drain
 from cartstore.archive.repository import StockTotals
 from cartstore.errors import OutboxBroken, OutcomeUnknown, StoreRecovering, StoreUnavailable
-from cartstore.model import Event, Position
+from cartstore.model import Event, Partition, Position
 
 
 @pytest.fixture
 async def archive(database_url: str) -> AsyncIterator[Archive]:
-    archive = await Archive.open(database_url)
+    archive = await Archive.open(database_url, Partition("main"))
     yield archive
     await archive.close()
 

@@ -19,7 +19,7 @@ from cartstore.archive.connecting import connector
 from cartstore.archive.schema import BASE, newest_revision
 from cartstore.archive.tables import metadata
 from cartstore.errors import ConfigurationError
-from cartstore.model import Position
+from cartstore.model import Partition, Position
 
 CONSTRAINTS = """
     SELECT c.relname || '.' || k.conname || ': ' || pg_get_constraintdef(k.oid)
@@ -116,7 +116,7 @@ async def test_metadata_equals_the_migrated_constraints_and_indexes(url: str) ->
 
 
 async def test_open_finds_a_cursor_at_zero_in_a_fresh_database(url: str) -> None:
-    archive = await Archive.open(url)
+    archive = await Archive.open(url, Partition("main"))
 
     cursor = await archive.cursor()
     await archive.close()
@@ -128,7 +128,7 @@ async def test_open_refuses_a_database_without_tables(url: str) -> None:
     await migrate(url, revision=BASE)
 
     with pytest.raises(ConfigurationError, match="cartstore migrate"):
-        await Archive.open(url)
+        await Archive.open(url, Partition("main"))
 
 
 @pytest.fixture
@@ -145,6 +145,10 @@ async def execute(url: str) -> AsyncIterator[Callable[[str], Awaitable[None]]]:
     await engine.dispose()
 
 
+async def open_archive(url: str) -> Archive:
+    return await Archive.open(url, Partition("main"))
+
+
 LATER = "UPDATE alembic_version SET version_num = '9999'"
 
 
@@ -152,7 +156,7 @@ async def test_open_and_migrate_go_on_when_a_later_version_has_migrated(url: str
     await execute(LATER)
 
     await migrate(url)
-    archive = await Archive.open(url)
+    archive = await Archive.open(url, Partition("main"))
     await archive.close()
 
     assert await ask(url, "SELECT version_num FROM alembic_version") == ["9999"]
@@ -181,7 +185,7 @@ async def test_open_and_migrate_refuse_when_a_later_version_lets_only_later_ones
 ) -> None:
     await execute(LATER, "COMMENT ON TABLE alembic_version IS 'cartstore from 9998'")
 
-    for use in (Archive.open, migrate):
+    for use in (open_archive, migrate):
         with pytest.raises(ConfigurationError, match="tables of a later cartstore"):
             await use(url)
 
@@ -191,7 +195,7 @@ async def test_open_and_migrate_refuse_when_the_migrations_are_another_program_s
 ) -> None:
     await execute("UPDATE alembic_version SET version_num = 'ab12cd34ef56'")
 
-    for use in (Archive.open, migrate):
+    for use in (open_archive, migrate):
         with pytest.raises(ConfigurationError, match=r"another program .*'ab12cd34ef56'"):
             await use(url)
 

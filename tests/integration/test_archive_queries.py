@@ -12,12 +12,12 @@ from sqlalchemy import text
 from cartstore.archive import Archive, repository
 from cartstore.archive.repository import LedgerRow, StockTotals
 from cartstore.errors import InvalidField
-from cartstore.model import Position, StockLevel, StockResult
+from cartstore.model import Partition, Position, StockLevel, StockResult
 
 
 @pytest.fixture
 async def archive(database_url: str) -> AsyncIterator[Archive]:
-    archive = await Archive.open(database_url)
+    archive = await Archive.open(database_url, Partition("main"))
     yield archive
     await archive.close()
 
@@ -84,7 +84,9 @@ async def test_terminal_payments_are_those_that_somebody_ended_latest_first(shop
 
 
 async def test_terminal_payments_are_found_without_a_look_at_every_payment(shop: Archive) -> None:
-    query = str(repository._terminal_since(NOW_MS, 10).compile(compile_kwargs={"literal_binds": True}))
+    query = str(
+        repository._terminal_since(shop.partition, NOW_MS, 10).compile(compile_kwargs={"literal_binds": True})
+    )
 
     async with shop.database.transaction() as connection:
         for node in ("seqscan", "sort"):

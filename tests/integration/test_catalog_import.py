@@ -13,7 +13,7 @@ from cartstore.archive import Archive
 from cartstore.catalog.importing import IMPORT_REFERENCE, ImportReport, import_catalog
 from cartstore.catalog.repository import CatalogRepository
 from cartstore.errors import InvalidField, LimitExceeded, StoreUnavailable
-from cartstore.model import Product, SkuFields, Variant
+from cartstore.model import Partition, Product, SkuFields, Variant
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
 DEMO = Path(__file__).parents[2] / "cartstore/demo/catalog.csv"
@@ -57,7 +57,7 @@ class Engine:
 
 @pytest.fixture
 async def archive(database_url: str) -> AsyncIterator[Archive]:
-    archive = await Archive.open(database_url)
+    archive = await Archive.open(database_url, Partition("main"))
     yield archive
     await archive.close()
 

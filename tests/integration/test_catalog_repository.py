@@ -13,12 +13,12 @@ from archive_shop import Story
 from cartstore.archive import Archive
 from cartstore.catalog.repository import CatalogRepository
 from cartstore.errors import InvalidField, ProductNotFound
-from cartstore.model import Product, PurchaseLimit, SkuFields, Variant
+from cartstore.model import Partition, Product, PurchaseLimit, SkuFields, Variant
 
 
 @pytest.fixture
 async def archive(database_url: str) -> AsyncIterator[Archive]:
-    archive = await Archive.open(database_url)
+    archive = await Archive.open(database_url, Partition("main"))
     yield archive
     await archive.close()
 

@@ -18,7 +18,7 @@ from sqlalchemy import text
 from cartstore import Owner
 from cartstore.archive.snapshots import SnapshotState
 from cartstore.errors import StoreRecovering
-from cartstore.model import CartSnapshot, CartStatus
+from cartstore.model import CartSnapshot, CartStatus, Position
 from cartstore.recovery import snapshots
 from cartstore.recovery.snapshots import DumpingEngine
 from cartstore.store import CartStore
@@ -95,7 +95,9 @@ async def test_older_state_changes_nothing_when_it_is_stored_late(store: CartSto
     state = await store.archive.snapshots.state()
 
     late = SnapshotState(change=old_state.change, at_ms=0)
-    await store.archive.snapshots.save([old], late, epoch=await store.archive.fence_epoch())
+    await store.archive.snapshots.save(
+        [old], late, epoch=await store.archive.fence_epoch(), position=Position(0, 0)
+    )
 
     assert (await found(store, ANN)).total_items == 2
     assert await store.archive.snapshots.state() == state
@@ -119,7 +121,10 @@ async def test_carts_of_a_lost_engine_are_refused_when_they_are_stored_late(
 
     with pytest.raises(StoreRecovering):
         await store.archive.snapshots.save(
-            late.carts, SnapshotState(change=late.change, at_ms=late.at_ms), epoch=late.epoch
+            late.carts,
+            SnapshotState(change=late.change, at_ms=late.at_ms),
+            epoch=late.epoch,
+            position=late.position,
         )
     with pytest.raises(StoreRecovering):
         await store.archive.snapshots.expire([BEN.cart_id], epoch=late.epoch)

@@ -265,7 +265,10 @@ class RecoveryMachine(RuleBasedStateMachine):
                 state = SnapshotState(change=self.late_dump.change, at_ms=self.late_dump.at_ms)
                 with suppress(StoreRecovering):
                     await self.store.archive.snapshots.save(
-                        self.late_dump.carts, state, epoch=self.late_dump.epoch
+                        self.late_dump.carts,
+                        state,
+                        epoch=self.late_dump.epoch,
+                        position=self.late_dump.position,
                     )
 
         self.run(write())

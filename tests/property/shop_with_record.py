@@ -20,7 +20,7 @@ from cartstore.archive import Archive
 from cartstore.archive.acknowledgement import Acknowledgement
 from cartstore.archive.tables import metadata
 from cartstore.catalog.repository import CatalogRepository
-from cartstore.model import owner_kind_of
+from cartstore.model import Partition, owner_kind_of
 from cartstore.payments import SimulatedGateway
 from cartstore.recovery.gate import Recovery
 from cartstore.redis.audit import AuditedRedisEngine
@@ -96,7 +96,7 @@ async def open_shop_with_record(redis_url: str, database_url: str) -> AsyncItera
     pool = open_pool(redis_url)
     client: Redis = Redis.from_url(redis_url, decode_responses=True, encoding_errors="backslashreplace")
     copier: Redis = Redis.from_url(redis_url)
-    archive = await Archive.open(database_url)
+    archive = await Archive.open(database_url, Partition("main"))
     try:
         engine = AuditedRedisEngine(PooledCaller(pool), PARTITION, client, now_ms=clock)
         outbox = RedisOutbox(engine, client)

@@ -40,6 +40,7 @@ from cartstore.archive.quarantine import put_aside
 from cartstore.archive.tables import metadata
 from cartstore.embedded import Database, Engine
 from cartstore.errors import CartStoreError
+from cartstore.layout import LAYOUT
 from cartstore.model import Event, Guard, Position, PutItem
 from cartstore.recovery.reconcile import Reconciler
 from cartstore.redis import scripts
@@ -166,6 +167,7 @@ async def _fill(shop: ShopWithRecord) -> None:
     async with store.archive.database.transaction() as connection:
         await put_aside(
             connection,
+            store.partition,
             Event(position=Position(1, 1), nonce="other", type="odd", at_ms=0, body_json="{}"),
             "Of another history.",
         )
@@ -284,7 +286,7 @@ async def _make(redis_url: str, database_url: str) -> None:
     await migrate(database_url)
     _record_calls()
     async with open_shop_with_record(redis_url, database_url) as shop:
-        await shop.store.archive.claim(namespace="main", partitions=1, key_layout=4)
+        await shop.store.archive.claim(namespace="main", partitions=1, key_layout=LAYOUT)
         await shop.store.recover()
         _record_statements(shop)
         await _fill(shop)
