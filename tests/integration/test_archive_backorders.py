@@ -13,7 +13,7 @@ from cartstore.archive import Archive, migrate
 from cartstore.archive.repository import StockTotals
 from cartstore.errors import EventRefused
 from cartstore.layout import LAYOUT
-from cartstore.model import FeedPosition, Position
+from cartstore.model import FeedPosition, Partition, Position
 
 BEFORE = "0008"
 """The migration before the one that made the table."""
@@ -23,7 +23,7 @@ WAITING = "SELECT order_id, quantity, owed FROM backorders WHERE sku = 'kit' ORD
 
 @pytest.fixture
 async def archive(database_url: str) -> AsyncIterator[Archive]:
-    archive = await Archive.open(database_url)
+    archive = await Archive.open(database_url, Partition("main"))
     yield archive
     await archive.close()
 

@@ -9,7 +9,7 @@ import pytest
 from import_shop import ImportShop, file, product, variant
 
 from cartstore.archive import Archive
-from cartstore.model import Product
+from cartstore.model import Partition, Product
 
 FULL = """\
 Handle,Title,Body (HTML),Vendor,Status,Image Src,Option1 Name,Option1 Value,Variant SKU,\
@@ -23,7 +23,7 @@ WOO = "ID,Type,SKU,Name,Published,In stock?,Stock,Regular price"
 
 @pytest.fixture
 async def shop(database_url: str) -> AsyncIterator[ImportShop]:
-    archive = await Archive.open(database_url)
+    archive = await Archive.open(database_url, Partition("main"))
     yield ImportShop(archive)
     await archive.close()
 

@@ -17,7 +17,7 @@ from cartstore.archive import Archive
 from cartstore.catalog.importing import import_catalog
 from cartstore.catalog.moves import SkuOwner
 from cartstore.errors import InvalidField, StoreUnavailable
-from cartstore.model import Product
+from cartstore.model import Partition, Product
 
 ZETA = product("zeta", "ZS-S=S", "ZS-M=M")
 ALPHA_AND_ZETA = (product("alpha", "ZS-S@11.00"), product("zeta", "ZS-M=M"))
@@ -25,7 +25,7 @@ ALPHA_AND_ZETA = (product("alpha", "ZS-S@11.00"), product("zeta", "ZS-M=M"))
 
 @pytest.fixture
 async def archive(database_url: str) -> AsyncIterator[Archive]:
-    archive = await Archive.open(database_url)
+    archive = await Archive.open(database_url, Partition("main"))
     yield archive
     await archive.close()
 
