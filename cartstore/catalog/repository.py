@@ -21,6 +21,7 @@ from cartstore.catalog.parsed import Note, ParsedProduct, Rejection
 from cartstore.catalog.product_rows import (
     CURRENT,
     DOC,
+    IS_KEPT,
     KEPT,
     decode_product,
     find_product_of_sku,
@@ -234,7 +235,7 @@ class CatalogRepository:
     async def count(self) -> int:
         """The number of products."""
         async with self._database.reading() as connection:
-            query = select(func.count()).select_from(products).where(~products.c.deleted)
+            query = select(func.count()).select_from(products).where(IS_KEPT)
             return (await connection.execute(query)).scalar_one()
 
     async def stock_to_import(self, skus: Sequence[str], reference: str) -> dict[str, int]:
