@@ -113,6 +113,7 @@ class CatalogRepository:
             }
             quantities = {sku: units for parsed in given for sku, units in parsed.quantities.items()}
             revisions = await write_products(connection, changed, quantities, deleted=done.deleted)
+            revisions = {id: its.product.revision for id, its in facts.stored.items()} | revisions
             said = {
                 product_id: {**said, EMPTIED: revisions[product_id]} if product_id in done.emptied else said
                 for product_id, said in done.said_products.items()
@@ -120,12 +121,10 @@ class CatalogRepository:
             await save_last_import(connection, facts.last, LastImport(said, done.said_variants))
 
         def stored(product: Product) -> Product:
-            before = facts.stored.get(product.id)
-            known = before.product.revision if before is not None else 0
-            return msgspec.structs.replace(product, revision=revisions.get(product.id, known))
+            return msgspec.structs.replace(product, revision=revisions[product.id])
 
         outcomes = [
-            (stored(outcome), outcome.id in revisions) if isinstance(outcome, Product) else outcome
+            (stored(outcome), outcome.id in changed) if isinstance(outcome, Product) else outcome
             for outcome in done.outcomes
         ]
         # Also what did not change is published: an earlier import may have died before it was.
