@@ -44,6 +44,7 @@ from cartstore.errors import (
     PaymentExpired,
     PaymentNotFound,
     PaymentState,
+    ProductInactive,
     ProductNotFound,
     Repeat,
     StockConflict,
@@ -261,12 +262,15 @@ class CartStore:
     async def find_variant(self, product_id: str, options: Mapping[str, str] | None) -> Variant:
         """The variant that these options choose.
 
-        Raises ProductNotFound, OptionRequired (an option is not chosen, and more than one variant is left),
-        OptionNotAvailable (no such option or value, or options for a product that has none).
+        Raises ProductNotFound, ProductInactive (it has no variants any more), OptionRequired (an option is
+        not chosen, and more than one variant is left), OptionNotAvailable (no such option or value, or
+        options for a product that has none).
         """
         product = await self.catalog.get_product(product_id) if ID_PATTERN.match(product_id) else None
         if product is None:
             raise ProductNotFound(field="product_id")
+        if not product.variants:
+            raise ProductInactive(field="product_id")
         chosen = dict(options or {})
         for name, value in chosen.items():
             if name not in product.options:

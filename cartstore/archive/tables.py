@@ -110,8 +110,9 @@ products = Table(
     Column("title", Text, nullable=False),
     Column("seller", Text),
     Column("active", Boolean, nullable=False),
+    # The product is deleted while this is its revision; whoever stores it anew need not know of the column.
     # Its row stays: the engine must know its SKUs as not on sale until another product takes them.
-    Column("deleted", Boolean, nullable=False, server_default=text("false")),
+    Column("deleted_revision", BigInteger),
     Index(None, "seller", "product_id"),
     comment="The current revision of each product, and what lists are filtered by.",
 )

@@ -122,7 +122,7 @@ class Resolution(msgspec.Struct, kw_only=True):
     said_products: dict[str, Said] = {}
     said_variants: dict[str, Said] = {}
     emptied: set[str] = set()
-    """Active products that lost their last variant."""
+    """Products that an import made inactive, because they lost their last variant."""
     rejections: list[Rejection] = []
     notes: list[Note] = []
     moved: int = 0
@@ -360,7 +360,11 @@ class _Attempt:
             done.outcomes.append(self._outcome(number, done))
         for product_id, product in done.products.items():
             stored = self._facts.stored.get(product_id)
-            if stored is not None and stored.product.active and not product.variants:
+            if stored is None or product.variants:
+                continue
+            # Also one that was emptied before, and is stored again because a removed SKU moves.
+            emptied_at = self._facts.last.of_product(product_id).get(EMPTIED)
+            if stored.product.active or emptied_at == stored.product.revision:
                 done.emptied.add(product_id)
         return done
 

@@ -32,13 +32,15 @@ CURRENT = select(
     products.c.product_id,
     products.c.title,
     products.c.seller,
-    products.c.deleted,
+    (products.c.deleted_revision == products.c.revision).label("is_deleted"),
 ).join(product_revisions, products.c.revision == product_revisions.c.revision)
 """Also deleted products, whose SKUs are to be known as not on sale."""
 
-KEPT = CURRENT.where(~products.c.deleted)
+IS_KEPT = products.c.deleted_revision.is_distinct_from(products.c.revision)
 
-_PRODUCT_COLUMNS = ("product_id", "revision", "title", "seller", "active", "deleted")
+KEPT = CURRENT.where(IS_KEPT)
+
+_PRODUCT_COLUMNS = ("product_id", "revision", "title", "seller", "active", "deleted_revision")
 _VARIANT_COLUMNS = ("sku", "product_id", "position", "current", "initial_quantity")
 
 
@@ -111,7 +113,7 @@ async def read_facts(connection: AsyncConnection, given: Sequence[Product]) -> F
 async def read_stored(connection: AsyncConnection, product_ids: Iterable[str]) -> dict[str, StoredProduct]:
     ids = array_of(products.c.product_id, sorted(product_ids))
     rows = await connection.execute(CURRENT.where(products.c.product_id.in_(ids)))
-    return {row.product_id: StoredProduct(product_of(row), row.deleted) for row in rows}
+    return {row.product_id: StoredProduct(product_of(row), bool(row.is_deleted)) for row in rows}
 
 
 async def read_owners(connection: AsyncConnection, skus: Iterable[str]) -> dict[str, SkuOwner]:
@@ -162,7 +164,7 @@ async def _upsert_products(
             product.title,
             product.seller,
             product.active,
-            product.id in deleted,
+            revisions[product.id] if product.id in deleted else None,
         )
         for product in changed.values()
     ]

@@ -21,6 +21,7 @@ from cartstore.catalog.parsed import Note, ParsedProduct, Rejection
 from cartstore.catalog.product_rows import (
     CURRENT,
     DOC,
+    IS_KEPT,
     KEPT,
     decode_product,
     find_product_of_sku,
@@ -112,6 +113,7 @@ class CatalogRepository:
             }
             quantities = {sku: units for parsed in given for sku, units in parsed.quantities.items()}
             revisions = await write_products(connection, changed, quantities, deleted=done.deleted)
+            revisions = {id: its.product.revision for id, its in facts.stored.items()} | revisions
             said = {
                 product_id: {**said, EMPTIED: revisions[product_id]} if product_id in done.emptied else said
                 for product_id, said in done.said_products.items()
@@ -119,12 +121,10 @@ class CatalogRepository:
             await save_last_import(connection, facts.last, LastImport(said, done.said_variants))
 
         def stored(product: Product) -> Product:
-            before = facts.stored.get(product.id)
-            known = before.product.revision if before is not None else 0
-            return msgspec.structs.replace(product, revision=revisions.get(product.id, known))
+            return msgspec.structs.replace(product, revision=revisions[product.id])
 
         outcomes = [
-            (stored(outcome), outcome.id in revisions) if isinstance(outcome, Product) else outcome
+            (stored(outcome), outcome.id in changed) if isinstance(outcome, Product) else outcome
             for outcome in done.outcomes
         ]
         # Also what did not change is published: an earlier import may have died before it was.
@@ -234,7 +234,7 @@ class CatalogRepository:
     async def count(self) -> int:
         """The number of products."""
         async with self._database.reading() as connection:
-            query = select(func.count()).select_from(products).where(~products.c.deleted)
+            query = select(func.count()).select_from(products).where(IS_KEPT)
             return (await connection.execute(query)).scalar_one()
 
     async def stock_to_import(self, skus: Sequence[str], reference: str) -> dict[str, int]:

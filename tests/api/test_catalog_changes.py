@@ -167,4 +167,6 @@ async def test_read_shows_what_is_left_when_all_skus_of_a_product_moved(api: Any
     assert (left["active"], left["variants"], left.get("unreadable")) == (False, [], None)
     assert (sent_back.status_code, sent_back.json()) == (200, left)
     assert len((await api.anyone.get("/v1/products/zeta-2")).json()["variants"]) == 2
+    refused = await api.ana.post("/v1/cart/items", json={"product_id": "zeta", "options": {"Size": "S"}})
+    assert (refused.status_code, refused.json()["code"]) == (409, "PRODUCT_INACTIVE")
     assert (await api.admin.get("/v1/admin/reconcile")).json()["drift"] == []

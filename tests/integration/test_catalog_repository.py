@@ -275,6 +275,27 @@ async def test_stock_to_import_leaves_out_what_the_ledger_has(
 # --- policy --------------------------------------------------------------------------------------
 
 
+async def test_deleted_product_is_there_again_when_a_version_that_knows_no_deletion_stores_it(
+    catalog: CatalogRepository, archive: Archive
+) -> None:
+    await catalog.put_product(tee("S"))
+    await catalog.delete_product("tee")
+    assert await catalog.get_product("tee") is None
+
+    async with archive.database.transaction() as connection:
+        await connection.exec_driver_sql(
+            "INSERT INTO product_revisions (product_id, doc)"
+            " SELECT product_id, doc FROM product_revisions ORDER BY revision LIMIT 1"
+        )
+        await connection.exec_driver_sql(
+            "UPDATE products SET revision = (SELECT max(revision) FROM product_revisions)"
+        )
+
+    again = await catalog.get_product("tee")
+    assert again is not None
+    assert [variant.sku for variant in again.variants] == ["tee-S"]
+
+
 async def test_set_policy_makes_a_revision_with_that_policy(catalog: CatalogRepository) -> None:
     first, _ = await catalog.put_product(tee("S", "M"))
 

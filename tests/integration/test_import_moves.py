@@ -96,7 +96,7 @@ async def test_import_swaps_the_skus_of_two_products(shop: ImportShop, swapped: 
 
 
 @pytest.mark.parametrize(
-    "turned", orders(product("a", "B"), product("b", "C"), product("c", "A"), product("d", "D"))
+    "turned", orders(product("a", "B"), product("b", "C"), product("c", "A"), product("d", "D"))[::7]
 )
 async def test_import_turns_skus_round_when_each_batch_has_room_for_one_product(
     shop: ImportShop, turned: str, monkeypatch: pytest.MonkeyPatch
@@ -314,7 +314,7 @@ async def test_import_gives_the_same_catalog_whatever_the_order_of_products(shop
         product("d", "A1=S", "D2=M"),
     ]
     found = []
-    for order in itertools.islice(itertools.permutations(end), 0, None, 5):
+    for order in itertools.islice(itertools.permutations(end), 0, None, 11):
         await shop.run(beginning)
         await shop.run(HEADER + "".join(order))
         found.append(await shop.check())

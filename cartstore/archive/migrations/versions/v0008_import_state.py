@@ -27,12 +27,12 @@ _UP = (
     "CREATE INDEX import_state_sku_idx ON import_state (sku)",
     "COMMENT ON TABLE import_state IS"
     " 'What the last import said of each product and, whichever product has it, of each SKU; in JSON.'",
-    "ALTER TABLE products ADD COLUMN deleted boolean DEFAULT false NOT NULL",
+    "ALTER TABLE products ADD COLUMN deleted_revision bigint",
 )
 
 # A deleted product is one that is not on sale: that is how the version before shows it.
 _DOWN = (
-    "ALTER TABLE products DROP COLUMN deleted",
+    "ALTER TABLE products DROP COLUMN deleted_revision",
     "DROP TABLE import_state",
 )
 
