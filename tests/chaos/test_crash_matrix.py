@@ -58,6 +58,9 @@ async def break_what_the_story_needs_broken(story: str, store: CartStore, client
         )
     elif story == "snapshot":
         await client.zadd("{main:0}:activity", {"u.gone": 1})
+        # Events that the record has not: no cart is stored before them.
+        await store.adjust_stock("c", 1, reason="count", reference="2")
+        await store.adjust_stock("c", -1, reason="count", reference="3")
 
 
 async def break_the_outbox(client: redis.Redis) -> None:
