@@ -66,8 +66,9 @@ end
 
 for _, line_id in ipairs(line_ids) do
   local line, stock = cart.lines[line_id], sku_load(call, line_sku(line_id))
+  local took, rests = hold_retake(call, cart, line_id, terms)
   if
-    not hold_retake(call, cart, line_id, terms)
+    not (took or rests)
     and (line.quantity > line.held or line.expires <= call.now)
     and stock
     and sku_has_due(call, stock)
