@@ -347,10 +347,21 @@ class CartStore:
             guard=self._guard(guard, "put_lines", named, mode),
         )
 
+    async def check_changes(self, owner: Owner, line_ids: Sequence[str] | None = None) -> Cart:
+        """The cart, in which each of these lines (None: all) tells what it is now beside what the buyer saw.
+        Never writes to the cart. Raises ItemNotFound."""
+        self._check_line_ids(line_ids)
+        cart = await self.read_cart(owner)
+        for line_id in line_ids or ():
+            if cart.line(line_id) is None:
+                raise ItemNotFound(line_id=line_id)
+        return cart
+
     async def accept_changes(
         self, owner: Owner, line_ids: Sequence[str] | None = None, *, guard: Guard = NO_GUARD
     ) -> CartResult:
-        """Take the current prices and texts of lines (None: all) as seen. Raises ItemNotFound."""
+        """Take the current prices, options and texts of lines (None: all) as seen. Raises ItemNotFound, and
+        CurrencyMismatch for a line that is sold in another currency by now: it can only be removed."""
         self._check_line_ids(line_ids)
         return await self.engine.accept_changes(
             owner.cart_id,

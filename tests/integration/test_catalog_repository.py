@@ -412,6 +412,7 @@ async def test_published_says_what_scripts_need(catalog: CatalogRepository) -> N
             min_quantity=2,
             max_quantity=8,
             multiple_of=2,
+            terms_revision=stored.revision,
         )
     ]
 
