@@ -245,8 +245,6 @@ class Rebuild:
         """(first hold, cart, line) of every line whose hold was not due when the engine fell silent: over, or
         later than any hold may last, because the clock was set back since."""
         lost_at_ms = silent_since_ms or self._now_ms()
-        # Nobody could hold or let go anything meanwhile: caps and rests go on where they were.
-        silent_ms = max(0, self._now_ms() - lost_at_ms)
         held: list[tuple[int, str, str]] = []
         total = None
         with suppress(StoreUnavailable):
@@ -260,7 +258,7 @@ class Rebuild:
                 await self._call(
                     "rebuild_carts",
                     [self._keys.cart(its.cart_id) for its in some],
-                    *(_encode(self._cart_parts(its, silent_ms)).decode() for its in some),
+                    *(_encode(self._cart_parts(its, lost_at_ms)).decode() for its in some),
                 )
             held.extend(
                 (line.first_held_at_ms, its.cart_id, line.line_id)
@@ -274,14 +272,16 @@ class Rebuild:
         await _overlapped(self._pages_of_carts(), put)
         return held
 
-    def _cart_parts(self, snapshot: CartSnapshot, silent_ms: int) -> tuple[object, ...]:
-        """A cart as rebuild_carts reads it. `silent_ms`: how long nobody could hold or release units. Caps and
-        rests go on where they were."""
+    def _cart_parts(self, snapshot: CartSnapshot, lost_at_ms: int) -> tuple[object, ...]:
+        """A cart as rebuild_carts reads it. Since `lost_at_ms` nobody could hold or release units: caps and
+        rests go on where they were then."""
+        silent_ms = max(0, self._now_ms() - lost_at_ms)
+        rest_ms = self._terms_of(snapshot.cart_id).hold_rest_ms
         lines = []
         for line in sorted(snapshot.lines, key=lambda line: line.ordinal):
             first_ms = ended_ms = 0
-            if line.first_held_at_ms:
-                until_ms = self._held_until_ms(snapshot, line) if line.held else line.held_until_ms
+            until_ms = self._held_until_ms(snapshot, line) if line.held else line.held_until_ms
+            if line.first_held_at_ms and lost_at_ms < until_ms + rest_ms:
                 first_ms, ended_ms = line.first_held_at_ms + silent_ms, until_ms + silent_ms
             lines.append(_line_parts(line, first_ms, ended_ms))
         return (

@@ -50,9 +50,7 @@ for index = 2, #KEYS do
     cart.lines[its[1]] = line
     if its[8] > 0 then
       -- Holds are taken again later, if they are; until then this one counts as ended.
-      local sku = line_sku(its[1])
-      local known = cart.periods[sku]
-      period_note(call, cart, sku, math.min(its[8], known and known.first or its[8]), its[9], 0)
+      period_note(call, cart, line_sku(its[1]), its[8], its[9], 0)
     end
     cart.changed[its[1]] = true
     cart.count = cart.count + 1

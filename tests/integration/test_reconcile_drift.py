@@ -736,6 +736,22 @@ async def test_totals_that_are_not_the_sum_of_lines_and_orders_are_added_up_anew
     assert values[place] == before
 
 
+@pytest.mark.parametrize("is_lost", [True, False])
+async def test_units_in_orders_of_a_hold_period_are_counted_anew(shop: Shop, is_lost: bool) -> None:
+    cart_key, name = shop.keys.cart(BUYER.cart_id), "h:A"
+    kept = await shop.redis.execute_command("HGET", cart_key, name, **{NEVER_DECODE: True})
+    assert msgspec.msgpack.decode(b"\x93" + kept)[2] == 2
+    if is_lost:
+        await shop.redis.hdel(cart_key, name)
+    else:
+        await shop.redis.hset(cart_key, name, kept[:-1] + b"\x05")
+
+    await expect_repaired(shop, ("cart_totals", BUYER.cart_id))
+
+    repaired = await shop.redis.execute_command("HGET", cart_key, name, **{NEVER_DECODE: True})
+    assert msgspec.msgpack.decode(b"\x93" + repaired)[2] == 2
+
+
 async def test_engine_ahead_of_ledger_is_left(shop: Shop) -> None:
     await shop.redis.hincrby(shop.keys.sku("B"), "on_hand", 5)
 
