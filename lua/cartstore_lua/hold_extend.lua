@@ -66,9 +66,8 @@ end
 
 for _, line_id in ipairs(line_ids) do
   local line, stock = cart.lines[line_id], sku_load(call, line_sku(line_id))
-  local took, rests = hold_retake(call, cart, line_id, terms)
   if
-    not (took or rests)
+    not hold_retake(call, cart, line_id, terms)
     and (line.quantity > line.held or line.expires <= call.now)
     and stock
     and sku_has_due(call, stock)

@@ -138,6 +138,18 @@ async def test_lines_share_the_first_hold_when_they_are_of_one_sku(
     assert {line.held for line in (await shop.cart(ANN, terms=CAPPED)).lines} == {0}
 
 
+async def test_lines_share_the_first_hold_when_the_first_one_was_put(shop: Shop) -> None:
+    await shop.sell("tee", 2)
+    first_ms = shop.now_ms
+    await shop.put(ANN, PutItem(sku="tee", quantity=1, properties_json=RED), terms=CAPPED)
+    shop.advance(SECOND_MS)
+
+    line = (await shop.add(ANN, "tee", terms=CAPPED)).line
+
+    assert line is not None
+    assert (line.held, line.first_held_at_ms) == (1, first_ms)
+
+
 async def test_first_hold_is_one_for_each_sku(shop: Shop) -> None:
     await shop.sell("tee", 1)
     await shop.sell("mug", 1)
@@ -244,6 +256,21 @@ async def test_first_hold_is_that_of_the_order_when_the_order_has_just_ended(sho
 
     assert line is not None
     assert (line.held, line.first_held_at_ms) == (line.quantity, first_ms)
+
+
+@pytest.mark.parametrize("pay", [True, False])
+async def test_first_hold_is_a_new_one_when_the_order_ended_a_rest_ago(shop: Shop, pay: bool) -> None:
+    await shop.sell("tee", 3)
+    await shop.add(ANN, "tee", terms=CAPPED)
+    checkout = await shop.checkout(ANN, terms=CAPPED)
+    shop.advance(2 * MINUTE_MS)
+    await (shop.settle if pay else shop.cancel)(checkout.payment.payment_id)
+    shop.advance(REST_MS)
+
+    line = (await shop.add(ANN, "tee", terms=CAPPED)).line
+
+    assert line is not None
+    assert (line.held, line.first_held_at_ms) == (line.quantity, shop.now_ms)
 
 
 async def test_rest_counts_from_the_end_of_the_window_when_an_order_is_released_late(shop: Shop) -> None:

@@ -12,7 +12,8 @@ from contract.shop import MINUTE_MS, SECOND_MS
 from property.shop_with_record import ShopWithRecord, open_shop_with_record
 
 from cartstore import Owner, Product, Variant
-from cartstore.model import Line
+from cartstore.free_json import canonical_properties
+from cartstore.model import Line, line_id_of
 from cartstore.recovery.reconcile import Reconciler
 
 ANN, BEN = Owner("user", "ann"), Owner("user", "ben")
@@ -122,3 +123,28 @@ async def test_units_of_an_order_count_as_held_when_the_engine_was_rebuilt(shop:
     resting = await line_of(shop)
     assert (resting.held, resting.rests_until_ms) == (0, shop.clock.now_ms + 10 * SECOND_MS)
     assert not (await Reconciler(shop.store, confirm_seconds=0.0).run(repair=False)).drift
+
+
+async def test_first_hold_is_that_of_the_order_when_the_snapshot_knows_an_older_one(
+    shop: ShopWithRecord,
+) -> None:
+    engraved = {"text": "Ann"}
+    await shop.store.add_line(ANN, "tee")
+    await shop.store.add_line(ANN, "tee", properties=engraved)
+    await shop.store.snapshot_carts()
+    shop.clock.now_ms += 24 * 60 * MINUTE_MS
+    # The cart has not changed since, so its snapshot stays as it is.
+    await shop.store.snapshot_carts()
+    line_id = line_id_of("tee", canonical_properties(engraved))
+    await shop.store.begin_checkout(
+        ANN, idempotency_key="k", gateway="simulated", payment_method="card", line_ids=[line_id]
+    )
+    ordered_at_ms = shop.clock.now_ms
+    # The drain was here since, and the snapshot job was not.
+    await shop.store.drain_outbox()
+    await shop.replace_engine({})
+    await shop.store.recover()
+
+    line = (await shop.store.validate_cart(ANN)).cart.lines[0]
+
+    assert (line.held, line.first_held_at_ms) == (1, ordered_at_ms)
