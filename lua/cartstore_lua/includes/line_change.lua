@@ -94,19 +94,20 @@ local function line_change(
   end
 
   -- A new hold takes over the first hold of its owner's period of the SKU, or may not be taken because the units rest.
-  local began, rests_until, periods_gone = now, 0, nil
+  local began, rests_until, periods_gone = now, nil, nil
   if
     (period_end ~= 0 or waiting > 0 or line_held > 0 or (properties_field and count > 0))
     and expires <= now and wanted > 0 and stock
   then
     local whole = cart_load(call, cart_id)
     if stock.policy == 'deny' and stock.hold_policy == 'on_add' then
-      rests_until = line_rests(call, whole, line_id, whole.lines[line_id], terms)
+      local until_ms = line_rests(call, whole, line_id, whole.lines[line_id], terms)
+      rests_until = until_ms > 0 and until_ms or nil
       began = math.min(now, hold_period(call, whole, line_id, terms) or now)
     end
     periods_gone = periods_prune(call, whole, terms)
     period_end = whole.period_end > 0 and math.max(1, whole.period_end - created + 1) or 0
-    if rests_until > 0 then
+    if rests_until then
       terms = terms.resting
     end
   end
@@ -192,16 +193,13 @@ local function line_change(
     end
   end
 
+  -- The writes, in the order of cart_save: what frees memory goes first.
   local period
   if was_held > 0 and line_held == 0 then
     -- Without either, nothing is recorded of any SKU.
     local known = (period_end ~= 0 or waiting > 0) and redis_call('HGET', cart_key, 'h:' .. sku)
     period = period_ended(known and period_decode(known, created), now, created + first, expires)
     period_end = math.max(period_end, 1, period.ended - created + 1)
-  end
-
-  -- The writes, in the order of cart_save: what frees memory goes first.
-  if was_held > 0 and line_held == 0 then
     redis_call('ZREM', prefix .. 'holds:' .. sku, 'c\31' .. cart_id .. '\31' .. line_id)
   end
   local properties = packed[3] or ''
@@ -279,8 +277,11 @@ local function line_change(
     if expires <= now then
       line_held, expires, first_held = 0, 0, 0
     end
-    -- As line_state has it; the cart is in the SKU's currency here.
-    local state = (stock.active and 1 or 0) + (revision < stock.terms_revision and 2 or 0)
+    -- As line_state has it; the cart is in the SKU's currency here, and an add has seen what the SKU is.
+    local state = stock.active and 1 or 0
+    if not adds and revision < stock.terms_revision then
+      state = state + 2
+    end
     if key == '' then
       -- In one text: two dozen values would be as many for the interpreter and the protocol to carry.
       local packed_change = struct.pack(
@@ -288,12 +289,12 @@ local function line_change(
         is_new and 1 or 0, now, version, count, units, subtotal, wanted, line_held, expires, first_held, price, revision,
         place, created + added, stock.price, stock.revision, state, available or -1
       ) .. currency .. '\31' .. stock.policy .. '\31' .. properties
-      return { 'OK', packed_change, rests_until > 0 and rests_until or nil }
+      return { 'OK', packed_change, rests_until }
     end
     reply = {
       'OK', is_new and 1 or 0, now, version, count, units, subtotal, currency,
       line_id, properties, wanted, line_held, expires, first_held, price, revision, place, created + added, now,
-      stock.price, stock.revision, state, stock.policy, available or '', rests_until,
+      stock.price, stock.revision, state, stock.policy, available or '', rests_until or 0,
     }
   end
   ring_remember(cart_key, key, fingerprint, reply)
