@@ -17,8 +17,8 @@ OF_THIS_REVISION: Final = -1
 
 
 def carried(wanted: Product, product_of_sku: Callable[[str], Product | None]) -> Product:
-    """`wanted` with the terms revision of each variant, `removed` ones included: the one that the SKU has, while
-    its options, its currency and the identity of its product stay, else OF_THIS_REVISION.
+    """`wanted` with the terms revision of each variant, `removed` ones included: the one that the SKU has,
+    while its options, its currency and the identity of its product stay, else OF_THIS_REVISION.
 
     `product_of_sku`: the product that has a SKU so far, as it is stored; None for none.
     """
