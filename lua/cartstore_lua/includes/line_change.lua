@@ -206,8 +206,10 @@ local function line_change(
   if wanted == 0 then
     redis_call('HDEL', cart_key, line_field, properties_field or line_field)
   end
-  if periods_gone and periods_gone[1] then
-    redis_call('HDEL', cart_key, unpack(periods_gone))
+  if periods_gone then
+    for from = 1, #periods_gone, 1000 do
+      redis_call('HDEL', cart_key, unpack(periods_gone, from, math.min(from + 999, #periods_gone)))
+    end
   end
   if is_indexed then
     hold_index(prefix, stock, 'c\31' .. cart_id .. '\31' .. line_id, expires)
