@@ -31,6 +31,7 @@ LIFETIME_MS: Final = 7_200_000
 TERMS: Final = CartTerms(
     hold_ttl_ms=1_800_000,
     hold_cap_ms=LIFETIME_MS,
+    hold_rest_ms=10_000,
     cart_ttl_ms=30 * 86_400_000,
     quantity_max=2**31,
     lines_max=100,

@@ -25,8 +25,14 @@ Rules that hold for every method
   quantity is available (available + held of the line >= quantity). Other policies are never held.
 * A hold's expiry is min(now + ttl, first_held_at + cap), ttl being the SKU's own or the owner's, ttl and cap
   as they were when the line was last held (add, set, put, hold_lines). A mutation moves the expiry of every
-  line of the cart whose hold has not lapsed (that of its own line included), never backwards. A line whose
-  hold lapsed starts with a new first_held_at when it is held again.
+  line of the cart whose hold has not lapsed (that of its own line included), never backwards.
+* first_held_at belongs to the owner and the SKU, over all lines and the owner's pending orders, and outlives
+  them: a hold starts a new one only when the owner has held nothing of the SKU for terms.hold_rest_ms. Before
+  that, once first_held_at + cap is reached, the units rest: add, set, put and hold_lines succeed without
+  holding them, as without reservations (the quantity must be available), and the line tells
+  rests_until_ms. Only a checkout holds units that rest.
+* A line is changed when the revision that its buyer saw is older than the SKU's terms_revision. It stays as
+  it is, and is not checked out before its changes are accepted (or it is added to again) or it is removed.
 * Units of the owner that are due, lapsed lines and orders whose window is over, do not count against
   terms.held_max.
 * A released hold changes neither quantity nor version.
@@ -110,9 +116,9 @@ class CartEngine(Protocol):
 
     # --- cart ----------------------------------------------------------------------------------
 
-    async def read_cart(self, cart_id: str, *, guest_share_ppm: int = 1_000_000) -> Cart:
+    async def read_cart(self, cart_id: str, *, terms: CartTerms | None = None) -> Cart:
         """The cart with exact availability of every line, for a guest within the guests' share. Never changes
-        a version, never extends."""
+        a version, never extends. Without terms the share is all of the stock, and no line is told to rest."""
         ...
 
     async def read_summary(self, cart_id: str) -> Summary:
@@ -180,7 +186,8 @@ class CartEngine(Protocol):
     async def accept_changes(
         self, cart_id: str, line_ids: Sequence[str] | None, *, terms: CartTerms, guard: Guard
     ) -> CartResult:
-        """Move the seen price and revision of lines (None: all) to the current ones. Raises ItemNotFound."""
+        """Move the seen price and revision of lines (None: all) to the current ones. Raises ItemNotFound, and
+        CurrencyMismatch for the first line whose SKU is sold in another currency by now."""
         ...
 
     async def hold_lines(
@@ -226,7 +233,8 @@ class CartEngine(Protocol):
         Then: VersionConflict, CartEmpty (nothing to check
         out), ItemNotFound (a named line is missing). Then every line is checked and all problems are
         raised together (`shortfalls`: {line_id, sku, code, requested_quantity, available_quantity,
-        old_price_minor, new_price_minor}): PRODUCT_INACTIVE, else INVALID_QUANTITY by the SKU's rules,
+        old_price_minor, new_price_minor}): PRODUCT_INACTIVE, else LINE_CHANGED, else CURRENCY_MISMATCH, else
+        INVALID_QUANTITY by the SKU's rules,
         else PRICE_CHANGED when the current price is higher than the seen one, else INSUFFICIENT_STOCK when
         the line cannot be held whole; one code: that error, several: CheckoutRefused. A line is sold at
         min(seen, current). `deny` lines are held whatever their hold policy; units not yet held count against

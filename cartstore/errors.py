@@ -6,7 +6,8 @@ CartStoreError
 │   ├── NotFound                   ItemNotFound · ProductNotFound · OrderNotFound · PaymentNotFound
 │   ├── Conflict                   CartEmpty · InsufficientStock · ProductInactive · PriceChanged
 │   │                              TotalChanged · CheckoutRefused · StockConflict · CurrencyMismatch
-│   │                              OrderState · PaymentState · PaymentExpired · IdempotencyInProgress
+│   │                              LineChanged · OrderState · PaymentState · PaymentExpired
+│   │                              IdempotencyInProgress
 │   ├── VersionConflict            If-Match named another version
 │   ├── Invalid                    InvalidField · InvalidQuantity · OptionRequired · OptionNotAvailable
 │   │                              LimitExceeded · IdempotencyKeyReused · FeatureOff
@@ -171,6 +172,12 @@ class PriceChanged(Conflict):
     """A price rose since the buyer saw it. Sets shortfalls, one entry per line with old and new price."""
 
     code = "PRICE_CHANGED"
+
+
+class LineChanged(Conflict):
+    """Options, product or currency of a line changed since the buyer saw it. Sets shortfalls."""
+
+    code = "LINE_CHANGED"
 
 
 class TotalChanged(Conflict):

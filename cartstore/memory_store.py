@@ -44,6 +44,7 @@ from cartstore.errors import (
     InvalidQuantity,
     ItemNotFound,
     LimitExceeded,
+    LineChanged,
     OrderNotFound,
     OrderState,
     PaymentExpired,
@@ -113,6 +114,7 @@ _REFUSALS: tuple[type[CartError], ...] = (
     LimitExceeded,
     PriceChanged,
     InsufficientStock,
+    LineChanged,
 )
 """What may be wrong with one of several lines."""
 
@@ -149,11 +151,18 @@ class _Line:
     indexed_ms: int = 0
     """The expiry that the SKU's index of holds has: as of when the hold was taken, or was last looked at."""
 
-    def lower_hold(self, quantity: int) -> None:
-        """Keep at most `quantity` units under the hold; a hold of nothing is none."""
-        self.held = min(self.held, quantity)
-        if self.held == 0:
-            self.first_held_at_ms = self.hold_latest_ms = self.indexed_ms = 0
+
+@dataclass(frozen=True, slots=True)
+class _Period:
+    """A time in which an owner held units of a SKU, of which every recorded hold has ended."""
+
+    first_ms: int
+    ended_ms: int
+
+    def is_over(self, now: int, rest_ms: int) -> bool:
+        """Whether a new hold is a first one. An end that is further ahead than a rest lasts shows that the
+        clock was set back, and proves nothing."""
+        return now >= self.ended_ms + rest_ms or self.ended_ms > now + rest_ms
 
 
 _Result = TypeVar("_Result", LineResult, CartResult, PutResult, HoldResult)
@@ -171,6 +180,8 @@ class _Cart:
     """Of the line added last."""
     extended_at_ms: int = 0
     """When its holds were last extended, all together."""
+    periods: dict[str, _Period] = field(default_factory=dict)
+    """By SKU: when its owner last held units of it. Some of them may be held still, by lines or orders."""
     remembered: dict[str, tuple[str, LineResult | CartResult | PutResult | HoldResult]] = field(
         default_factory=dict
     )
@@ -202,6 +213,22 @@ class _Cart:
             return line.indexed_ms
         extended_ms = min(self.extended_at_ms, now)
         return max(line.indexed_ms, min(extended_ms + line.hold_ttl_ms, line.hold_latest_ms))
+
+    def end_hold(self, line: _Line, now: int, *, keeping: int = 0) -> None:
+        """Keep at most `keeping` units under a line's hold; a hold of nothing is none."""
+        if line.held and not keeping:
+            self.note_end(line.sku, line.first_held_at_ms, self.expiry_of(line, now), now)
+        line.held = min(line.held, keeping)
+        if line.held == 0:
+            line.first_held_at_ms = line.hold_latest_ms = line.indexed_ms = 0
+
+    def note_end(self, sku: str, first_ms: int, ended_ms: int, now: int) -> None:
+        """Remember that a hold of a SKU ended: at its expiry, or now if that was to come."""
+        ended_ms = min(ended_ms, now)
+        known = self.periods.get(sku)
+        if known is not None and known.first_ms == first_ms and known.ended_ms <= now:
+            ended_ms = max(ended_ms, known.ended_ms)
+        self.periods[sku] = _Period(first_ms, ended_ms)
 
     def add(self, line: _Line) -> None:
         self.ordinal += 1
@@ -422,11 +449,11 @@ class MemoryEngine:
 
     # --- cart ----------------------------------------------------------------------------------
 
-    async def read_cart(self, cart_id: str, *, guest_share_ppm: int = 1_000_000) -> Cart:
+    async def read_cart(self, cart_id: str, *, terms: CartTerms | None = None) -> Cart:
         """The cart with exact availability of every line, for a guest within the guests' share."""
         now = self._now_ms()
         self._release_due_of_cart(cart_id, now)
-        return self._read(cart_id, now, guest_share_ppm)
+        return self._read(cart_id, now, terms)
 
     async def read_summary(self, cart_id: str) -> Summary:
         """The running totals; EMPTY_SUMMARY for an absent cart."""
@@ -462,12 +489,12 @@ class MemoryEngine:
         fields = self._skus[sku].fields
         self._check_line(cart_id, cart, sku, line_id, total, fields.price_minor, terms, now)
 
-        line = self._write_line(cart, sku, properties_json, total, terms, now)
+        line = self._write_line(cart_id, cart, sku, properties_json, total, terms, now)
         line.unit_price_minor = fields.price_minor
         line.revision = fields.revision
         self._commit(cart_id, cart, now, terms)
         result = LineResult(
-            line=self._view(cart_id, line, now, terms.guest_share_ppm),
+            line=self._view(cart_id, line, now, terms),
             summary=cart.summary,
             read_at_ms=now,
             created=old is None,
@@ -495,14 +522,14 @@ class MemoryEngine:
             self._refuse_when_low()
         self._check_line(cart_id, cart, line.sku, line_id, quantity, line.unit_price_minor, terms, now)
 
-        self._write_line(cart, line.sku, line.properties_json, quantity, terms, now)
+        self._write_line(cart_id, cart, line.sku, line.properties_json, quantity, terms, now)
         self._commit(cart_id, cart, now, terms)
         self._serve_backorders(now, [line.sku])
         return self._remember(
             cart,
             guard,
             LineResult(
-                line=self._view(cart_id, line, now, terms.guest_share_ppm),
+                line=self._view(cart_id, line, now, terms),
                 summary=cart.summary,
                 read_at_ms=now,
             ),
@@ -518,6 +545,7 @@ class MemoryEngine:
         if line_id not in cart.lines:
             raise ItemNotFound(line_id=line_id)
 
+        cart.end_hold(cart.lines[line_id], now)
         del cart.lines[line_id]
         self._commit(cart_id, cart, now, terms)
         self._serve_backorders(now, [sku_of(line_id)])
@@ -533,6 +561,8 @@ class MemoryEngine:
         if not cart.lines:
             return CartResult(summary=cart.summary)
 
+        for line in cart.lines.values():
+            cart.end_hold(line, now)
         cart.lines.clear()
         self._commit(cart_id, cart, now, terms)
         self._serve_backorders(now)
@@ -599,14 +629,18 @@ class MemoryEngine:
         if isinstance(item, PutItemByLine) and line is None:
             raise ItemNotFound(line_id=item.line_id)
         if item.quantity == 0:
-            return cart.lines.pop(item.line_id, None) is not None
+            if line is None:
+                return False
+            cart.end_hold(line, now)
+            del cart.lines[item.line_id]
+            return True
         sku = _sku_of_item(item)
         if sku not in self._skus:
             raise ProductNotFound(sku=sku)
         properties_json = line.properties_json if line else getattr(item, "properties_json", None)
         price_minor = line.unit_price_minor if line else self._skus[sku].fields.price_minor
         self._check_line(cart_id, cart, sku, item.line_id, item.quantity, price_minor, terms, now)
-        self._write_line(cart, sku, properties_json, item.quantity, terms, now)
+        self._write_line(cart_id, cart, sku, properties_json, item.quantity, terms, now)
         return True
 
     async def accept_changes(
@@ -653,7 +687,7 @@ class MemoryEngine:
         now = self._now_ms()
         if replay := self._replay(cart_id, guard, HoldResult):
             self._release_due_of_cart(cart_id, now)
-            return replace(replay, cart=self._read(cart_id, now, terms.guest_share_ppm))
+            return replace(replay, cart=self._read(cart_id, now, terms))
         self._refuse_when_low()
         for line_id in line_ids or ():
             self._release_due(sku_of(line_id), now)
@@ -663,21 +697,22 @@ class MemoryEngine:
         has_changed = False
         for line in _chosen(cart, line_ids):
             if extend and line.held:
-                self._prolong(cart, line, terms, now, extends_cart=False)
+                self._prolong(cart_id, cart, line, terms, now, extends_cart=False)
                 has_changed = True
             missing = line.quantity - line.held
             if (
                 missing
                 and self._is_held_on_add(line.sku, terms)
+                and not self._rests_until(cart_id, cart, line, line.sku, terms, now)
                 and self._skus[line.sku].fields.is_active
                 and missing <= self._holdable(line.sku, cart_id, terms.guest_share_ppm)
                 and self._held_by_owner(cart_id, now) + missing <= terms.held_max
             ):
-                self._hold(cart, line, terms, now, extends_cart=False)
+                self._hold(cart_id, cart, line, terms, now, extends_cart=False)
                 has_changed = True
         if extend and has_changed:
             self._commit(cart_id, cart, now)
-        result = HoldResult(summary=cart.summary, cart=self._read(cart_id, now, terms.guest_share_ppm))
+        result = HoldResult(summary=cart.summary, cart=self._read(cart_id, now, terms))
         return self._remember(cart, guard, result) if has_changed else result
 
     # --- parts of a mutation -------------------------------------------------------------------
@@ -739,7 +774,9 @@ class MemoryEngine:
             raise InvalidQuantity(line_id=line_id, sku=sku, requested_quantity=quantity)
 
         old_total_minor = line.quantity * line.unit_price_minor if line else 0
-        is_reserving = self._is_held_on_add(sku, terms)
+        is_reserving = self._is_held_on_add(sku, terms) and not self._rests_until(
+            cart_id, cart, line, sku, terms, now
+        )
         missing = max(0, quantity - held) if is_reserving else 0
         if (
             quantity > terms.quantity_max
@@ -762,6 +799,7 @@ class MemoryEngine:
 
     def _write_line(
         self,
+        cart_id: str,
         cart: _Cart,
         sku: str,
         properties_json: str | None,
@@ -788,9 +826,9 @@ class MemoryEngine:
             cart.currency = fields.currency
         line.quantity = quantity
         line.updated_at_ms = now
-        line.lower_hold(quantity)
-        if self._is_held_on_add(sku, terms):
-            self._hold(cart, line, terms, now, extends_cart=True)
+        cart.end_hold(line, now, keeping=quantity)
+        if self._is_held_on_add(sku, terms) and not self._rests_until(cart_id, cart, line, sku, terms, now):
+            self._hold(cart_id, cart, line, terms, now, extends_cart=True)
         return line
 
     def _commit(self, cart_id: str, cart: _Cart, now: int, terms: CartTerms | None = None) -> None:
@@ -810,12 +848,58 @@ class MemoryEngine:
         fields = self._skus[sku].fields
         return terms.reservations and fields.policy == "deny" and fields.hold_policy == "on_add"
 
-    def _hold(self, cart: _Cart, line: _Line, terms: CartTerms, now: int, *, extends_cart: bool) -> None:
-        """Hold the whole line; the caller has seen that the stock is there."""
-        self._prolong(cart, line, terms, now, extends_cart=extends_cart)
+    def _first_held(
+        self, cart_id: str, cart: _Cart, sku: str, terms: CartTerms, now: int
+    ) -> tuple[int | None, int]:
+        """When the owner's first hold of a SKU was, over lines, pending orders and what was held less than a
+        rest ago; None when the next hold is a first one. And when all of that ends, or ended."""
+        held = [
+            (line.first_held_at_ms, cart.expiry_of(line, now))
+            for line in cart.lines.values()
+            if line.sku == sku and line.held
+        ]
+        remembered = cart.periods.get(sku)
+        if remembered is not None and not remembered.is_over(now, terms.hold_rest_ms):
+            held.append((remembered.first_ms, remembered.ended_ms))
+        pending = [
+            record
+            for record in self._payments.values()
+            if record.is_pending and record.payment.cart_id == cart_id
+        ]
+        ordered = [
+            line.first_held_at_ms
+            for record in pending
+            for line in record.lines()
+            if line.sku == sku and line.held
+        ]
+        if ordered:
+            last_ms = max(record.payment.expires_at_ms for record in pending)
+            held.append((min(ordered), max(now, last_ms)))
+        if not held:
+            return None, 0
+        return min(first for first, _ in held), max(ended for _, ended in held)
+
+    def _rests_until(
+        self, cart_id: str, cart: _Cart, line: _Line | None, sku: str, terms: CartTerms, now: int
+    ) -> int:
+        """Until when a line must not be held, unless by a checkout; 0 when it may, or is held already."""
+        if not self._is_held_on_add(sku, terms) or (line is not None and line.held):
+            return 0
+        first_ms, ended_ms = self._first_held(cart_id, cart, sku, terms, now)
+        if first_ms is None or first_ms + terms.hold_cap_ms > now:
+            return 0
+        return ended_ms + terms.hold_rest_ms
+
+    def _hold(
+        self, cart_id: str, cart: _Cart, line: _Line, terms: CartTerms, now: int, *, extends_cart: bool
+    ) -> None:
+        """Hold the whole line; the caller has seen that the stock is there and does not rest."""
+        self._prolong(cart_id, cart, line, terms, now, extends_cart=extends_cart)
         line.held = line.quantity
 
-    def _prolong(self, cart: _Cart, line: _Line, terms: CartTerms, now: int, *, extends_cart: bool) -> None:
+    def _prolong(
+        self, cart_id: str, cart: _Cart, line: _Line, terms: CartTerms, now: int, *, extends_cart: bool
+    ) -> None:
         """Let a line's hold begin or go on under the terms of now; never does one end earlier by that.
 
         `extends_cart`: all holds of the cart are extended next (`_commit`), this one with them.
@@ -823,7 +907,8 @@ class MemoryEngine:
         is_new = line.held == 0
         before_ms = 0 if is_new else cart.expiry_of(line, now)
         if is_new:
-            line.first_held_at_ms = now
+            first_ms, _ = self._first_held(cart_id, cart, line.sku, terms, now)
+            line.first_held_at_ms = now if first_ms is None else min(first_ms, now)
         line.hold_ttl_ms = self._skus[line.sku].fields.hold_ttl_ms or terms.hold_ttl_ms
         line.hold_latest_ms = line.first_held_at_ms + terms.hold_cap_ms
         reached_ms = min(now + line.hold_ttl_ms, line.hold_latest_ms)
@@ -845,30 +930,29 @@ class MemoryEngine:
             if record.payment.cart_id == cart_id and record.is_pending and not self._is_over(record, now)
         )
 
-    def _read(self, cart_id: str, now: int, guest_share_ppm: int) -> Cart:
+    def _read(self, cart_id: str, now: int, terms: CartTerms | None) -> Cart:
         cart = self._carts.get(cart_id)
         return Cart(
             cart_id=cart_id,
             summary=cart.summary if cart else EMPTY_SUMMARY,
             lines=(
-                tuple(self._view(cart_id, line, now, guest_share_ppm) for line in cart.lines.values())
-                if cart
-                else ()
+                tuple(self._view(cart_id, line, now, terms) for line in cart.lines.values()) if cart else ()
             ),
             created_at_ms=cart.created_at_ms if cart else None,
             updated_at_ms=cart.updated_at_ms if cart else None,
             read_at_ms=now,
         )
 
-    def _view(self, cart_id: str, line: _Line, now: int, guest_share_ppm: int) -> Line:
-        fields = self._skus[line.sku].fields
+    def _view(self, cart_id: str, line: _Line, now: int, terms: CartTerms | None) -> Line:
+        cart, fields = self._carts[cart_id], self._skus[line.sku].fields
+        guest_share_ppm = terms.guest_share_ppm if terms is not None else 1_000_000
         return Line(
             line_id=line.line_id,
             sku=line.sku,
             properties_json=line.properties_json,
             quantity=line.quantity,
             held=line.held,
-            hold_expires_at_ms=self._carts[cart_id].expiry_of(line, now),
+            hold_expires_at_ms=cart.expiry_of(line, now),
             first_held_at_ms=line.first_held_at_ms,
             unit_price_minor=line.unit_price_minor,
             revision=line.revision,
@@ -883,6 +967,11 @@ class MemoryEngine:
                 self._holdable(line.sku, cart_id, guest_share_ppm) + line.held
                 if fields.policy == "deny"
                 else None
+            ),
+            is_changed=line.revision < fields.terms_revision,
+            has_other_currency=fields.currency != cart.currency,
+            rests_until_ms=(
+                self._rests_until(cart_id, cart, line, line.sku, terms, now) if terms is not None else 0
             ),
         )
 
@@ -922,7 +1011,10 @@ class MemoryEngine:
             raise CartEmpty
         lines = _chosen(cart, request.line_ids)
         self._check_checkout(cart_id, cart, lines, terms)
-        order_lines = [(self._skus[line.sku].fields.seller, self._order_line(line, now)) for line in lines]
+        order_lines = [
+            (self._skus[line.sku].fields.seller, self._order_line(cart_id, cart, line, terms, now))
+            for line in lines
+        ]
         missing = sum(
             max(0, bought.held - line.held) for (_, bought), line in zip(order_lines, lines, strict=True)
         )
@@ -933,6 +1025,7 @@ class MemoryEngine:
             raise TotalChanged(f"The total is {amount_minor}, not {request.expected_total_minor}.")
 
         for line in lines:
+            cart.end_hold(line, now)
             del cart.lines[line.line_id]
         checkout_type: CheckoutType = (
             "full_cart" if not cart.lines else "single_item" if len(lines) == 1 else "partial"
@@ -993,6 +1086,8 @@ class MemoryEngine:
             problem: dict[str, Any]
             if not fields.is_active:
                 problem = {"code": ProductInactive.code}
+            elif line.revision < fields.terms_revision:
+                problem = {"code": LineChanged.code}
             elif fields.currency != cart.currency:
                 problem = {"code": CurrencyMismatch.code}
             elif _breaks_rules(fields, line.quantity):
@@ -1016,9 +1111,13 @@ class MemoryEngine:
         if shortfalls:
             raise _refusal_of(shortfalls)
 
-    def _order_line(self, line: _Line, now: int) -> OrderLine:
+    def _order_line(self, cart_id: str, cart: _Cart, line: _Line, terms: CartTerms, now: int) -> OrderLine:
         fields = self._skus[line.sku].fields
         is_held = fields.policy == "deny"
+        first_ms = line.first_held_at_ms
+        if not line.held:
+            # Units that rest are held by a checkout; their period goes on.
+            first_ms = self._first_held(cart_id, cart, line.sku, terms, now)[0] or now
         return OrderLine(
             line_id=line.line_id,
             sku=line.sku,
@@ -1027,7 +1126,7 @@ class MemoryEngine:
             mode=_MODES[fields.policy],
             unit_price_minor=min(line.unit_price_minor, fields.price_minor),
             revision=line.revision,
-            first_held_at_ms=(line.first_held_at_ms or now) if is_held else 0,
+            first_held_at_ms=first_ms if is_held else 0,
             properties_json=line.properties_json,
         )
 
@@ -1060,6 +1159,8 @@ class MemoryEngine:
                 if line.mode == "backorder":
                     self._release_due(line.sku, now)
             self._sell(record, now)
+            if cart := self._carts.get(record.payment.cart_id):
+                self._note_ends(cart, record, now, now)
             return self._outcome(record, now, changed=True)
 
         for line in record.lines():
@@ -1131,7 +1232,7 @@ class MemoryEngine:
                 continue
             has_left = True
             kept.quantity = max(0, kept.quantity - line.quantity)
-            kept.lower_hold(max(0, kept.held - line.quantity))
+            self._carts[cart_id].end_hold(kept, now, keeping=max(0, kept.held - line.quantity))
             kept.updated_at_ms = now
             if kept.quantity == 0:
                 del self._carts[cart_id].lines[kept.line_id]
@@ -1313,7 +1414,7 @@ class MemoryEngine:
                     # The clock was set back: the snapshot has to tell what no clock will.
                     self._change += 1
                     cart.version = self._change
-                line.lower_hold(0)
+                cart.end_hold(line, now)
                 released += 1
             else:
                 line.indexed_ms = expires_at_ms
@@ -1341,6 +1442,7 @@ class MemoryEngine:
         record.move(reason, "released", reason)
         payment = record.payment
         cart = self._cart(payment.cart_id, now)
+        self._note_ends(cart, record, payment.expires_at_ms, now)
         if not cart.lines or cart.currency == payment.currency:
             cart.currency = payment.currency
             for line in record.lines():
@@ -1348,6 +1450,12 @@ class MemoryEngine:
             self._commit(payment.cart_id, cart, now)
         record.position = self._emit("payment_released", now, payment_id=payment.payment_id, reason=reason)
         self._serve_backorders(now, {line.sku for line in record.lines()})
+
+    def _note_ends(self, cart: _Cart, record: _Payment, ended_ms: int, now: int) -> None:
+        """The orders of a payment hold their units no longer."""
+        for line in record.lines():
+            if line.held:
+                cart.note_end(line.sku, line.first_held_at_ms, ended_ms, now)
 
     def _return_line(self, cart: _Cart, line: OrderLine, now: int) -> None:
         kept = cart.lines.get(line.line_id)

@@ -135,6 +135,9 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     max_quantity: int | None = None
     multiple_of: int = 1
     max_per_customer: PurchaseLimit | None = None
+    terms_revision: int = 0
+    """The last revision that changed its options, its product or its currency: a buyer who saw an earlier one
+    saw another thing. 0: not known of any. Kept by the catalog, never set by a caller."""
 
 
 class Product(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,6 +187,8 @@ class SkuFields(msgspec.Struct, frozen=True, kw_only=True):
     max_quantity: int
     """0: no maximum of its own."""
     multiple_of: int
+    terms_revision: int = 0
+    """The last revision that changed the SKU's options, product or currency; 0: not known of any."""
 
 
 # --- stock -----------------------------------------------------------------------------------------
@@ -272,11 +277,21 @@ class Line(msgspec.Struct, frozen=True):
     policy: StockPolicy
     available_quantity: int | None
     """What this buyer can have of it: free units plus the line's own; None where stock does not limit."""
+    is_changed: bool = False
+    """Options, product or currency are others since the buyer saw them; not sold until that is accepted."""
+    has_other_currency: bool = False
+    """The SKU is sold in another currency than the cart's: it can only be removed."""
+    rests_until_ms: int = 0
+    """The line is not held before then, unless by a checkout, because its owner held units of the SKU for as
+    long as the cap allows; 0: it does not rest."""
 
     @property
     def is_available(self) -> bool:
-        return self.is_active and (
-            self.available_quantity is None or self.available_quantity >= self.quantity
+        return (
+            self.is_active
+            and (self.available_quantity is None or self.available_quantity >= self.quantity)
+            and not self.is_changed
+            and not self.has_other_currency
         )
 
     @property
@@ -321,6 +336,7 @@ class SnapshotLine(msgspec.Struct, frozen=True, kw_only=True):
     quantity: int
     held: int
     first_held_at_ms: int
+    """Of a line that holds nothing: when its SKU's last hold period began, if that is remembered; else 0."""
     unit_price_minor: int
     revision: int
     ordinal: int
@@ -328,7 +344,8 @@ class SnapshotLine(msgspec.Struct, frozen=True, kw_only=True):
     updated_at_ms: int
     properties_json: str | None = None
     held_until_ms: int = 0
-    """When the hold ends, if nothing extends it; 0: not known, as in snapshots of an earlier version."""
+    """When the hold ends, if nothing extends it; of a line that holds nothing, when the last hold of its SKU
+    ended. 0: not known, as in snapshots of an earlier version."""
 
 
 class Beat(msgspec.Struct, frozen=True, kw_only=True):
@@ -394,6 +411,9 @@ class CartTerms(msgspec.Struct, frozen=True, kw_only=True, cache_hash=True):
 
     hold_ttl_ms: int
     hold_cap_ms: int
+    """How long an owner may hold units of one SKU, counted from the first hold."""
+    hold_rest_ms: int
+    """How long an owner must have held nothing of a SKU before a hold counts as a first one again."""
     cart_ttl_ms: int
     quantity_max: int
     lines_max: int

@@ -89,7 +89,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     hold_ttl_member_seconds: Count = 1_800
     """How long a signed-in owner's hold lasts after the last mutation."""
     hold_cap_seconds: Count = 7_200
-    """Counted from a line's first hold: mutations extend its hold no further than this."""
+    """Counted from an owner's first hold of a SKU, over all lines: mutations extend holds no further."""
+    hold_rest_seconds: Seconds = 10
+    """How long an owner's units of a SKU rest after the cap: only a checkout holds them. A first hold is
+    forgotten once its owner has held nothing of the SKU for so long."""
     payment_window_seconds: Count = 900
     """From checkout to release of an unpaid order."""
     guest_cart_ttl_days: Count = 7

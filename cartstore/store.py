@@ -129,6 +129,7 @@ def terms_of(settings: Settings, kind: OwnerKind) -> CartTerms:
     return CartTerms(
         hold_ttl_ms=ttl_seconds * 1_000,
         hold_cap_ms=settings.hold_cap_seconds * 1_000,
+        hold_rest_ms=settings.hold_rest_seconds * 1_000,
         cart_ttl_ms=ttl_days * 86_400_000,
         quantity_max=settings.max_quantity_per_line,
         lines_max=settings.max_lines_per_cart,
@@ -216,8 +217,7 @@ class CartStore:
         """The cart with exact availability; an absent one reads as empty. Never writes to the cart."""
         if type(owner) is not Owner:
             check_types(CartStore.read_cart, owner)
-        terms = self._terms[owner.kind]
-        return await self.engine.read_cart(owner.cart_id, guest_share_ppm=terms.guest_share_ppm)
+        return await self.engine.read_cart(owner.cart_id, terms=self._terms[owner.kind])
 
     async def read_summary(self, owner: Owner) -> Summary:
         """The running totals, at the cost of one hash read."""
@@ -347,10 +347,21 @@ class CartStore:
             guard=self._guard(guard, "put_lines", named, mode),
         )
 
+    async def check_changes(self, owner: Owner, line_ids: Sequence[str] | None = None) -> Cart:
+        """The cart, in which each of these lines (None: all) tells what it is now beside what the buyer saw.
+        Never writes to the cart. Raises ItemNotFound."""
+        self._check_line_ids(line_ids)
+        cart = await self.read_cart(owner)
+        for line_id in line_ids or ():
+            if cart.line(line_id) is None:
+                raise ItemNotFound(line_id=line_id)
+        return cart
+
     async def accept_changes(
         self, owner: Owner, line_ids: Sequence[str] | None = None, *, guard: Guard = NO_GUARD
     ) -> CartResult:
-        """Take the current prices and texts of lines (None: all) as seen. Raises ItemNotFound."""
+        """Take the current prices, options and texts of lines (None: all) as seen. Raises ItemNotFound, and
+        CurrencyMismatch for a line that is sold in another currency by now: it can only be removed."""
         self._check_line_ids(line_ids)
         return await self.engine.accept_changes(
             owner.cart_id,

@@ -6,24 +6,41 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-_CART_VALUES = 15
+_CART_VALUES = 16
 _LINE_VALUES = 11
-_ARRAY = 0x90
-"""How MessagePack begins a list; what is kept are the values alone."""
+_PERIOD_VALUES = 3
+
+
+def _header(count: int) -> bytes:
+    """How MessagePack begins a list of so many values; what is kept are the values alone."""
+    return bytes([0x90 + count]) if count < 16 else b"\xdc" + count.to_bytes(2)
+
+
+def _values(packed: bytes, count: int) -> list[Any]:
+    return list(msgspec.msgpack.decode(_header(count) + packed))
+
+
+def _pack(values: list[Any]) -> bytes:
+    return msgspec.msgpack.encode(values)[len(_header(len(values))) :]
 
 
 def cart_values(packed: bytes) -> list[Any]:
     """version, lines, units, subtotal, held, waiting, ..."""
-    return list(msgspec.msgpack.decode(bytes([_ARRAY + _CART_VALUES]) + packed))
+    return _values(packed, _CART_VALUES)
 
 
 def pack_cart(values: list[Any]) -> bytes:
-    return msgspec.msgpack.encode(values)[1:]
+    return _pack(values)
 
 
 def line_held(packed: bytes | None) -> int:
     """Units that a line holds; 0 of one that is not there."""
-    return int(msgspec.msgpack.decode(bytes([_ARRAY + _LINE_VALUES]) + packed)[1]) if packed else 0
+    return int(_values(packed, _LINE_VALUES)[1]) if packed else 0
+
+
+def period_ordered(packed: bytes) -> int:
+    """Units in pending orders, of the hold period of a SKU."""
+    return int(_values(packed, _PERIOD_VALUES)[2])
 
 
 class HoldState(NamedTuple):

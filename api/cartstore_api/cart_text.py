@@ -158,6 +158,7 @@ class CartText:
         fragment = fragment or self._new_fragment(products.get(revision), sku)
         price, available = line.unit_price_minor, line.available_quantity
         no_changes = _NO_CHANGES
+        rests_until = _time(line.rests_until_ms) if line.rests_until_ms else "null"
         if line_id == sku:
             beginning = fragment.whole
         else:
@@ -171,14 +172,15 @@ class CartText:
             f'"line_total":"{to_text(price * quantity, currency)}",'
             f'"added_at":"{time_text(line.added_at_ms)}","updated_at":"{time_text(line.updated_at_ms)}",'
             f'"is_available":{"true" if is_available else "false"},'
-            f'"available_quantity":{"null" if available is None else available},"hold":'
+            f'"available_quantity":{"null" if available is None else available},"hold_rests_until":'
+            f'{rests_until},"hold":'
         )
-        if price == line.current_price_minor and revision == line.current_revision:
+        if price == line.current_price_minor and revision == line.current_revision and is_available:
             changes = no_changes
         else:
             found = views.changes_of(line, products, currency)
             end = "}" if no_changes is _NO_CHANGES else _UNREADABLE
-            changes = f',"changes":{_json(found)}{end}' if found else no_changes
+            changes = f',"changes":{_json(found)}{end}' if found is not None else no_changes
         if not line.held:
             return f"{before}null", "", changes
         expires_at_ms = line.hold_expires_at_ms

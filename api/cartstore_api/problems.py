@@ -85,6 +85,7 @@ _ROWS: dict[str, Kind] = {
     "INSUFFICIENT_STOCK": Kind(409, "Not enough in stock", "reduce_quantity", has_fix=True),
     "PRODUCT_INACTIVE": Kind(409, "Not on sale", "remove_line", has_fix=True),
     "PRICE_CHANGED": Kind(409, "A price has changed", "accept_changes", has_fix=True),
+    "LINE_CHANGED": Kind(409, "A line is not what the buyer saw", "accept_changes", has_fix=True),
     "TOTAL_CHANGED": Kind(409, "The total has changed", "confirm_total", has_fix=True),
     "CHECKOUT_VALIDATION_FAILED": Kind(
         409, "Several lines cannot be taken as they are", "review_lines", has_fix=True

@@ -324,17 +324,17 @@ class Remedies:
         return BROWSE
 
     async def _fix_lines(self, shortfalls: Sequence[dict[str, Any]], cart: model.Cart) -> schemas.Fix | None:
-        """Quantities come before prices: a line that goes needs no accepting."""
+        """Quantities come before what is to be accepted: a line that goes needs no accepting."""
         targets: dict[str, int] = {}
-        risen = []
+        to_accept = []
         room = Room(cart, self._store.settings, in_orders=await self._in_orders(cart))
         for entry in shortfalls:
             line = cart.line(entry.get("line_id") or "")
             if line is None:
                 continue
-            if entry["code"] == "PRICE_CHANGED":
-                risen.append(line.line_id)
-            elif entry["code"] in ("PRODUCT_INACTIVE", "CURRENCY_MISMATCH"):
+            if entry["code"] in ("PRICE_CHANGED", "LINE_CHANGED") and not line.has_other_currency:
+                to_accept.append(line.line_id)
+            elif entry["code"] in ("PRODUCT_INACTIVE", "LINE_CHANGED", "CURRENCY_MISMATCH"):
                 targets[line.line_id] = 0
             else:
                 available = entry.get("available_quantity")
@@ -350,8 +350,8 @@ class Remedies:
         if targets:
             entries = [{"line_id": line_id, "quantity": target} for line_id, target in targets.items()]
             return schemas.Fix(method="PUT", path=ITEMS, body={"items": entries, "mode": "partial"})
-        if risen:
-            return schemas.Fix(method="POST", path="/v1/cart/changes/accept", body={"line_ids": risen})
+        if to_accept:
+            return schemas.Fix(method="POST", path="/v1/cart/changes/accept", body={"line_ids": to_accept})
         return None
 
     async def _fix_held(self, owner: Owner, body: schemas.BeginCheckout) -> schemas.Fix | None:
@@ -452,7 +452,12 @@ def _held_of(checkout: model.Checkout) -> int:
 
 def _priced(entry: dict[str, Any], currency: str | None) -> schemas.Shortfall:
     shortfall = shortfall_of(entry)
-    if currency is not None and entry.get("old_price_minor") is not None:
+    if (
+        currency is not None
+        and entry.get("old_price_minor") is not None
+        # The new price may be one in another currency.
+        and entry["code"] not in ("LINE_CHANGED", "CURRENCY_MISMATCH")
+    ):
         shortfall.old_price = to_text(entry["old_price_minor"], currency)
         shortfall.new_price = to_text(entry["new_price_minor"], currency)
     return shortfall

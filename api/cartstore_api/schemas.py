@@ -84,6 +84,33 @@ class Change(msgspec.Struct, kw_only=True):
     new: str | None
 
 
+class OptionsChange(msgspec.Struct, kw_only=True):
+    """The options that a buyer saw and those that the SKU has now."""
+
+    old: dict[str, str]
+    new: dict[str, str]
+
+
+class AvailabilityChange(msgspec.Struct, kw_only=True):
+    """A line that cannot be had any more: it is off sale, or there are fewer units than it wants."""
+
+    old: Literal["available"]
+    new: Literal["off_sale", "insufficient"]
+
+
+class Changes(msgspec.Struct, kw_only=True):
+    """What is not as the buyer saw it; a member is absent when it is. A line of which `options` or `product`
+    changed cannot be had before that is accepted; one of which `currency` changed can only be removed."""
+
+    name: Change | msgspec.UnsetType = msgspec.UNSET
+    price: Change | msgspec.UnsetType = msgspec.UNSET
+    image: Change | msgspec.UnsetType = msgspec.UNSET
+    options: OptionsChange | msgspec.UnsetType = msgspec.UNSET
+    currency: Change | msgspec.UnsetType = msgspec.UNSET
+    product: Change | msgspec.UnsetType = msgspec.UNSET
+    availability: AvailabilityChange | msgspec.UnsetType = msgspec.UNSET
+
+
 class Line(msgspec.Struct, kw_only=True):
     """One line of a cart, at the price and with the texts that the buyer saw."""
 
@@ -102,8 +129,9 @@ class Line(msgspec.Struct, kw_only=True):
     updated_at: str
     is_available: bool
     available_quantity: int | None
+    hold_rests_until: str | None
     hold: Hold | None
-    changes: dict[str, Change]
+    changes: Changes
     unreadable: Unreadable = msgspec.UNSET
 
 
@@ -178,6 +206,23 @@ class ItemsChange(msgspec.Struct, kw_only=True):
     version: int
 
 
+class ChangedLine(msgspec.Struct, kw_only=True):
+    """One line and what changed of it since the buyer saw it."""
+
+    line_id: str
+    sku: str
+    name: str
+    is_available: bool
+    changes: Changes
+
+
+class ChangesCheck(msgspec.Struct, kw_only=True):
+    """The lines that were asked for; `changes` is empty where nothing changed."""
+
+    has_changes: bool
+    items: list[ChangedLine]
+
+
 class Guest(msgspec.Struct, kw_only=True):
     """A guest's token, to be sent as `X-Cart-Token` or kept as the cookie that comes with it."""
 
@@ -220,6 +265,7 @@ class PutItem(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     is_available: ReadOnly = None
     available_quantity: ReadOnly = None
     hold: ReadOnly = None
+    hold_rests_until: ReadOnly = None
     changes: ReadOnly = None
     unreadable: ReadOnly = None
 

@@ -58,20 +58,74 @@ def revisions_of(lines: Iterable[model.Line]) -> set[int]:
     return {revision for line in lines for revision in (line.revision, line.current_revision)}
 
 
-def changes_of(line: model.Line, products: Products, currency: str) -> dict[str, schemas.Change]:
-    """What is not as the buyer saw it, by member."""
+def changes_of(line: model.Line, products: Products, currency: str) -> schemas.Changes | None:
+    """What is not as the buyer saw it; None when all of it is. `currency`: the cart's."""
     seen, now = products.get(line.revision), products.get(line.current_revision)
-    changes = {}
-    if line.unit_price_minor != line.current_price_minor:
-        changes["price"] = schemas.Change(
+    changes = schemas.Changes()
+    if line.has_other_currency:
+        # The price now is in another currency, so the two are not compared.
+        new = now.currency if now is not None else None
+        changes.currency = schemas.Change(old=currency, new=new)
+    elif line.unit_price_minor != line.current_price_minor:
+        changes.price = schemas.Change(
             old=to_text(line.unit_price_minor, currency), new=to_text(line.current_price_minor, currency)
         )
     if seen is not None and now is not None and seen is not now:
         if seen.title != now.title:
-            changes["name"] = schemas.Change(old=seen.title, new=now.title)
+            changes.name = schemas.Change(old=seen.title, new=now.title)
         if image_of(seen) != image_of(now):
-            changes["image"] = schemas.Change(old=image_of(seen), new=image_of(now))
-    return changes
+            changes.image = schemas.Change(old=image_of(seen), new=image_of(now))
+    if line.is_changed:
+        _tell_terms(changes, line, seen, now)
+    if not line.is_active:
+        changes.availability = schemas.AvailabilityChange(old="available", new="off_sale")
+    elif line.available_quantity is not None and line.available_quantity < line.quantity:
+        changes.availability = schemas.AvailabilityChange(old="available", new="insufficient")
+    return changes if changes != _UNCHANGED else None
+
+
+_UNCHANGED = schemas.Changes()
+
+
+def _tell_terms(
+    changes: schemas.Changes, line: model.Line, seen: model.Product | None, now: model.Product | None
+) -> None:
+    """Tell what keeps the line from being sold before it is accepted. Where nothing differs between the two
+    revisions, or one of them cannot be had right now, options are told as far as they are known."""
+    if seen is not None and now is not None:
+        if seen.identity != now.identity:
+            changes.product = schemas.Change(old=seen.id, new=now.id)
+        if seen.currency != now.currency:
+            changes.currency = schemas.Change(old=seen.currency, new=now.currency)
+    old, new = options_of(seen, line.sku), options_of(now, line.sku)
+    is_told = changes.product or changes.currency
+    if old != new or not is_told:
+        changes.options = schemas.OptionsChange(old=old, new=new)
+
+
+def options_of(product: model.Product | None, sku: str) -> dict[str, str]:
+    """The options of a SKU as a product lists it; none where the catalog cannot be had."""
+    variant = product.variant(sku) if product is not None else None
+    return variant.options if variant is not None else {}
+
+
+def changes_view(
+    cart: model.Cart, chosen: Iterable[str] | None, products: Products, *, currency: str
+) -> schemas.ChangesCheck:
+    """What changed of the chosen lines (None: all) since the buyer saw them."""
+    wanted = set(chosen) if chosen is not None else None
+    items = [
+        schemas.ChangedLine(
+            line_id=line.line_id,
+            sku=line.sku,
+            name=name_of(products.get(line.revision), line.sku),
+            is_available=line.is_available,
+            changes=changes_of(line, products, cart.summary.currency or currency) or _UNCHANGED,
+        )
+        for line in cart.lines
+        if wanted is None or line.line_id in wanted
+    ]
+    return schemas.ChangesCheck(has_changes=any(item.changes != _UNCHANGED for item in items), items=items)
 
 
 def validation_view(
@@ -116,6 +170,13 @@ def _problems_of(line: model.Line, rules: Rules, currency: str) -> list[schemas.
     """What checkout would refuse this line for, in checkout's order."""
     if not line.is_active:
         return [schemas.LineProblem(code="PRODUCT_INACTIVE", message="It is not on sale any more.")]
+    if line.is_changed or line.has_other_currency:
+        message = (
+            "It is sold in another currency now; it can only be removed."
+            if line.has_other_currency
+            else "It is not what was seen; accept its changes, or remove it."
+        )
+        return [schemas.LineProblem(code="LINE_CHANGED", message=message)]
     if not rules.allows(line.quantity):
         return [schemas.LineProblem(code="INVALID_QUANTITY", message=f"A quantity is {rules}.")]
     if line.current_price_minor > line.unit_price_minor:

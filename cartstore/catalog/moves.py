@@ -109,6 +109,12 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     owners: Mapping[str, SkuOwner]
     last: LastImport
 
+    def product_of_sku(self, sku: str) -> Product | None:
+        """The product that lists a SKU, or that listed it last, as it is stored; None for a new SKU."""
+        owner = self.owners.get(sku)
+        stored = self.stored.get(owner.product_id) if owner is not None else None
+        return stored.product if stored is not None else None
+
 
 class Resolution(msgspec.Struct, kw_only=True):
     """What is to be stored of a batch."""

@@ -17,6 +17,7 @@ from cartstore.archive.arrays import array_of, columns_of, insert_rows, rows_of
 from cartstore.archive.tables import product_revisions, products, variants
 from cartstore.catalog.import_state import load_last_import
 from cartstore.catalog.moves import Facts, SkuOwner, StoredProduct
+from cartstore.catalog.terms import resolved
 from cartstore.model import Product
 from cartstore.stored_json import note_unreadable
 
@@ -45,7 +46,7 @@ _VARIANT_COLUMNS = ("sku", "product_id", "position", "current", "initial_quantit
 
 
 def decode_product(revision: int, doc: str) -> Product:
-    return msgspec.structs.replace(msgspec.json.decode(doc, type=Product), revision=revision)
+    return resolved(msgspec.structs.replace(msgspec.json.decode(doc, type=Product), revision=revision))
 
 
 def product_of(row: Row[Any]) -> Product:

@@ -34,6 +34,7 @@ from cartstore.catalog.product_rows import (
     write_products,
 )
 from cartstore.catalog.rules import check_product
+from cartstore.catalog.terms import carried, resolved
 from cartstore.errors import Invalid, InvalidField, ProductNotFound, VersionConflict
 from cartstore.limits import PAGE_SIZE_DEFAULT, VARIANTS_MAX
 from cartstore.model import Product, SkuFields, StockPolicy, Variant
@@ -106,9 +107,10 @@ class CatalogRepository:
             await lock_catalog(connection)
             facts = await read_facts(connection, [parsed.product for parsed in given])
             done = resolve(given, facts, file)
+            wanted = {id: carried(product, facts.product_of_sku) for id, product in done.products.items()}
             changed = {
                 product_id: product
-                for product_id, product in done.products.items()
+                for product_id, product in wanted.items()
                 if not _is_stored(product, facts.stored.get(product_id), product_id in done.deleted)
             }
             quantities = {sku: units for parsed in given for sku, units in parsed.quantities.items()}
@@ -121,7 +123,7 @@ class CatalogRepository:
             await save_last_import(connection, facts.last, LastImport(said, done.said_variants))
 
         def stored(product: Product) -> Product:
-            return msgspec.structs.replace(product, revision=revisions[product.id])
+            return resolved(msgspec.structs.replace(wanted[product.id], revision=revisions[product.id]))
 
         outcomes = [
             (stored(outcome), outcome.id in changed) if isinstance(outcome, Product) else outcome
@@ -304,6 +306,7 @@ def _sku_fields(product: Product, variant: Variant, is_listed: bool) -> SkuField
         min_quantity=variant.min_quantity,
         max_quantity=variant.max_quantity or 0,
         multiple_of=variant.multiple_of,
+        terms_revision=variant.terms_revision,
     )
 
 
@@ -352,13 +355,14 @@ async def _store(
         )
         for product_id, product in wanted.items()
     }
+    wanted = {id: carried(product, facts.product_of_sku) for id, product in wanted.items()}
     changed = {id: product for id, product in wanted.items() if not _is_stored(product, stored.get(id))}
     revisions = await write_products(connection, changed, quantities)
     return [
         outcome
         if isinstance(outcome, Invalid)
         else (
-            msgspec.structs.replace(changed[outcome.id], revision=revisions[outcome.id])
+            resolved(msgspec.structs.replace(changed[outcome.id], revision=revisions[outcome.id]))
             if outcome.id in changed
             else stored[outcome.id].product,
             outcome.id in changed,

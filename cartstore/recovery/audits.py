@@ -89,6 +89,8 @@ class CartTotals(msgspec.Struct, frozen=True, kw_only=True):
     """Units that the lines hold."""
     waiting: int
     """Units that pending orders of the cart's owner hold."""
+    miscounted_periods: int = 0
+    """SKUs of which the cart records other units in its owner's pending orders than there are."""
 
 
 class CartAudit(msgspec.Struct, frozen=True, kw_only=True):

@@ -330,4 +330,9 @@ def _totals_text(totals: CartTotals) -> str:
     return (
         f"{totals.lines} lines, {totals.items} items, {totals.subtotal_minor} minor, {totals.held} held, "
         f"{totals.waiting} in orders"
+        + (
+            f", {totals.miscounted_periods} SKUs' units in orders miscounted"
+            if totals.miscounted_periods
+            else ""
+        )
     )

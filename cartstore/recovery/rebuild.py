@@ -258,7 +258,7 @@ class Rebuild:
                 await self._call(
                     "rebuild_carts",
                     [self._keys.cart(its.cart_id) for its in some],
-                    *(_encode(_cart_parts(its)).decode() for its in some),
+                    *(_encode(self._cart_parts(its, lost_at_ms)).decode() for its in some),
                 )
             held.extend(
                 (line.first_held_at_ms, its.cart_id, line.line_id)
@@ -271,6 +271,24 @@ class Rebuild:
 
         await _overlapped(self._pages_of_carts(), put)
         return held
+
+    def _cart_parts(self, snapshot: CartSnapshot, lost_at_ms: int) -> tuple[object, ...]:
+        """A cart as rebuild_carts reads it. Since `lost_at_ms` nobody could hold or release units: caps and
+        rests go on where they were then."""
+        silent_ms = max(0, self._now_ms() - lost_at_ms)
+        rest_ms = self._terms_of(snapshot.cart_id).hold_rest_ms
+        lines = []
+        for line in sorted(snapshot.lines, key=lambda line: line.ordinal):
+            first_ms = ended_ms = 0
+            until_ms = self._held_until_ms(snapshot, line) if line.held else line.held_until_ms
+            if line.first_held_at_ms and lost_at_ms < until_ms + rest_ms:
+                first_ms, ended_ms = line.first_held_at_ms + silent_ms, until_ms + silent_ms
+            lines.append(_line_parts(line, first_ms, ended_ms))
+        return (
+            *(snapshot.currency, snapshot.created_at_ms, snapshot.updated_at_ms, snapshot.lifetime_ms),
+            *(snapshot.watched_until_ms, snapshot.merged_into),
+            lines,
+        )
 
     def _held_until_ms(self, cart: CartSnapshot, line: SnapshotLine) -> int:
         """When a hold ends. A hold that lapses is no mutation, so the snapshot still has it: taken again, it
@@ -318,19 +336,11 @@ def _sku_parts(fields: SkuFields, totals: StockTotals | None) -> tuple[str, ...]
     )
 
 
-def _cart_parts(snapshot: CartSnapshot) -> tuple[object, ...]:
-    lines = sorted(snapshot.lines, key=lambda line: line.ordinal)
-    return (
-        *(snapshot.currency, snapshot.created_at_ms, snapshot.updated_at_ms, snapshot.lifetime_ms),
-        *(snapshot.watched_until_ms, snapshot.merged_into),
-        [_line_parts(line) for line in lines],
-    )
-
-
-def _line_parts(line: SnapshotLine) -> tuple[str | int, ...]:
+def _line_parts(line: SnapshotLine, first_held_at_ms: int, ended_ms: int) -> tuple[str | int, ...]:
     return (
         *(line.line_id, line.quantity, line.unit_price_minor, line.revision),
         *(line.added_at_ms, line.updated_at_ms, line.properties_json or ""),
+        *(first_held_at_ms, ended_ms),
     )
 
 

@@ -142,14 +142,18 @@ class AuditedRedisEngine(RedisEngine):
                 subtotal_minor=int(subtotal),
                 held=int(held),
                 waiting=int(waiting),
+                miscounted_periods=int(miscounted),
             )
-            for lines, items, subtotal, held, waiting in (reply[1:6], reply[6:11])
+            for lines, items, subtotal, held, waiting, miscounted in (
+                (*reply[1:6], reply[11]),
+                (*reply[6:11], 0),
+            )
         )
         return CartAudit(
             cart_id=cart_id,
             running=running,
             counted=counted,
-            unindexed=tuple(_claim(cart_id, *row) for row in _rows(reply, 11, 4)),
+            unindexed=tuple(_claim(cart_id, *row) for row in _rows(reply, 12, 4)),
         )
 
     async def audit_payment(self, payment_id: str) -> PaymentAudit | None:

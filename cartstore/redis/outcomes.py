@@ -81,7 +81,8 @@ REFUSALS: dict[str, Callable[[Refusal], errors.CartStoreError]] = {
     "CURRENCY_MISMATCH": lambda reply: errors.CurrencyMismatch(
         f"The cart is in {reply[1]}, the product is sold in {reply[2] or 'no currency'}."
         if len(reply) > 2
-        else None
+        else None,
+        line_id=reply[3] if len(reply) > 3 else None,
     ),
     "INVALID_QUANTITY": _invalid_quantity,
     "LIMIT_EXCEEDED": lambda reply: errors.LimitExceeded(
@@ -109,6 +110,7 @@ CODES_TO_ERRORS: dict[str, type[errors.CartError]] = {
         errors.LimitExceeded,
         errors.InsufficientStock,
         errors.PriceChanged,
+        errors.LineChanged,
     )
 }
 """Codes that one entry of a bulk set or one line of a checkout can have."""

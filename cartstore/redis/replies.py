@@ -25,10 +25,13 @@ from cartstore.model import (
     sku_of,
 )
 
-LINE_FIELDS = 16
+LINE_FIELDS = 17
 SUMMARY_FIELDS = 5
 STOCK_FIELDS = 6
 SNAPSHOT_LINE_FIELDS = 11
+
+_ACTIVE, _CHANGED, _OTHER_CURRENCY = 1, 2, 4
+"""What the state of a line adds up (line_state.lua)."""
 
 
 def read_replayed(reply: Sequence[Any], start: int) -> list[Any]:
@@ -37,7 +40,7 @@ def read_replayed(reply: Sequence[Any], start: int) -> list[Any]:
     numbers = [1, 2, *range(start, start + 4)]
     line = start + SUMMARY_FIELDS
     if len(reply) == line + LINE_FIELDS:
-        numbers += [*range(line + 2, line + 14), line + 15]
+        numbers += [*range(line + 2, line + 14), line + 15, line + 16]
     first = list(reply)
     for place in numbers:
         if first[place] != "":
@@ -70,9 +73,10 @@ def read_line(reply: Sequence[Any], start: int) -> Line:
         updated,
         current_price,
         current_revision,
-        active,
+        state,
         policy,
         available,
+        rests_until,
     ) = reply[start : start + LINE_FIELDS]
     return Line(
         line_id,
@@ -89,9 +93,12 @@ def read_line(reply: Sequence[Any], start: int) -> Line:
         updated,
         current_price,
         current_revision,
-        active == 1,
+        state & _ACTIVE != 0,
         policy,
         None if available == "" else available,
+        state & _CHANGED != 0,
+        state & _OTHER_CURRENCY != 0,
+        rests_until,
     )
 
 
@@ -106,7 +113,7 @@ def _texts_of(packed: bytes) -> tuple[str, StockPolicy, str | None]:
     return currency, cast(StockPolicy, policy), properties or None
 
 
-def read_change(text: str, line_id: str) -> LineResult:
+def read_change(text: str, line_id: str, rests_until_ms: int = 0) -> LineResult:
     """A mutation of one line as line_change.lua packs it. `text` was decoded with surrogate escapes, which
     keep whatever bytes there were."""
     packed = text.encode("utf-8", "surrogateescape")
@@ -127,7 +134,7 @@ def read_change(text: str, line_id: str) -> LineResult:
         added,
         current_price,
         current_revision,
-        active,
+        state,
         available,
     ) = _CHANGE.unpack_from(packed)
     currency, policy, properties = _texts_of(packed[_CHANGE.size :])
@@ -146,9 +153,12 @@ def read_change(text: str, line_id: str) -> LineResult:
         now,
         current_price,
         current_revision,
-        active == 1,
+        state & _ACTIVE != 0,
         policy,
         None if available == _NOT_LIMITED else available,
+        state & _CHANGED != 0,
+        False,
+        rests_until_ms,
     )
     summary = Summary(version, lines, units, subtotal, currency)
     return LineResult(line=line, summary=summary, read_at_ms=now, created=created == 1)

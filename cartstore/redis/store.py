@@ -100,7 +100,8 @@ def packed_terms(terms: CartTerms) -> str:
     """The terms as scripts read them (terms_decode.lua)."""
     return (
         f"{terms.hold_ttl_ms} {terms.hold_cap_ms} {terms.cart_ttl_ms} {terms.quantity_max} {terms.lines_max} "
-        f"{terms.items_max} {terms.held_max} {terms.guest_share_ppm} {int(terms.reservations)}"
+        f"{terms.items_max} {terms.held_max} {terms.guest_share_ppm} {int(terms.reservations)} "
+        f"{terms.hold_rest_ms}"
     )
 
 
@@ -108,7 +109,8 @@ def packed_sku(sku: SkuFields) -> str:
     """A SKU's catalog fields as scripts read them (sku_load.lua)."""
     return (
         f"{sku.revision} {sku.price_minor} {sku.currency} {int(sku.is_active)} {sku.policy} "
-        f"{sku.hold_policy} {sku.hold_ttl_ms} {sku.min_quantity} {sku.max_quantity} {sku.multiple_of}"
+        f"{sku.hold_policy} {sku.hold_ttl_ms} {sku.min_quantity} {sku.max_quantity} {sku.multiple_of} "
+        f"{sku.terms_revision}"
     )
 
 
@@ -297,11 +299,10 @@ class RedisEngine:
 
     # --- cart ----------------------------------------------------------------------------------
 
-    async def read_cart(self, cart_id: str, *, guest_share_ppm: int = 1_000_000) -> Cart:
+    async def read_cart(self, cart_id: str, *, terms: CartTerms | None = None) -> Cart:
         keys = (self.keys.gate, self.keys.cart(cart_id))
-        return read_cart(
-            cart_id, await self.call(script("cart_read"), keys, self._releases_per_call, guest_share_ppm)
-        )
+        packed = packed_terms(terms) if terms is not None else ""
+        return read_cart(cart_id, await self.call(script("cart_read"), keys, self._releases_per_call, packed))
 
     async def read_summary(self, cart_id: str) -> Summary:
         keys = (self.keys.gate, self.keys.cart(cart_id))
@@ -353,8 +354,8 @@ class RedisEngine:
                 raise
             if reply[0] == "REPLAYED":
                 is_replay, reply = True, read_replayed(reply[1:], 3)
-        if len(reply) == 2:
-            return read_change(reply[1], line_id)
+        if len(reply) <= 3:
+            return read_change(reply[1], line_id, reply[2] if len(reply) == 3 else 0)
         return LineResult(
             line=read_line(reply, 8) if len(reply) > 8 else None,
             summary=read_summary(reply, 3),
@@ -470,7 +471,7 @@ class RedisEngine:
         guard: Guard,
     ) -> HoldResult:
         if line_ids is not None and not line_ids:
-            cart = await self.read_cart(cart_id, guest_share_ppm=terms.guest_share_ppm)
+            cart = await self.read_cart(cart_id, terms=terms)
             if guard.if_match is not None and guard.if_match != cart.summary.version:
                 raise VersionConflict(cart.summary.version)
             return HoldResult(summary=cart.summary, cart=cart)
@@ -483,7 +484,7 @@ class RedisEngine:
             self._releases_per_call,
             *(line_ids or ()),
         )
-        cart = await self.read_cart(cart_id, guest_share_ppm=terms.guest_share_ppm)
+        cart = await self.read_cart(cart_id, terms=terms)
         return HoldResult(summary=read_summary(reply, 3), cart=cart, replayed=replayed)
 
     # --- checkout and payment ------------------------------------------------------------------

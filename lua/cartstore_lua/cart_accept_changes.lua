@@ -1,5 +1,5 @@
 --[[
-  cart_accept_changes: the buyer has seen the current prices and texts of lines.
+  cart_accept_changes: the buyer has seen the current prices, options and texts of lines.
   Why atomic: the seen price, the subtotal and the version move together.
 
   KEYS[1]  gate hash              {ns:p}:gate
@@ -14,7 +14,7 @@
   ARGV[8...] line_ids             none: all lines
   Returns  {'OK', created, now, version, lines, units, subtotal, currency}
            {'REPLAYED', ...the first OK reply} | {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version}
-           {'ITEM_NOT_FOUND', line_id} | {'CURRENCY_MISMATCH', cart, sku} | {'LIMIT_EXCEEDED', name, limit} | {'STORE_FULL'} | {'FENCED'}
+           {'ITEM_NOT_FOUND', line_id} | {'CURRENCY_MISMATCH', cart, sku, line_id} | {'LIMIT_EXCEEDED', name, limit} | {'STORE_FULL'} | {'FENCED'}
   Faults   CARTBADARG
   Cost     O(lines of the cart)
 ]]
@@ -53,7 +53,7 @@ for _, line_id in ipairs(line_ids) do
   end
   local stock = sku_load(call, line_sku(line_id))
   if not stock or stock.currency ~= cart.currency then
-    return { 'CURRENCY_MISMATCH', cart.currency, stock and stock.currency or '' }
+    return { 'CURRENCY_MISMATCH', cart.currency, stock and stock.currency or '', line_id }
   end
   subtotal = subtotal + line.quantity * (stock.price - line.price)
 end
@@ -73,7 +73,7 @@ for _, line_id in ipairs(line_ids) do
   line.updated = call.now
   cart.changed[line_id] = true
 end
-holds_extend(call, cart)
+holds_extend(call, cart, terms)
 cart_save(call, cart, call.now)
 local reply = mutation_reply(call, 0, cart)
 ring_remember(KEYS[2], ARGV[6], ARGV[7], reply)

@@ -18,7 +18,7 @@
   ARGV[9]  properties             canonical JSON
   ARGV[10] now override           ms; none in production
   ARGV[11] nonce                  of this call; OWED asks for it
-  Returns  {'OK', <change, packed>}, or with an idempotency key
+  Returns  {'OK', <change, packed>} | {'OK', <change, packed>, rests until}, or with an idempotency key
            {'OK', created, now, version, lines, units, subtotal, currency, <line>}
            {'REPLAYED', ...the first OK reply} | {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version}
            {'PRODUCT_NOT_FOUND'} | {'PRODUCT_INACTIVE'} | {'CURRENCY_MISMATCH', cart, sku}

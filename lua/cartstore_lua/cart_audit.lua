@@ -7,8 +7,9 @@
   ARGV[2]  now override           ms, '' in production
   ARGV[3]  nonce                  of this call
   Returns  {'OK', lines, units, subtotal, held, waiting, counted lines, counted units, counted subtotal, counted held,
-           counted waiting, <line_id, sku, held, expires>...} | {'NOTHING'} | {'FENCED'}
+           counted waiting, differing, <line_id, sku, held, expires>...} | {'NOTHING'} | {'FENCED'}
            waiting: units that pending orders of the cart's owner hold
+           differing: SKUs of which the hold periods count other units in orders than there are
   Faults   CARTUNREADABLE
   Cost     O(lines of the cart)
 ]]
@@ -37,8 +38,9 @@ local function append_totals()
   end
 end
 append_totals()
-cart_recount(call, cart)
+local _, differing = cart_recount(call, cart)
 append_totals()
+reply[#reply + 1] = int(differing)
 for line_id, line in pairs(cart.lines) do
   local sku = line_sku(line_id)
   local member = 'c\31' .. cart.id .. '\31' .. line_id

@@ -44,7 +44,7 @@ cart.ttl = terms.cart_ttl
 for _, line_id in ipairs(line_order(cart)) do
   line_drop(call, cart, line_id)
 end
-holds_extend(call, cart)
+holds_extend(call, cart, terms)
 cart_save(call, cart, call.now)
 local reply = mutation_reply(call, 0, cart)
 ring_remember(KEYS[2], ARGV[6], ARGV[7], reply)

@@ -19,6 +19,7 @@
 --- @include int
 --- @include cart_load
 --- @include line_order
+--- @include line_sku
 --- @include outbox_last
 
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
@@ -39,8 +40,14 @@ for index = 1, #found, 2 do
     told = { cart.version, cart.currency, cart.created, cart.updated, cart.ttl, cart.watched_until, cart.merged_into }
     for _, line_id in ipairs(line_order(cart)) do
       local line = cart.lines[line_id]
+      local first, until_ms = line.first, line.expires
+      local period = line.held == 0 and cart.periods[line_sku(line_id)]
+      if period then
+        -- Of a line that holds nothing: since when its SKU was held, and when that ended. Its rest may not be over.
+        first, until_ms = period.first, period.ended
+      end
       for _, value in ipairs({
-        line_id, cart.properties[line_id] or '', line.quantity, line.held, line.expires, line.first, line.price,
+        line_id, cart.properties[line_id] or '', line.quantity, line.held, until_ms, first, line.price,
         line.revision, line.ordinal, line.added, line.updated,
       }) do
         told[#told + 1] = value

@@ -32,6 +32,7 @@
 --- @include cart_load
 --- @include line_check
 --- @include line_put
+--- @include line_rests
 --- @include line_drop
 --- @include holds_extend
 --- @include cart_save
@@ -66,7 +67,7 @@ end
 
 -- The cart and the SKUs are changed in memory only, entry by entry, so that entries compete for the same
 -- stock and limits as they would one after the other. Units that entries give back are there for the others.
-local function item_problem(line_id, quantity, may_be_new)
+local function item_problem(line_id, quantity, may_be_new, its_terms)
   local line = cart.lines[line_id]
   local stock = sku_load(call, line_sku(line_id))
   if not line and not may_be_new then
@@ -86,7 +87,7 @@ local function item_problem(line_id, quantity, may_be_new)
   end
   line = line or { quantity = 0, held = 0, price = 0 }
   return line_check(
-    stock, terms, cart.is_guest, cart.count, cart.units, cart.subtotal, cart.held + cart.waiting, line.quantity,
+    stock, its_terms, cart.is_guest, cart.count, cart.units, cart.subtotal, cart.held + cart.waiting, line.quantity,
     line.held, line.price, quantity, line.quantity > 0 and line.price or stock.price
   )
 end
@@ -97,7 +98,8 @@ for index = 10, #ARGV, 4 do
   if not quantity then
     return redis.error_reply('CARTBADARG quantity')
   end
-  local problem = item_problem(line_id, quantity, ARGV[index + 2] == 'new')
+  local its_terms = line_rests(call, cart, line_id, cart.lines[line_id], terms) > 0 and terms.resting or terms
+  local problem = item_problem(line_id, quantity, ARGV[index + 2] == 'new', its_terms)
   if problem and problem[2] == 'max_held_per_owner' and owner_release_due(call, cart) > 0 then
     return { 'AGAIN' }
   end
@@ -110,7 +112,7 @@ for index = 10, #ARGV, 4 do
     refused[#refused + 1] = outcome
   elseif quantity > 0 then
     line_put(call, cart, sku_load(call, line_sku(line_id)), line_id, quantity, not cart.lines[line_id], ARGV[index + 3],
-      terms)
+      its_terms)
     wrote = true
   elseif cart.lines[line_id] then
     line_drop(call, cart, line_id)
@@ -130,7 +132,7 @@ end
 
 if wrote then
   cart.ttl = terms.cart_ttl
-  holds_extend(call, cart)
+  holds_extend(call, cart, terms)
   cart_save(call, cart, call.now)
 end
 local reply = mutation_reply(call, 0, cart)

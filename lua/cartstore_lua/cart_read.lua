@@ -9,13 +9,15 @@
   ARGV[2]  now override           ms, '' in production
   ARGV[3]  nonce                  of this call
   ARGV[4]  release limit          due holds released at most, over all SKUs
-  ARGV[5]  guest share            of a SKU's stock, in parts per million
+  ARGV[5]  terms                  model.CartTerms, packed; '' for those of nobody: no share of a SKU's stock is kept from
+                                  the owner, and rests are not told
   Returns  {'OK', now, exists, created_at, updated_at, version, lines, units, subtotal, currency, <line>...}
            {'AGAIN'} | {'FENCED'}
   Faults   CARTBADARG
   Cost     O(lines of the cart * log holds)
 ]]
 --- @include call_begin
+--- @include terms_decode
 --- @include cart_load
 --- @include line_order
 --- @include line_sku
@@ -29,10 +31,11 @@ local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
 if not call then
   return { 'FENCED' }
 end
-local limit, guest_share_ppm = tonumber(ARGV[4]), tonumber(ARGV[5])
-if not limit or not guest_share_ppm then
-  return redis.error_reply('CARTBADARG release limit or guest share')
+local limit, terms = tonumber(ARGV[4]), terms_decode(ARGV[5])
+if not limit or (ARGV[5] ~= '' and not terms) then
+  return redis.error_reply('CARTBADARG release limit or terms')
 end
+local guest_share_ppm = terms and terms.guest_share_ppm or 1000000
 
 local cart_id = string.sub(KEYS[2], #call.prefix + 6)
 local cart = cart_load(call, cart_id)
@@ -70,6 +73,6 @@ for _, line_id in ipairs(line_order(cart)) do
     -- Less than the line wants is only told when nothing more can come of what is due.
     return { 'AGAIN' }
   end
-  line_append(call, reply, cart, line_id, stock, guest_share_ppm)
+  line_append(call, reply, cart, line_id, stock, guest_share_ppm, terms)
 end
 return reply

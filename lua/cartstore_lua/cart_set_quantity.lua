@@ -17,7 +17,7 @@
   ARGV[9]  not used
   ARGV[10] now override           ms; none in production
   ARGV[11] nonce                  of this call; OWED asks for it
-  Returns  {'OK', <change, packed>}, or with an idempotency key or after a removal
+  Returns  {'OK', <change, packed>} | {'OK', <change, packed>, rests until}, or with an idempotency key or after a removal
            {'OK', created, now, version, lines, units, subtotal, currency, <line, unless removed>}
            {'REPLAYED', ...the first OK reply} | {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version}
            {'ITEM_NOT_FOUND'} | {'PRODUCT_NOT_FOUND'} | {'PRODUCT_INACTIVE'} | {'CURRENCY_MISMATCH', cart, sku}

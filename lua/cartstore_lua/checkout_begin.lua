@@ -29,7 +29,7 @@
            {'VERSION_CONFLICT', version} | {'CART_EMPTY'} | {'ITEM_NOT_FOUND', line_id}
            {'TOTAL_CHANGED', total} | {'LIMIT_EXCEEDED', name, limit} | {'STORE_FULL'} | {'RECORD_NEEDED'} | {'AGAIN'}
            {'CUT_OFF'} | {'FENCED'}
-  Codes    PRODUCT_INACTIVE, CURRENCY_MISMATCH, INVALID_QUANTITY, PRICE_CHANGED, INSUFFICIENT_STOCK
+  Codes    PRODUCT_INACTIVE, LINE_CHANGED, CURRENCY_MISMATCH, INVALID_QUANTITY, PRICE_CHANGED, INSUFFICIENT_STOCK
   Faults   CARTBADARG
   Cost     O(lines of the cart * log holds)
 ]]
@@ -44,7 +44,9 @@
 --- @include sku_free
 --- @include line_drop
 --- @include holds_extend
+--- @include hold_period
 --- @include lifetime_reach
+--- @include period_note
 --- @include hold_index
 --- @include cart_save
 --- @include hash_set
@@ -128,6 +130,8 @@ for _, line_id in ipairs(line_ids) do
     and (line.quantity < stock.min or (stock.max > 0 and line.quantity > stock.max) or line.quantity % stock.multiple ~= 0)
   if not stock or not stock.active then
     code = 'PRODUCT_INACTIVE'
+  elseif line.revision < stock.terms_revision then
+    code = 'LINE_CHANGED'
   elseif stock.currency ~= cart.currency then
     code = 'CURRENCY_MISMATCH'
   elseif rules_broken then
@@ -154,9 +158,10 @@ for _, line_id in ipairs(line_ids) do
     local mode = stock.policy == 'deny' and 'held' or stock.policy
     -- A drop of the price is taken in the buyer's favour.
     local price = math.min(line.price, stock.price)
-    local first = line.expires > call.now and line.first or call.now
-    if mode ~= 'held' then
-      first = 0
+    local first = 0
+    if mode == 'held' then
+      -- Units that rest are held by a checkout: the period goes on.
+      first = line.expires > call.now and line.first or hold_period(call, cart, line_id, terms) or call.now
     end
     total = total + price * line.quantity
     lines[#lines + 1] = {
@@ -215,9 +220,10 @@ for _, line in ipairs(lines) do
       stock.guest_held = stock.guest_held + line.held
     end
     cart.waiting = cart.waiting + line.held
+    period_note(call, cart, line.sku, line.first, call.now, line.held)
   end
 end
-holds_extend(call, cart)
+holds_extend(call, cart, terms)
 
 local kind = 'partial'
 if cart.count == 0 then

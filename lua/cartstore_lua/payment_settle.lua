@@ -66,7 +66,7 @@ for _, order in ipairs(payment.list) do
     if line.mode ~= 'untracked' then
       local sale = by_sku[line.sku]
       if not sale then
-        sale = { order_id = order.id, sku = line.sku, quantity = 0, held = 0 }
+        sale = { order_id = order.id, sku = line.sku, quantity = 0, held = 0, first = line.first }
         by_sku[line.sku] = sale
         sales[#sales + 1] = sale
       end
@@ -123,7 +123,7 @@ if not was_pending then
 end
 
 -- What the sale does to counters and cart, in memory.
-local told, cart_version, waiting = {}, 0, 0
+local told, cart_version, waiting = {}, 0, {}
 if outcome == 'paid' then
   if cart then
     local left_any = false
@@ -165,7 +165,9 @@ if outcome == 'paid' then
       end
       sku_sell(stock, sale.quantity, taken, returned, is_guest)
     end
-    waiting = waiting + returned
+    if returned > 0 then
+      waiting[#waiting + 1] = sale
+    end
     told[#told + 1] = {
       order_id = sale.order_id, sku = sale.sku, quantity = int(sale.quantity), taken = int(taken),
       backordered = int(sale.quantity - taken),
@@ -203,8 +205,8 @@ if outcome == 'paid' then
       holding_refresh(call, sale.sku)
     end
   end
-  if waiting > 0 then
-    cart_uncount(call, payment.cart, 0, waiting)
+  if #waiting > 0 then
+    cart_uncount(call, payment.cart, waiting)
   end
 end
 return payment_reply(call, 'OK', payment_id)

@@ -17,6 +17,7 @@
 --- @include int
 --- @include hash_set
 --- @include payment_load
+--- @include period_note
 --- @include holding_refresh
 --- @include sku_count
 --- @include cart_load
@@ -64,6 +65,13 @@ local function put_back(payment_key, lists)
       cart.ttl = tonumber(payment.cart_ttl)
     end
     cart.waiting = cart.waiting + waiting
+    for _, order in ipairs(payment.list) do
+      for _, line in ipairs(order.lines) do
+        if line.held > 0 then
+          period_note(call, cart, line.sku, line.first, call.now, line.held)
+        end
+      end
+    end
     cart_save(call, cart, nil)
   end
 end

@@ -269,6 +269,7 @@ OTHER_ROUTES: list[tuple[bytes, bytes, str]] = [
     (b"DELETE", b"/v1/cart", ""),
     (b"POST", b"/v1/cart/validate", "chosen"),
     (b"POST", b"/v1/cart/changes/accept", "chosen"),
+    (b"POST", b"/v1/cart/changes/check", "chosen"),
     (b"POST", b"/v1/cart/holds/extend", ""),
     (b"POST", b"/v1/guest", ""),
     (b"POST", b"/v1/checkout", "checkout"),

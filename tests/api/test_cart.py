@@ -43,6 +43,7 @@ LINE_MEMBERS = {
     "updated_at",
     "is_available",
     "available_quantity",
+    "hold_rests_until",
     "hold",
     "changes",
 }

@@ -79,7 +79,8 @@ async def test_carts_have_the_contracts_shape_when_the_catalog_changed(api: Any)
         "name": {"old": "The MUG", "new": "Another"},
         "image": {"old": "https://img.test/MUG.jpg", "new": None},
     }
-    assert (cup["changes"], cup["is_available"]) == ({}, False)
+    unavailable = {"availability": {"old": "available", "new": "off_sale"}}
+    assert (cup["changes"], cup["is_available"]) == (unavailable, False)
     assert (cart["has_changes"], cart["has_unavailable_items"]) == (True, True)
     assert (cart["subtotal"], cart["total_items"]) == ("19.98", 4)
     assert unchanged.headers["ETag"] != changed.headers["ETag"]

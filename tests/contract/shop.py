@@ -53,6 +53,7 @@ MINUTE_MS = 60_000
 TERMS = CartTerms(
     hold_ttl_ms=10 * MINUTE_MS,
     hold_cap_ms=30 * MINUTE_MS,
+    hold_rest_ms=10 * SECOND_MS,
     cart_ttl_ms=7 * 24 * 60 * MINUTE_MS,
     quantity_max=99,
     lines_max=20,
@@ -110,8 +111,9 @@ class Shop:
     def advance(self, elapsed_ms: int) -> None:
         self.clock.now_ms += elapsed_ms
 
-    async def publish(self, sku: str, /, **changes: Any) -> SkuFields:
-        """Publish the SKU's next revision: as before, but for the changes."""
+    async def publish(self, sku: str, /, *, changes_terms: bool = False, **changes: Any) -> SkuFields:
+        """Publish the SKU's next revision: as before, but for the changes. `changes_terms`: buyers of an
+        earlier one saw other options, another product or currency."""
         before = self._fields.get(sku) or SkuFields(
             sku=sku,
             product_id=f"product-of-{sku}",
@@ -128,6 +130,8 @@ class Shop:
             multiple_of=1,
         )
         fields = replace(before, **{"revision": next(self._revisions), **changes})
+        if changes_terms:
+            fields = replace(fields, terms_revision=fields.revision)
         self._fields[sku] = fields
         await self.engine.publish_skus([fields])
         return fields
@@ -177,14 +181,14 @@ class Shop:
         level = await self.level(sku)
         return level.on_hand, level.held, level.sold, level.backordered
 
-    async def cart(self, cart_id: str) -> Cart:
-        return await self.engine.read_cart(cart_id)
+    async def cart(self, cart_id: str, *, terms: CartTerms = TERMS) -> Cart:
+        return await self.engine.read_cart(cart_id, terms=terms)
 
     async def summary(self, cart_id: str) -> Summary:
         return await self.engine.read_summary(cart_id)
 
-    async def line(self, cart_id: str, line_id: str) -> Line:
-        line = (await self.cart(cart_id)).line(line_id)
+    async def line(self, cart_id: str, line_id: str, *, terms: CartTerms = TERMS) -> Line:
+        line = (await self.cart(cart_id, terms=terms)).line(line_id)
         assert line is not None
         return line
 

@@ -170,7 +170,7 @@ async def test_checkout_holds_now_when_reservations_are_off(shop: Shop) -> None:
 async def test_checkout_holds_again_when_the_hold_lapsed(shop: Shop) -> None:
     await shop.sell("tee", 3)
     await shop.add(ANN, "tee", 2)
-    shop.advance(TERMS.hold_ttl_ms)
+    shop.advance(TERMS.hold_ttl_ms + TERMS.hold_rest_ms)
 
     checkout = await shop.checkout(ANN)
 

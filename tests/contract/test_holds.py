@@ -236,7 +236,7 @@ async def test_hold_never_moves_backwards_when_terms_are_shorter(shop: Shop) -> 
 async def test_hold_starts_anew_when_it_lapsed_before_the_add(shop: Shop) -> None:
     await shop.sell("tee", 5)
     await shop.add(ANN, "tee", 2)
-    shop.advance(TERMS.hold_ttl_ms)
+    shop.advance(TERMS.hold_ttl_ms + TERMS.hold_rest_ms)
 
     result = await shop.add(ANN, "tee", 1)
 
@@ -396,7 +396,7 @@ async def test_hold_lines_holds_again_when_holds_lapsed(shop: Shop) -> None:
     await shop.sell("b", 5)
     await shop.add(ANN, "a", 2)
     added = await shop.add(ANN, "b", 3)
-    shop.advance(TERMS.hold_ttl_ms)
+    shop.advance(TERMS.hold_ttl_ms + TERMS.hold_rest_ms)
 
     cart = await shop.hold(ANN)
 
@@ -640,7 +640,7 @@ async def _let_a_crowd_lapse(shop: Shop, *carts: str) -> None:
     await shop.sell("tee", 12)
     for cart_id in carts or [f"u.{number}" for number in range(12)]:
         await shop.add(cart_id, "tee", 12 // (len(carts) or 12))
-    shop.advance(TERMS.hold_ttl_ms)
+    shop.advance(TERMS.hold_ttl_ms + TERMS.hold_rest_ms)
 
 
 @pytest.mark.usefixtures("hurry")
@@ -705,7 +705,7 @@ async def test_hold_lines_holds_again_when_a_crowd_lapsed_before_it(shop: Shop) 
     for number in range(120):
         await shop.add(f"u.{number}", "tee")
     await shop.add(ANN, "tee", 2)
-    shop.advance(TERMS.hold_ttl_ms)
+    shop.advance(TERMS.hold_ttl_ms + TERMS.hold_rest_ms)
 
     cart = await shop.hold(ANN)
 
@@ -724,6 +724,6 @@ async def test_guest_is_told_what_he_can_have_when_guests_lapsed_behind_a_crowd(
         await shop.add(f"g.{number}", "tee", terms=half)
     shop.advance(TERMS.hold_ttl_ms)
 
-    cart = await shop.engine.read_cart(GUS, guest_share_ppm=half.guest_share_ppm)
+    cart = await shop.engine.read_cart(GUS, terms=half)
 
     assert cart.lines[0].available_quantity != 0

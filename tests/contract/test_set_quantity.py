@@ -130,7 +130,7 @@ async def test_set_quantity_refuses_a_lower_one_when_even_that_cannot_be_held(sh
 async def test_set_quantity_holds_again_when_the_hold_lapsed(shop: Shop) -> None:
     await shop.sell("tee", 5)
     await shop.add(ANN, "tee", 2)
-    shop.advance(TERMS.hold_ttl_ms)
+    shop.advance(TERMS.hold_ttl_ms + TERMS.hold_rest_ms)
 
     result = await shop.set(ANN, "tee", 1)
 

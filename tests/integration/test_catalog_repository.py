@@ -74,7 +74,9 @@ async def test_put_stores_a_product_as_it_was_given(catalog: CatalogRepository) 
     stored, changed = await catalog.put_product(given)
 
     assert changed is True
-    assert stored == msgspec.structs.replace(given, revision=stored.revision)
+    (variant,) = given.variants
+    its = msgspec.structs.replace(variant, terms_revision=stored.revision)
+    assert stored == msgspec.structs.replace(given, revision=stored.revision, variants=(its,))
     assert await catalog.get_product("tee") == stored
 
 
@@ -412,6 +414,7 @@ async def test_published_says_what_scripts_need(catalog: CatalogRepository) -> N
             min_quantity=2,
             max_quantity=8,
             multiple_of=2,
+            terms_revision=stored.revision,
         )
     ]
 

@@ -108,7 +108,9 @@ async def test_import_takes_prices_and_texts_only_when_it_is_the_first_of_a_prod
 
     after = await shop.get("tee")
     assert (after.title, after.seller, after.active) == ("Tee", "Tern", False)
-    assert after.variants[0] == msgspec.structs.replace(old, options={"Size": "S"}, price_minor=2_000)
+    assert after.variants[0] == msgspec.structs.replace(
+        old, options={"Size": "S"}, price_minor=2_000, terms_revision=after.revision
+    )
     assert after.variants[1].policy == "deny"
 
 

@@ -126,7 +126,7 @@ async def test_import_keeps_what_an_admin_set_when_a_handle_is_renamed(shop: Imp
     shirt = await shop.get("shirt")
     assert (report.rejected, report.moved_skus) == ([], 3)
     assert (shirt.title, shirt.seller, shirt.active, shirt.identity) == ("Ours", "Us", False, "tee")
-    small, medium, _ = tee.variants
+    small, medium, own = tee.variants
     assert shirt.variants == (small, msgspec.structs.replace(medium, price_minor=1_200), own)
     left = await shop.get("tee")
     assert (left.active, left.variants, left.removed) == (False, (), ())

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from cartstore_workers.duties import Duties
-from packed import cart_values, pack_cart
+from packed import cart_values, pack_cart, period_ordered
 from reconcile_shop import BUYER, Shop, expect_left, expect_repaired, found, open_shop, product_of
 from redis.client import NEVER_DECODE
 from sqlalchemy import delete, insert, update
@@ -734,6 +734,22 @@ async def test_totals_that_are_not_the_sum_of_lines_and_orders_are_added_up_anew
 
     values = cart_values(await shop.redis.execute_command("HGET", key, "a", **{NEVER_DECODE: True}))
     assert values[place] == before
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+async def test_units_in_orders_of_a_hold_period_are_counted_anew(shop: Shop, is_lost: bool) -> None:
+    cart_key, name = shop.keys.cart(BUYER.cart_id), "h:A"
+    kept = await shop.redis.execute_command("HGET", cart_key, name, **{NEVER_DECODE: True})
+    assert period_ordered(kept) == 2
+    if is_lost:
+        await shop.redis.hdel(cart_key, name)
+    else:
+        await shop.redis.hset(cart_key, name, kept[:-1] + b"\x05")
+
+    await expect_repaired(shop, ("cart_totals", BUYER.cart_id))
+
+    repaired = await shop.redis.execute_command("HGET", cart_key, name, **{NEVER_DECODE: True})
+    assert period_ordered(repaired) == 2
 
 
 async def test_engine_ahead_of_ledger_is_left(shop: Shop) -> None:

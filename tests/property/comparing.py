@@ -42,6 +42,9 @@ _OF_NOW = (
     "is_active",
     "policy",
     "available_quantity",
+    "is_changed",
+    "has_other_currency",
+    "rests_until_ms",
 )
 """What a replayed line may tell as it was then or as it is now."""
 

@@ -63,6 +63,8 @@ CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
     *((sku, {"is_active": is_active}) for sku in ("a", "c") for is_active in (True, True, False)),
     *(("d", {"policy": policy}) for policy in ("deny", "deny", "backorder", "untracked")),
     *(("a", {"policy": policy}) for policy in ("deny", "backorder")),
+    ("a", {"changes_terms": True}),
+    *(("d", {"currency": currency, "changes_terms": True}) for currency in ("EUR", "USD", "USD")),
     *(("c", {"hold_policy": hold_policy}) for hold_policy in ("on_add", "on_checkout")),
     ("b", {"seller": "acme"}),
     ("b", {"revision": 1, "price_minor": 5}),
@@ -84,7 +86,17 @@ few = replace(
 all_terms = st.sampled_from((many, few, replace(few, held_max=100), replace(many, reservations=False)))
 elapses = st.sampled_from(
     (0,) * 14
-    + (1, SECOND_MS, MINUTE_MS, 2 * MINUTE_MS, 9 * MINUTE_MS, 9 * MINUTE_MS)
+    + (
+        1,
+        SECOND_MS,
+        TERMS.hold_rest_ms - SECOND_MS,
+        TERMS.hold_rest_ms,
+        MINUTE_MS,
+        2 * MINUTE_MS,
+        9 * MINUTE_MS,
+        9 * MINUTE_MS,
+    )
+    + (MINUTE_MS, few.hold_cap_ms - few.hold_ttl_ms)
     + (TERMS.hold_ttl_ms - 1, TERMS.hold_ttl_ms, WINDOW_MS - 1, WINDOW_MS, TERMS.hold_cap_ms)
     + (-MINUTE_MS, -(LIFETIME_MS + MINUTE_MS))
 )
@@ -666,7 +678,7 @@ class EnginesMachine(RuleBasedStateMachine):
         }
         carts_read = []
         for cart_id in CARTS:
-            cart = self.both(_calling("cart", cart_id), cart_id)
+            cart = self.both(_calling("cart", cart_id, terms=_of_owner(few, cart_id)), cart_id)
             self.shown[cart_id] = [line.line_id for line in cart.lines]
             carts_read.append(cart)
         for shown in carts_read[: len(carts_read) if is_last else 1]:

@@ -91,6 +91,7 @@ async def open_shop_with_record(redis_url: str, database_url: str) -> AsyncItera
         max_held_per_owner=20,
         hold_ttl_guest_seconds=600,
         hold_ttl_member_seconds=600,
+        hold_cap_seconds=900,
     )
     clock = Clock()
     pool = open_pool(redis_url)

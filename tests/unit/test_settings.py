@@ -17,7 +17,14 @@ NUMBERS = [
     if isinstance(default, int) and not isinstance(default, bool) and name != "partitions"
 ]
 ZERO_IS_FOR_EVER = tuple(name for name in NUMBERS if name.startswith("retention_"))
-OFF_AT_ZERO = ("disk_reserve_mb", "engine_memory_mb", "worker_port", "drain_seconds", *ZERO_IS_FOR_EVER)
+OFF_AT_ZERO = (
+    "disk_reserve_mb",
+    "engine_memory_mb",
+    "worker_port",
+    "drain_seconds",
+    "hold_rest_seconds",
+    *ZERO_IS_FOR_EVER,
+)
 """Numbers for which 0 has a meaning of its own."""
 
 SWITCHES = ("guest_carts", "reservations", "stock_counts_public")

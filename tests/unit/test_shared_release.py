@@ -20,6 +20,7 @@ STEPS = 2 * limits.RELEASE_STEPS
 TERMS = CartTerms(
     hold_ttl_ms=900_000,
     hold_cap_ms=7_200_000,
+    hold_rest_ms=10_000,
     cart_ttl_ms=86_400_000,
     quantity_max=99,
     lines_max=50,

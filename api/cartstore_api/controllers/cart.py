@@ -237,6 +237,28 @@ class CartController(Controller):
         return Answer(body, 200, (*replayed, (b"etag", etag))).response()
 
     @post(
+        "/changes/check",
+        status_code=200,
+        operation_class=CartRead,
+        operation_id="CheckChanges",
+        summary="See what changed",
+        responses=responses(400, 401, 404, 413, 415, 422, 503),
+    )
+    async def check_changes(
+        self, request: AnyRequest, data: JSONBody[schemas.ChosenLines | None] = None
+    ) -> Response[schemas.ChangesCheck]:
+        """Tells per line (all when none are named) what changed since the buyer saw it. Changes nothing."""
+        services, context = services_of(request), context_of(request)
+        owner = services.callers.reader(context)
+        line_ids = data.line_ids if data is not None else None
+        try:
+            cart = await services.store.check_changes(owner, line_ids)
+        except CartError as error:
+            raise await services.remedies.explain(error, owner) from error
+        products = await services.store.products_by_revision(views.revisions_of(cart.lines))
+        return answer(views.changes_view(cart, line_ids, products, currency=services.settings.currency))
+
+    @post(
         "/changes/accept",
         status_code=200,
         operation_class=CartMutation,
@@ -247,8 +269,9 @@ class CartController(Controller):
     async def accept_changes(
         self, request: AnyRequest, data: JSONBody[schemas.ChosenLines | None] = None
     ) -> Response[schemas.CartChange | schemas.Cart]:
-        """Takes the current prices and texts of lines (all when none are named) as seen. With `Prefer:
-        return=representation` the answer is the whole cart."""
+        """Takes the current prices, options and texts of lines (all when none are named) as seen. A line that
+        is sold in another currency by now can only be removed. With `Prefer: return=representation` the
+        answer is the whole cart."""
         services = services_of(request)
         owner, guard = await cart_calls.changer_of(services, context_of(request))
         try:

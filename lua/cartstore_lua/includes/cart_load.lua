@@ -1,5 +1,6 @@
 --- @include cart_decode
 --- @include line_decode
+--- @include period_decode
 
 -- A whole cart for reading and changing.
 local function cart_load(call, cart_id)
@@ -17,6 +18,8 @@ local function cart_load(call, cart_id)
       cart.is_damaged = cart.is_damaged or not line
     elseif mark == 'p:' then
       cart.properties[string.sub(name, 3)] = value
+    elseif mark == 'h:' then
+      cart.periods[string.sub(name, 3)] = period_decode(value, cart.created)
     end
   end
   return cart

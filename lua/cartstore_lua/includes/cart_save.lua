@@ -1,5 +1,6 @@
 --- @include cart_encode
 --- @include line_encode
+--- @include period_encode
 --- @include hash_set
 --- @include hold_index
 --- @include sku_save
@@ -21,6 +22,9 @@ local function cart_save(call, cart, updated)
       gone[#gone + 1] = 'p:' .. line_id
       cart.properties[line_id] = nil
     end
+  end
+  for _, name in ipairs(cart.periods_gone) do
+    gone[#gone + 1] = name
   end
   for first = 1, #gone, 1000 do
     redis.call('HDEL', cart.key, unpack(gone, first, math.min(first + 999, #gone)))
@@ -58,6 +62,10 @@ local function cart_save(call, cart, updated)
       end
     end
   end
+  for sku in pairs(cart.periods_changed) do
+    fields[#fields + 1] = 'h:' .. sku
+    fields[#fields + 1] = period_encode(cart.periods[sku], cart.created)
+  end
   hash_set(cart.key, fields)
   for _, stock in ipairs(lowered) do
     sku_save(call, stock)
@@ -71,5 +79,6 @@ local function cart_save(call, cart, updated)
     redis.call('PEXPIRE', cart.key, cart.ttl)
   end
   cart.changed, cart.gone, cart.zrem, cart.zadd = {}, {}, {}, {}
+  cart.periods_changed, cart.periods_gone = {}, {}
   cart.was_counted = cart.held + cart.waiting > 0
 end

@@ -4,6 +4,9 @@
 --- @include cart_encode
 --- @include line_decode
 --- @include line_encode
+--- @include period_decode
+--- @include period_encode
+--- @include period_note
 --- @include holding_refresh
 --- @include payment_release
 
@@ -47,7 +50,7 @@ local function hold_release_sku(call, sku, limit)
       released = released + 1
     else
       local cart_key = call.prefix .. 'cart:' .. holder
-      local read = redis.call('HMGET', cart_key, 'a', 'l:' .. line_id)
+      local read = redis.call('HMGET', cart_key, 'a', 'l:' .. line_id, 'h:' .. sku)
       local cart = cart_decode(call, holder, read[1])
       local line = read[2] and line_decode(read[2], cart.created, cart.extended, call.now)
       if line and line.held > 0 and line.expires > call.now and line.expires <= call.now + call.lifetime then
@@ -67,8 +70,13 @@ local function hold_release_sku(call, sku, limit)
             cart.version = redis.call('HINCRBY', call.gate_key, 'change', 1)
             redis.call('ZADD', call.prefix .. 'activity', cart.version, holder)
           end
+          cart.periods[sku] = read[3] and period_decode(read[3], cart.created)
+          period_note(call, cart, sku, line.first, line.expires, 0)
           line.held = 0
-          redis.call('HSET', cart_key, 'a', cart_encode(cart), 'l:' .. line_id, line_encode(line, cart.created))
+          redis.call(
+            'HSET', cart_key, 'a', cart_encode(cart), 'l:' .. line_id, line_encode(line, cart.created),
+            'h:' .. sku, period_encode(cart.periods[sku], cart.created)
+          )
           if cart.held + cart.waiting <= 0 then
             redis.call('PEXPIRE', cart_key, cart.ttl)
           end

@@ -1,5 +1,7 @@
+--- @include period_note
+
 -- Change the units that a line holds, in memory: the cart's and the SKU's counters move together. A line that
--- holds nothing any more leaves the index; when a hold ends is the caller's.
+-- holds nothing any more leaves the index, and the end of its hold is recorded; when a hold ends is the caller's.
 local function hold_set(call, cart, stock, line_id, line, held)
   local change = held - line.held
   line.held = held
@@ -11,6 +13,9 @@ local function hold_set(call, cart, stock, line_id, line, held)
   end
   if held == 0 then
     local member = 'c\31' .. cart.id .. '\31' .. line_id
+    if change < 0 then
+      period_note(call, cart, stock.sku, line.first, line.expires, 0)
+    end
     line.expires, line.indexed, line.latest, line.first = 0, 0, 0, 0
     cart.zadd[member] = nil
     cart.zrem[member] = call.prefix .. 'holds:' .. stock.sku

@@ -1,13 +1,15 @@
+--- @include hold_period
 --- @include hold_set
 --- @include lifetime_reach
 
--- Hold `held` units for a line. A line that holds nothing yet, or whose hold lapsed, starts a new first hold; an
--- expiry never moves backwards. extends: whether the caller goes on to extend the whole cart (holds_extend); then
+-- Hold `held` units for a line that does not rest (line_rests). A line that holds nothing yet, or whose hold lapsed, takes
+-- over the first hold of its owner's period of the SKU, or starts a new one; an expiry never moves backwards. extends: whether the caller goes on to extend the whole cart (holds_extend); then
 -- the index is only written when that alone would not reach as far.
 local function hold_take(call, cart, stock, line_id, line, held, terms, extends)
   local is_new = line.held == 0 or line.expires <= call.now
   if is_new then
-    line.first, line.expires, line.indexed = call.now, 0, 0
+    local first = hold_period(call, cart, line_id, terms)
+    line.first, line.expires, line.indexed = math.min(first or call.now, call.now), 0, 0
   end
   line.ttl = stock.ttl > 0 and stock.ttl or terms.ttl
   line.latest = line.first + terms.cap
@@ -19,6 +21,9 @@ local function hold_take(call, cart, stock, line_id, line, held, terms, extends)
     line.indexed = expires
     cart.zrem[member] = nil
     cart.zadd[member] = { stock, line }
+  end
+  if line_id ~= stock.sku then
+    cart.period_end = math.max(cart.period_end, line.latest)
   end
   line.expires = expires
   cart.ttl_min = cart.ttl_min > 0 and math.min(cart.ttl_min, line.ttl) or line.ttl

@@ -1,7 +1,9 @@
+--- @include periods_prune
+
 -- Extend every hold of the cart that has not lapsed, up to its cap, as each mutation does: by moving the one
 -- moment that all of them count from (line_decode). A lapsed hold is left to be released: from that instant the
--- units belong to whoever comes first.
-local function holds_extend(call, cart)
+-- units belong to whoever comes first. Hold periods that are over are forgotten on the way.
+local function holds_extend(call, cart, terms)
   cart.extended = call.now
   local ttl_min = 0
   for line_id, line in pairs(cart.lines) do
@@ -16,4 +18,7 @@ local function holds_extend(call, cart)
     end
   end
   cart.ttl_min = ttl_min
+  if cart.period_end > 0 or next(cart.periods) then
+    cart.periods_gone = periods_prune(call, cart, terms)
+  end
 end

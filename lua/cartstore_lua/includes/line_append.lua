@@ -1,7 +1,10 @@
+--- @include line_rests
+--- @include line_state
 --- @include sku_free
 
--- Append one line with what is true of its SKU now to a reply: 16 values, as redis/replies.py reads them.
-local function line_append(call, reply, cart, line_id, stock, guest_share_ppm)
+-- Append one line with what is true of its SKU now to a reply: 17 values, as redis/replies.py reads them. terms: of the
+-- owner, nil when they are not known; then no line is told to rest.
+local function line_append(call, reply, cart, line_id, stock, guest_share_ppm, terms)
   local line = cart.lines[line_id]
   local held, expires, first = line.held, line.expires, line.first
   if expires <= call.now then
@@ -21,11 +24,14 @@ local function line_append(call, reply, cart, line_id, stock, guest_share_ppm)
   reply[n + 11] = line.updated
   if not stock then
     reply[n + 12], reply[n + 13], reply[n + 14], reply[n + 15], reply[n + 16] = 0, 0, 0, 'deny', 0
+    reply[n + 17] = 0
     return
   end
   reply[n + 12] = stock.price
   reply[n + 13] = stock.revision
-  reply[n + 14] = stock.active and 1 or 0
+  reply[n + 14] = line_state(stock, line.revision, cart.currency)
   reply[n + 15] = stock.policy
   reply[n + 16] = stock.policy == 'deny' and sku_free(stock, cart.is_guest, guest_share_ppm) + line.held or ''
+  local may_rest = terms and stock.policy == 'deny' and stock.hold_policy == 'on_add'
+  reply[n + 17] = may_rest and line_rests(call, cart, line_id, line, terms) or 0
 end

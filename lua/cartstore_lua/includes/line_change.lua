@@ -9,13 +9,20 @@
 --- @include line_expires
 --- @include line_check
 --- @include lines_lapse
+--- @include cart_load
+--- @include hold_period
+--- @include line_rests
+--- @include period_decode
+--- @include period_encode
+--- @include period_ended
+--- @include periods_prune
 --- @include change_note
 
 -- One line of a cart gets another quantity and holds it: what an add, a change and a removal have in common. It is
 -- most of what the engine ever does, so it is written straight on, with values in place of the tables of a cart and
 -- its lines (cart_decode, line_decode, line_put, holds_extend, cart_save, which it has to agree with); the rules are
 -- shared (line_check, sku_free). Only the line and the cart's own field are read and written, however many lines there
--- are, unless the hold of another line may have lapsed.
+-- are, unless the hold of another line may have lapsed, or units of the owner may rest.
 -- call: as call_begin has it; the changes of one script call may share it.
 -- adds: `quantity` is added to what the line has, the line may be new, and the buyer sees its current price.
 -- absent: the refusal when there is no such line, else.
@@ -54,9 +61,10 @@ local function line_change(
     or redis_call('HMGET', cart_key, 'a', line_field)
   local version, count, units, subtotal, held, waiting, ordinal = 0, 0, 0, 0, 0, 0, 0
   local updated, extended, ttl_min, created, _, currency, watched, merged_into = 0, -now, 0, now, 0, '', 0, ''
+  local period_end = 0
   if packed[1] then
     version, count, units, subtotal, held, waiting, ordinal, updated, extended, ttl_min, created, _, currency, watched,
-      merged_into = cmsgpack.unpack(packed[1])
+      merged_into, period_end = cmsgpack.unpack(packed[1])
   end
   extended = created + updated + extended
   if if_match and if_match ~= '' and tonumber(if_match) ~= version then
@@ -80,6 +88,30 @@ local function line_change(
     return { 'STORE_FULL' }
   end
   local is_guest = string.sub(cart_id, 1, 2) == 'g.'
+  local expires = 0
+  if line_held > 0 then
+    expires = line_expires(created + indexed, line_ttl, created + latest, extended, now)
+  end
+
+  -- A new hold takes over the first hold of its owner's period of the SKU, or may not be taken because the units rest.
+  local began, rests_until, periods_gone = now, nil, nil
+  if
+    (period_end ~= 0 or waiting > 0 or line_held > 0 or (properties_field and count > 0))
+    and expires <= now and wanted > 0 and stock
+  then
+    local whole = cart_load(call, cart_id)
+    if stock.policy == 'deny' and stock.hold_policy == 'on_add' then
+      local until_ms = line_rests(call, whole, line_id, whole.lines[line_id], terms)
+      rests_until = until_ms > 0 and until_ms or nil
+      began = math.min(now, hold_period(call, whole, line_id, terms) or now)
+    end
+    periods_gone = periods_prune(call, whole, terms)
+    period_end = whole.period_end > 0 and math.max(1, whole.period_end - created + 1) or 0
+    if rests_until then
+      terms = terms.resting
+    end
+  end
+
   if adds or wanted > 0 then
     if not stock then
       return { 'PRODUCT_NOT_FOUND' }
@@ -111,16 +143,13 @@ local function line_change(
   end
 
   -- The line's hold.
-  local was_held, was_counted, expires = line_held, held + waiting > 0, 0
+  local was_held, was_counted = line_held, held + waiting > 0
   local is_indexed = false
-  if line_held > 0 then
-    expires = line_expires(created + indexed, line_ttl, created + latest, extended, now)
-  end
   if wanted == 0 then
     line_held = 0
   elseif stock.policy == 'deny' and stock.hold_policy == 'on_add' and terms.reservations then
     if line_held == 0 or expires <= now then
-      first, expires, is_indexed = now - created, 0, true
+      first, expires, is_indexed = began - created, 0, true
     end
     line_held = wanted
     line_ttl = stock.ttl > 0 and stock.ttl or terms.ttl
@@ -130,6 +159,9 @@ local function line_change(
     expires = math.max(expires, reached)
     if is_indexed then
       indexed = expires - created
+    end
+    if properties_field then
+      period_end = math.max(period_end, latest + 1)
     end
     if reached - now > call.lifetime then
       call.has_new_lifetime, call.lifetime = true, reached - now
@@ -162,12 +194,22 @@ local function line_change(
   end
 
   -- The writes, in the order of cart_save: what frees memory goes first.
+  local period
   if was_held > 0 and line_held == 0 then
+    -- Without either, nothing is recorded of any SKU.
+    local known = (period_end ~= 0 or waiting > 0) and redis_call('HGET', cart_key, 'h:' .. sku)
+    period = period_ended(known and period_decode(known, created), now, created + first, expires)
+    period_end = math.max(period_end, 1, period.ended - created + 1)
     redis_call('ZREM', prefix .. 'holds:' .. sku, 'c\31' .. cart_id .. '\31' .. line_id)
   end
   local properties = packed[3] or ''
   if wanted == 0 then
     redis_call('HDEL', cart_key, line_field, properties_field or line_field)
+  end
+  if periods_gone then
+    for from = 1, #periods_gone, 1000 do
+      redis_call('HDEL', cart_key, unpack(periods_gone, from, math.min(from + 999, #periods_gone)))
+    end
   end
   if is_indexed then
     hold_index(prefix, stock, 'c\31' .. cart_id .. '\31' .. line_id, expires)
@@ -199,10 +241,14 @@ local function line_change(
   updated = now - created
   local packed_cart = cmsgpack.pack(
     version, count, units, subtotal, held, waiting, ordinal, updated, 0, ttl_min, created, terms.cart_ttl,
-    currency, watched, merged_into
+    currency, watched, merged_into, period_end
   )
   if wanted == 0 then
-    redis_call('HSET', cart_key, 'a', packed_cart)
+    if period then
+      redis_call('HSET', cart_key, 'a', packed_cart, 'h:' .. sku, period_encode(period, created))
+    else
+      redis_call('HSET', cart_key, 'a', packed_cart)
+    end
   else
     redis_call('HSET', cart_key, 'a', packed_cart, line_field, cmsgpack.pack(
       wanted, line_held, indexed, latest, first, line_ttl, price, revision, place, added, updated
@@ -233,18 +279,24 @@ local function line_change(
     if expires <= now then
       line_held, expires, first_held = 0, 0, 0
     end
+    -- As line_state has it; the cart is in the SKU's currency here, and an add has seen what the SKU is.
+    local state = stock.active and 1 or 0
+    if not adds and revision < stock.terms_revision then
+      state = state + 2
+    end
     if key == '' then
       -- In one text: two dozen values would be as many for the interpreter and the protocol to carry.
-      return { 'OK', struct.pack(
+      local packed_change = struct.pack(
         '>i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8i8',
         is_new and 1 or 0, now, version, count, units, subtotal, wanted, line_held, expires, first_held, price, revision,
-        place, created + added, stock.price, stock.revision, stock.active and 1 or 0, available or -1
-      ) .. currency .. '\31' .. stock.policy .. '\31' .. properties }
+        place, created + added, stock.price, stock.revision, state, available or -1
+      ) .. currency .. '\31' .. stock.policy .. '\31' .. properties
+      return { 'OK', packed_change, rests_until }
     end
     reply = {
       'OK', is_new and 1 or 0, now, version, count, units, subtotal, currency,
       line_id, properties, wanted, line_held, expires, first_held, price, revision, place, created + added, now,
-      stock.price, stock.revision, stock.active and 1 or 0, stock.policy, available or '',
+      stock.price, stock.revision, state, stock.policy, available or '', rests_until or 0,
     }
   end
   ring_remember(cart_key, key, fingerprint, reply)

@@ -1,4 +1,5 @@
 --- @include payment_load
+--- @include period_note
 --- @include holding_refresh
 --- @include hold_give_back
 --- @include outbox_append
@@ -31,6 +32,13 @@ local function payment_release(call, payment_id, reason)
     end
   end
   local cart, takes = order_lines_return(call, payment, waiting)
+  for _, order in ipairs(payment.list) do
+    for _, line in ipairs(order.lines) do
+      if line.held > 0 then
+        period_note(call, cart, line.sku, line.first, tonumber(payment.expires), -line.held)
+      end
+    end
+  end
   local cart_version = takes and change_next(call) or 0
   local position = outbox_append(
     call, 'payment_released', { payment_id = payment_id, reason = reason }, payment_id, cart_version

@@ -1,4 +1,5 @@
--- A SKU's catalog fields from their text: revision price currency active policy hold_policy hold_ttl min max multiple.
+-- A SKU's catalog fields from their text: revision price currency active policy hold_policy hold_ttl min max multiple
+-- terms_revision.
 -- Given as what a table of its counters looks up when it has not got a name itself. A function, which lives on from
 -- call to call, keeps what it has read, by the text itself; nobody changes it. It keeps few and keeps them small: the
 -- interpreter's collector walks through everything that lives on, over and over, and waits for memory where that is
@@ -10,8 +11,10 @@ local function sku_fields(text)
   if known then
     return known
   end
-  local revision, price, currency, active, policy, hold_policy, ttl, min, max, multiple =
-    string.match(text, '^(%d+) (%d+) (%u+) ([01]) (%a+) ([%a_]+) (%d+) (%d+) (%d+) (%d+)$')
+  local revision, price, currency, active, policy, hold_policy, ttl, min, max, multiple,
+    terms_revision = string.match(
+      text, '^(%d+) (%d+) (%u+) ([01]) (%a+) ([%a_]+) (%d+) (%d+) (%d+) (%d+) (%d+)$'
+    )
   known = {
     revision = tonumber(revision),
     price = tonumber(price),
@@ -23,6 +26,7 @@ local function sku_fields(text)
     min = tonumber(min),
     max = tonumber(max),
     multiple = tonumber(multiple),
+    terms_revision = tonumber(terms_revision),
   }
   known.__index = known
   if fields_count == 256 then
