@@ -48,10 +48,11 @@ if not limit or (#ARGV - 9) % 4 ~= 0 then
   return redis.error_reply('CARTBADARG items or release limit')
 end
 
+-- An entry that removes a line uses no availability and tells none, so it releases nothing.
 local seen = {}
 for index = 10, #ARGV, 4 do
   local sku = line_sku(ARGV[index])
-  if not seen[sku] then
+  if not seen[sku] and ARGV[index + 1] ~= '0' then
     seen[sku] = true
     local released, more_due = hold_release_if_due(call, sku, math.max(1, limit))
     if more_due then

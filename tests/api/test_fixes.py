@@ -433,8 +433,28 @@ async def set_what_has_another_currency_by_now(api: Any) -> Steps:
 
 
 @case("CURRENCY_MISMATCH")
+async def accept_what_has_another_currency_by_now(api: Any) -> Steps:
+    await _change_currency(api)
+    yield await api.ana.post("/v1/cart/changes/accept")
+    assert await quantities(api) == {"CUP": 1}
+
+
+@case("LINE_CHANGED")
 async def check_out_what_has_another_currency_by_now(api: Any) -> Steps:
     await _change_currency(api)
+    yield await api.checking_out()
+    await api.check_out()
+
+
+@case("LINE_CHANGED")
+async def check_out_what_has_other_options_by_now(api: Any) -> Steps:
+    for color in ("Red", "Blue"):
+        variant = {"sku": "SHIRT", "options": {"Color": color}, "price": "20.00"}
+        product = {"title": "Shirt", "options": ["Color"], "variants": [variant]}
+        await api.done(api.admin.put("/v1/admin/products/p-SHIRT", json=product))
+        if color == "Red":
+            await api.stock("SHIRT", 5)
+            await api.add("SHIRT")
     yield await api.checking_out()
     await api.check_out()
 

@@ -8,12 +8,12 @@ import pytest
 from import_shop import ImportShop, file, product, variant
 
 from cartstore.archive import Archive
-from cartstore.model import Product
+from cartstore.model import Partition, Product
 
 
 @pytest.fixture
 async def shop(database_url: str) -> AsyncIterator[ImportShop]:
-    archive = await Archive.open(database_url)
+    archive = await Archive.open(database_url, Partition("main"))
     shop = ImportShop(archive)
     yield shop
     await shop.check()
