@@ -239,7 +239,8 @@ class CartEngine(Protocol):
         the line cannot be held whole; one code: that error, several: CheckoutRefused. A line is sold at
         min(seen, current). `deny` lines are held whatever their hold policy; units not yet held count against
         terms.held_max (LimitExceeded) and the guest share. Then TotalChanged.
-        Lines leave the cart. Cart version: next change number.
+        Lines leave the cart. Cart version: next change number. A total of zero is paid in the same step, with
+        the event of its settlement and the gateway NO_GATEWAY.
         checkout_type: full_cart when no line is left, else single_item for one line, else partial.
         """
         ...

@@ -31,7 +31,7 @@ def canonical_properties(properties: Mapping[str, Any] | None, field: str = "pro
     if not properties:
         return None
     encoded = _encoded(properties, field)
-    # The canonical text is at least a third as long ("-0.0," becomes "0,") and costs twenty times as much to make.
+    # The canonical text has at least a third of that length ("-0.0," becomes "0,"), and is slow to make.
     if len(encoded) <= 3 * limits.PROPERTIES_BYTES_MAX:
         encoded = rfc8785.dumps(_as_doubles(_decode_object(encoded), field))
     if len(encoded) > limits.PROPERTIES_BYTES_MAX:

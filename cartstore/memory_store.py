@@ -41,6 +41,7 @@ from cartstore.errors import (
     CurrencyMismatch,
     IdempotencyKeyReused,
     InsufficientStock,
+    InvalidField,
     InvalidQuantity,
     ItemNotFound,
     LimitExceeded,
@@ -60,6 +61,7 @@ from cartstore.errors import (
 )
 from cartstore.model import (
     EMPTY_SUMMARY,
+    NO_GATEWAY,
     Beat,
     Beats,
     Cart,
@@ -1023,6 +1025,8 @@ class MemoryEngine:
         amount_minor = sum(line.quantity * line.unit_price_minor for _, line in order_lines)
         if request.expected_total_minor is not None and request.expected_total_minor != amount_minor:
             raise TotalChanged(f"The total is {amount_minor}, not {request.expected_total_minor}.")
+        if amount_minor and request.gateway == NO_GATEWAY:
+            raise InvalidField("There is something to pay.", field="gateway")
 
         for line in lines:
             cart.end_hold(line, now)
@@ -1060,7 +1064,7 @@ class MemoryEngine:
             status="pending",
             amount_minor=amount_minor,
             currency=currency,
-            gateway=request.gateway,
+            gateway=request.gateway if amount_minor else NO_GATEWAY,
             method=request.payment_method,
             attempts=0,
             order_ids=tuple(order.order_id for order in orders),
@@ -1073,6 +1077,8 @@ class MemoryEngine:
         record.position = self._emit("checkout_begun", now, **_checkout_begun(payment, orders))
         # A line whose SKU is not held any more gave its hold up.
         self._serve_backorders(now, {line.sku for line in lines})
+        if amount_minor == 0:
+            self._sell(record, now)
         return self._checkout(record, now)
 
     def _check_checkout(self, cart_id: str, cart: _Cart, lines: Sequence[_Line], terms: CartTerms) -> None:

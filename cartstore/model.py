@@ -486,6 +486,9 @@ class PutResult(msgspec.Struct, frozen=True, kw_only=True):
     replayed: bool = False
 
 
+NO_GATEWAY = "none"
+"""The gateway of a payment of zero, which its checkout settles."""
+
 # --- checkout --------------------------------------------------------------------------------------
 
 

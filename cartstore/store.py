@@ -55,6 +55,7 @@ from cartstore.failpoints import reach
 from cartstore.free_json import canonical_properties, check_properties_json, details_text
 from cartstore.model import (
     ID_PATTERN,
+    NO_GATEWAY,
     NO_GUARD,
     Cart,
     CartResult,
@@ -417,7 +418,7 @@ class CartStore:
         """
         _checked_text(idempotency_key, "Idempotency-Key", limits.IDEMPOTENCY_KEY_LENGTH_MAX)
         _checked_text(payment_method, "payment_method", limits.PAYMENT_METHOD_LENGTH_MAX)
-        if gateway not in self.gateways:
+        if gateway not in self.gateways and gateway != NO_GATEWAY:
             raise InvalidField(f"gateway must be one of: {', '.join(self.gateways)}.", field="gateway")
         if line_ids is not None and not line_ids:
             raise InvalidField("line_ids must name at least one line, or be absent.", field="line_ids")

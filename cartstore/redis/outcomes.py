@@ -92,6 +92,9 @@ REFUSALS: dict[str, Callable[[Refusal], errors.CartStoreError]] = {
     "STOCK_CONFLICT": _stock_conflict,
     "CART_EMPTY": lambda _: errors.CartEmpty(),
     "TOTAL_CHANGED": lambda reply: errors.TotalChanged(),
+    "GATEWAY_NEEDED": lambda _: errors.InvalidField(
+        "There is something to pay: name the gateway that takes it.", field="gateway"
+    ),
     "PAYMENT_NOT_FOUND": lambda _: errors.PaymentNotFound(),
     "PAYMENT_EXPIRED": lambda _: errors.PaymentExpired(),
     "PAYMENT_STATE": lambda reply: errors.PaymentState(f"The payment is {reply[1]}."),

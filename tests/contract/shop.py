@@ -345,6 +345,7 @@ class Shop:
         if_match: int | None = None,
         details_json: str = "{}",
         record_was_asked: bool = True,
+        gateway: str = "simulated",
     ) -> Checkout:
         checkout_id, payment_id = checkout_ids(
             self.partition, cart_id, key, record_was_asked=record_was_asked
@@ -356,7 +357,7 @@ class Shop:
             payment_id,
             CheckoutRequest(
                 line_ids=line_ids,
-                gateway="simulated",
+                gateway=gateway,
                 payment_method="card",
                 expected_total_minor=expected,
                 details_json=details_json,
