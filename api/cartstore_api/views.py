@@ -379,6 +379,7 @@ def _variant_view(variant: model.Variant, currency: str, level: model.StockLevel
         prices={code: to_text(minor, code) for code, minor in variant.prices_minor.items()},
         policy=variant.policy,
         available_on=variant.available_on,
+        promised_on=variant.promised_on,
         hold_policy=variant.hold_policy,
         hold_ttl_seconds=variant.hold_ttl_seconds,
         min_quantity=variant.min_quantity,

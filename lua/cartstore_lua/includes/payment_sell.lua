@@ -1,3 +1,4 @@
+--- @include bought_note
 --- @include payment_revive
 --- @include cart_save
 --- @include cart_uncount
@@ -102,6 +103,11 @@ local function payment_sell(call, payment, sales, cart, outcome)
         sku_save(call, stock)
         holding_refresh(call, sale.sku)
       end
+    end
+    if not was_pending then
+      -- What was released counts against purchase limits again, from when it was ordered.
+      payment.buyer = payment.buyer or payment.cart
+      bought_note(call, payment)
     end
     if #waiting > 0 then
       cart_uncount(call, payment.cart, waiting)
