@@ -18,6 +18,7 @@ from cartstore.archive.repository import Archive
 from cartstore.errors import StoreUnavailable
 from cartstore.failpoints import reach
 from cartstore.model import Position
+from cartstore.recovery.drift import Drift
 
 PAGE_ORDERS: Final = 200
 """Orders that one script counts, so that buyers' calls get between."""
@@ -99,6 +100,8 @@ class PurchaseCheck:
     def __init__(self, sku: str, since_ms: int) -> None:
         self.sku = sku
         self.since_ms = since_ms
+        self.left: list[Drift] = []
+        """What was found and not repaired."""
         self._place: Place = (since_ms, "~")
 
     async def go_on(

@@ -200,10 +200,14 @@ class Reconciler:
             )
             # A SKU without orders costs a question as well.
             orders += max(1, passed)
-            if differing:
-                (run.repaired if repair else run.found).append(drift_of_purchases(sku, differing))
+            if differing and repair:
+                run.repaired.append(drift_of_purchases(sku, differing))
+            elif differing:
+                check.left.append(drift_of_purchases(sku, differing))
             if not is_more:
                 del self._checks[sku]
+                run.found += check.left
+                self._open["purchases", sku] = (self._round, check.left)
 
     async def _go_on(self, visit: ClaimVisit, keys_max: int | None) -> bool:
         """Whether the visit is over and proves something."""
