@@ -824,7 +824,11 @@ class MemoryEngine:
             if other.sku == fields.sku and other.line_id != line_id
         )
         if _breaks_rules(fields, quantity, others if quantity > old_quantity else 0):
-            raise InvalidQuantity(line_id=line_id, sku=fields.sku, requested_quantity=quantity)
+            invalid = InvalidQuantity(line_id=line_id, sku=fields.sku, requested_quantity=quantity)
+            is_of_the_line = quantity < fields.min_quantity or quantity % fields.multiple_of != 0
+            if others and not is_of_the_line:
+                invalid.available_quantity = max(0, fields.max_quantity - others)
+            raise invalid
         if fields.limit_units and quantity > old_quantity:
             left = self._left_to_buy(fields, (cart_id,), now)
             if others + quantity > left:

@@ -225,6 +225,14 @@ class CartStore:
             check_types(CartStore.read_cart, owner)
         return await self.engine.read_cart(owner.cart_id, terms=self._terms[owner.kind])
 
+    async def left_to_buy(self, owner: Owner, variant: Variant) -> int | None:
+        """Units of a variant that this owner's cart may still buy; None: it has no limit."""
+        limit = variant.max_per_customer
+        if limit is None:
+            return None
+        counts = PurchaseCounts(cast(RedisEngine, self.engine))
+        return max(0, limit.quantity - await counts.bought(variant.sku, owner.cart_id))
+
     async def read_summary(self, owner: Owner) -> Summary:
         """The running totals, at the cost of one hash read."""
         if type(owner) is not Owner:

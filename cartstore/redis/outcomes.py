@@ -45,6 +45,7 @@ def _invalid_quantity(reply: Refusal) -> errors.CartError:
         return errors.InvalidQuantity(
             f"The cart may have at most {maximum} units of it; other lines have {others[0]} of them.",
             field="quantity",
+            available_quantity=int(reply[2]),
         )
     rules = [f"at least {minimum}"]
     if maximum != "0":

@@ -37,6 +37,12 @@ class PurchaseCounts:
             },
         )
 
+    async def bought(self, sku: str, cart_id: str) -> int:
+        """Units of a SKU that count against its purchase limit for a cart; 0 where it has none."""
+        keys = self._engine.keys
+        reply = await self._engine.call(script("bought_read"), (keys.gate, keys.sku(sku), keys.cart(cart_id)))
+        return int(reply[1])
+
     async def load(
         self, sku: str, page: Sequence[Purchase], *, mode: Mode, since_ms: int, recorded_ms: int | None
     ) -> int:

@@ -124,7 +124,7 @@ for index = 10, #ARGV, 4 do
   if problem then
     -- What the line can have.
     local is_told = problem[1] == 'INSUFFICIENT_STOCK' or problem[1] == 'PURCHASE_LIMIT'
-    outcome[3] = is_told and int(tonumber(problem[2])) or ''
+    outcome[3] = is_told and int(tonumber(problem[2])) or problem[1] == 'INVALID_QUANTITY' and problem[3] or ''
     refused[#refused + 1] = outcome
   elseif quantity > 0 then
     line_put(call, cart, sku_load(call, line_sku(line_id)), line_id, quantity, not cart.lines[line_id], ARGV[index + 3],

@@ -149,7 +149,7 @@ def of_result(result: Any, cart_id: str, versions: Versions) -> Any:
 
 
 def _of_outcome(outcome: ItemOutcome) -> tuple[Any, ...]:
-    is_told = outcome.code in ("INSUFFICIENT_STOCK", "PURCHASE_LIMIT")
+    is_told = outcome.code in ("INSUFFICIENT_STOCK", "PURCHASE_LIMIT", "INVALID_QUANTITY")
     available = outcome.available_quantity if is_told else None
     return (outcome.line_id, outcome.sku, outcome.code, outcome.requested_quantity, available)
 

@@ -14,7 +14,8 @@ local function sale_check(call, cart_id, stock, has, wanted, others)
   end
   -- A cart that has too many, because lines came back, can be made smaller step by step.
   if stock.max > 0 and wanted + (wanted > has and others or 0) > stock.max then
-    return { 'INVALID_QUANTITY', stock.min .. ' ' .. stock.max .. ' ' .. stock.multiple .. ' ' .. int(others) }
+    local rules = stock.min .. ' ' .. stock.max .. ' ' .. stock.multiple .. ' ' .. int(others)
+    return { 'INVALID_QUANTITY', rules, others > 0 and int(math.max(0, stock.max - others)) or '' }
   end
   if stock.limit_units and wanted > has then
     local left = math.max(0, stock.limit_units - bought_count(call, stock, cart_id))
