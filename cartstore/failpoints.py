@@ -1,8 +1,8 @@
 """Named points at which a test lets a process die. Owns their names; unarmed, one costs a comparison.
 
 One stands after each step of checkout, settle, drain, quarantine, snapshot, recovery, rebuild, take-over,
-reconcile and loading purchases. tests/chaos and tests/upgrade kill a process at every one of them, and tests/tidy
-finds a step that has none.
+reconcile and loading purchases. tests/chaos and tests/upgrade kill a process at every one of them, and
+tests/tidy finds a step that has none.
 """
 
 from __future__ import annotations
