@@ -11,7 +11,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis.asyncio as redis
@@ -25,8 +25,11 @@ from cartstore.archive.tables import customer_secret, orders
 from cartstore.errors import InvalidField, PurchaseLimitReached, StoreUnavailable
 from cartstore.model import Checkout, PurchaseLimit
 from cartstore.recovery import gate
+from cartstore.recovery.purchases import Mode
 from cartstore.recovery.reconcile import Reconciler
 from cartstore.redis.keys import Keys
+from cartstore.redis.purchases import PurchaseCounts
+from cartstore.redis.store import RedisEngine
 from cartstore.store import CartStore
 
 ANN = Owner("user", "ann")
@@ -200,6 +203,25 @@ async def test_purchases_come_back_when_the_engine_is_lost(
     assert await left_for(store, SAME_MAIL, of=5) == 3
     report = await Reconciler(store, confirm_seconds=0.01).run()
     assert (report.drift, report.repaired) == ([], [])
+
+
+@pytest.mark.parametrize("mode", ["load", "repair"])
+async def test_order_that_is_released_after_the_record_was_read_counts_for_nothing(
+    store: CartStore, mode: Mode
+) -> None:
+    await limit(store, 5)
+    begun = await check_out(store, GUS, 2, MAIL)
+    await store.drain_outbox()
+    since_ms = begun.payment.created_at_ms - 1
+    page = await store.archive.purchases.page("tee", (since_ms, "~"), 10)
+    assert [(its.units, its.counts) for its in page] == [(2, True)]
+    await store.cancel_order(begun.orders[0].order_id, GUS)
+
+    counts = PurchaseCounts(cast(RedisEngine, store.engine))
+    changed = await counts.load("tee", page, mode=mode, since_ms=since_ms, recorded_ms=None)
+
+    assert changed == 0
+    assert await left_for(store, MAIL, of=5) == 5
 
 
 @pytest.mark.parametrize("is_kept", [True, False], ids=["kept", "forgotten"])
