@@ -99,9 +99,7 @@ class Purchases:
                 sold.label("was_sold"),
             )
             .select_from(orders.join(payments).join(order_lines))
-            .where(
-                orders.c.partition == self._partition, order_lines.c.sku == sku, tuple_(*place) > after
-            )
+            .where(orders.c.partition == self._partition, order_lines.c.sku == sku, tuple_(*place) > after)
             .group_by(orders.c.order_id, payments.c.payment_id)
             .order_by(*place)
             .limit(limit)

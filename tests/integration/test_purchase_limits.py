@@ -23,7 +23,7 @@ from cartstore.archive.database import Database
 from cartstore.archive.purchases import Purchases
 from cartstore.archive.tables import customer_secret, orders
 from cartstore.errors import InvalidField, PurchaseLimitReached, StoreUnavailable
-from cartstore.model import Checkout, PurchaseLimit
+from cartstore.model import Checkout, Partition, PurchaseLimit
 from cartstore.recovery import gate
 from cartstore.recovery.purchases import Mode
 from cartstore.recovery.reconcile import Reconciler
@@ -103,7 +103,7 @@ async def test_secret_is_made_once_when_several_processes_want_it_at_once(databa
         for _ in range(4):
             database = await Database.open(database_url)
             stack.push_async_callback(database.close)
-            sides.append(Purchases(database))
+            sides.append(Purchases(database, Partition("main")))
 
         made = await asyncio.gather(*(side.secret() for side in sides))
 
@@ -112,7 +112,7 @@ async def test_secret_is_made_once_when_several_processes_want_it_at_once(databa
         async with sides[0]._database.reading() as connection:
             kept = (await connection.execute(select(customer_secret.c.secret))).scalars().all()
         assert kept == [made[0]]
-        assert await Purchases(database).secret() == made[0]
+        assert await Purchases(database, Partition("main")).secret() == made[0]
 
 
 async def test_limit_that_is_set_later_knows_what_was_bought_before(
