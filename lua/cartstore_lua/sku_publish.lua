@@ -35,8 +35,8 @@ end
 local fields = ARGV[5]
 local sku = string.sub(KEYS[2], #call.prefix + 5)
 local window = tonumber(string.match(fields, ' limit=%d+/(%d+)') or '')
-local before = known and redis.call('HMGET', KEYS[2], 'fields', 'bought_since') or {}
-local window_before = tonumber(string.match(before[1] or '', ' limit=%d+/(%d+)') or '')
+local published = known and redis.call('HMGET', KEYS[2], 'fields', 'bought_since') or {}
+local window_before = tonumber(string.match(published[1] or '', ' limit=%d+/(%d+)') or '')
 if redis.call('HEXISTS', KEYS[2], 'frozen') == 1 then
   local before, active, after = string.match(fields, '^(%d+ %d+ %u+ )([01])(.*)$')
   redis.call('HSET', KEYS[2], 'frozen', active)
@@ -58,7 +58,7 @@ if window then
   if known and not window_before then
     since = call.now
   elseif known then
-    since = tonumber(before[2] or call.now)
+    since = tonumber(published[2] or call.now)
     if window > window_before then
       -- Purchases older than the window of before have expired.
       since = math.max(since, call.now - window_before)
