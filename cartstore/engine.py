@@ -241,9 +241,9 @@ class CartEngine(Protocol):
         out), ItemNotFound (a named line is missing). Then every line is checked and all problems are
         raised together (`shortfalls`: {line_id, sku, code, requested_quantity, available_quantity,
         old_price_minor, new_price_minor}): PRODUCT_INACTIVE, else LINE_CHANGED, else CURRENCY_MISMATCH, else
-        NOT_YET_ON_SALE, else INVALID_QUANTITY by the SKU's rules, else PURCHASE_LIMIT, else PRICE_CHANGED when
-        the current price is higher than the seen one, else INSUFFICIENT_STOCK when
-        the line cannot be held whole; one code: that error, several: CheckoutRefused. A line is sold at
+        NOT_YET_ON_SALE, else INVALID_QUANTITY by the SKU's rules, else PURCHASE_LIMIT, else PRICE_CHANGED
+        when the current price is higher than the seen one, else INSUFFICIENT_STOCK when the line cannot be
+        held whole; one code: that error, several: CheckoutRefused. A line is sold at
         min(seen, current). `deny` lines are held whatever their hold policy; units not yet held count against
         terms.held_max (LimitExceeded) and the guest share. Rules that count over lines count over those
         that are checked out. A SKU with a purchase limit needs to know its customer: InvalidField for a guest

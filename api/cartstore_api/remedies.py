@@ -345,7 +345,12 @@ class Remedies:
                 continue
             if entry["code"] in ("PRICE_CHANGED", "LINE_CHANGED") and not line.has_other_currency:
                 to_accept.append(line.line_id)
-            elif entry["code"] in ("PRODUCT_INACTIVE", "NOT_YET_ON_SALE", "LINE_CHANGED", "CURRENCY_MISMATCH"):
+            elif entry["code"] in (
+                "PRODUCT_INACTIVE",
+                "NOT_YET_ON_SALE",
+                "LINE_CHANGED",
+                "CURRENCY_MISMATCH",
+            ):
                 targets[line.line_id] = 0
             else:
                 available = entry.get("available_quantity")
