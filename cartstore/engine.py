@@ -10,7 +10,13 @@ Rules that hold for every method
   which is a transition of its own).
 * Order of the checks of a cart mutation: idempotency key, If-Match, existence (ITEM_NOT_FOUND,
   PRODUCT_NOT_FOUND), activity (PRODUCT_INACTIVE; not when a quantity is lowered or a line removed),
-  currency, quantity rules (INVALID_QUANTITY), limits (LIMIT_EXCEEDED), stock (INSUFFICIENT_STOCK).
+  currency, start of sale (NOT_YET_ON_SALE; as activity), quantity rules (INVALID_QUANTITY), purchase limit
+  (PURCHASE_LIMIT; only when a quantity is raised), limits (LIMIT_EXCEEDED), stock (INSUFFICIENT_STOCK).
+* max_quantity and the purchase limit of a SKU count over all lines of the cart, when a quantity is raised.
+  What a customer has bought of a SKU with a limit is the units of his orders that began within the window:
+  pending and paid ones, not released ones. Mutations of the cart know a customer by the cart, a checkout also
+  by `request.identities`. Orders that began while the SKU had no limit are counted once the record was read
+  for them.
 * Before the availability of a SKU is used or told, its due holds and due orders are released. A hold is
   due when its expiry is at or before now, or later than now + the longest lifetime. An order is released
   whole, with all orders of its payment; its lines return to the cart, unheld.
@@ -137,9 +143,10 @@ class CartEngine(Protocol):
     ) -> LineResult:
         """Add units of a variation; `created` tells whether the line is new.
 
-        Quantity rules apply to the line's new quantity: at least min_quantity, at most max_quantity, a
-        multiple of multiple_of (INVALID_QUANTITY); at most terms.quantity_max, lines_max lines, items_max
-        units in the cart, TOTAL_MINOR_MAX in the subtotal (LIMIT_EXCEEDED). The units that would be newly
+        Quantity rules apply to the line's new quantity: at least min_quantity, a multiple of multiple_of, and
+        with the SKU's other lines at most max_quantity (INVALID_QUANTITY) and at most what the customer may
+        still buy (PURCHASE_LIMIT); at most terms.quantity_max, lines_max lines, items_max units in the
+        cart, TOTAL_MINOR_MAX in the subtotal (LIMIT_EXCEEDED). The units that would be newly
         held count against terms.held_max together with all units held by the cart's lines and by its
         pending orders (LIMIT_EXCEEDED), and, for a guest, against guest_share_ppm of on_hand
         (INSUFFICIENT_STOCK with what the share leaves).
@@ -234,12 +241,15 @@ class CartEngine(Protocol):
         out), ItemNotFound (a named line is missing). Then every line is checked and all problems are
         raised together (`shortfalls`: {line_id, sku, code, requested_quantity, available_quantity,
         old_price_minor, new_price_minor}): PRODUCT_INACTIVE, else LINE_CHANGED, else CURRENCY_MISMATCH, else
-        INVALID_QUANTITY by the SKU's rules,
-        else PRICE_CHANGED when the current price is higher than the seen one, else INSUFFICIENT_STOCK when
-        the line cannot be held whole; one code: that error, several: CheckoutRefused. A line is sold at
+        NOT_YET_ON_SALE, else INVALID_QUANTITY by the SKU's rules, else PURCHASE_LIMIT, else PRICE_CHANGED
+        when the current price is higher than the seen one, else INSUFFICIENT_STOCK when the line cannot be
+        held whole; one code: that error, several: CheckoutRefused. A line is sold at
         min(seen, current). `deny` lines are held whatever their hold policy; units not yet held count against
-        terms.held_max (LimitExceeded) and the guest share. Then TotalChanged.
-        Lines leave the cart. Cart version: next change number.
+        terms.held_max (LimitExceeded) and the guest share. Rules that count over lines count over those
+        that are checked out. A SKU with a purchase limit needs to know its customer: InvalidField for a guest
+        without identities, StoreUnavailable where they are not known. Then TotalChanged.
+        Lines leave the cart. Cart version: next change number. A total of zero is paid in the same step, with
+        the event of its settlement and the gateway NO_GATEWAY.
         checkout_type: full_cart when no line is left, else single_item for one line, else partial.
         """
         ...
@@ -285,9 +295,11 @@ class CartEngine(Protocol):
         are. Repeated: changed=False. Raises OrderNotFound, OrderState."""
         ...
 
-    async def restore_payment(self, payment: Payment, orders: Sequence[Order]) -> None:
+    async def restore_payment(
+        self, payment: Payment, orders: Sequence[Order], *, identities: Sequence[str] = ()
+    ) -> None:
         """Put a terminal payment back from the record, so that a late settlement finds it. Does nothing
-        when the payment is kept already."""
+        when the payment is kept already. `identities`: of its customer, beside the cart."""
         ...
 
     # --- sweeping ------------------------------------------------------------------------------

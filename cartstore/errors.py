@@ -10,7 +10,8 @@ CartStoreError
 │   │                              IdempotencyInProgress
 │   ├── VersionConflict            If-Match named another version
 │   ├── Invalid                    InvalidField · InvalidQuantity · OptionRequired · OptionNotAvailable
-│   │                              LimitExceeded · IdempotencyKeyReused · FeatureOff
+│   │                              LimitExceeded · NotYetOnSale · PurchaseLimitReached
+│   │                              IdempotencyKeyReused · FeatureOff
 │   └── CallerError                Unauthenticated · Forbidden
 ├── StoreError                     the store could not answer
 │   ├── StoreUnavailable           not applied: nothing was sent, or it was refused whole
@@ -267,6 +268,23 @@ class OptionNotAvailable(Invalid):
     """The product has no such option."""
 
     code = "OPTION_NOT_AVAILABLE"
+
+
+class NotYetOnSale(Invalid):
+    """The product is not on sale yet. Sets starts_at_ms, of a single line."""
+
+    code = "NOT_YET_ON_SALE"
+    starts_at_ms: int | None = None
+
+
+class PurchaseLimitReached(Invalid):
+    """One customer may not buy that many of the product. Sets available_quantity, requested_quantity or
+    shortfalls.
+
+    `available_quantity`: the most that the line can have.
+    """
+
+    code = "PURCHASE_LIMIT"
 
 
 class LimitExceeded(Invalid):

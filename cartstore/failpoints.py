@@ -1,8 +1,8 @@
 """Named points at which a test lets a process die. Owns their names; unarmed, one costs a comparison.
 
-One stands after each step of checkout, settle, drain, quarantine, snapshot, recovery, rebuild, take-over and
-reconcile. tests/chaos and tests/upgrade kill a process at every one of them, and tests/tidy finds a step that
-has none.
+One stands after each step of checkout, settle, drain, quarantine, snapshot, recovery, rebuild, take-over,
+reconcile and loading purchases. tests/chaos and tests/upgrade kill a process at every one of them, and
+tests/tidy finds a step that has none.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ FAILPOINTS: Final = frozenset(
         "rebuild.stock_put_back",
         "rebuild.payments_put_back",
         "rebuild.tombstones_put_back",
+        "rebuild.purchases_put_back",
         "rebuild.carts_put_back",
         "rebuild.held_again",
         "rebuild.backorders_served",
@@ -82,6 +83,10 @@ FAILPOINTS: Final = frozenset(
         "reconcile.repaired_again",
         "reconcile.counted",
         "reconcile.used_noted",
+        "reconcile.purchases_loaded",
+        "reconcile.purchases_compared",
+        "purchases.listed",
+        "purchases.loaded",
     }
 )
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
+import rfc8785
 
 from cartstore import limits
 from cartstore.errors import InvalidField
@@ -15,16 +16,24 @@ from cartstore.texts import has_control, may_have_control
 
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
+_INTEGER_EXACT_MAX = 2**53 - 1
+"""The largest integer up to which a double tells every integer from the next one."""
+
 
 def canonical_properties(properties: Mapping[str, Any] | None, field: str = "properties") -> str | None:
-    """The one JSON text of these properties, so that equal properties make the same line.
+    """The one JSON text of these properties (RFC 8785), so that equal properties make the same line: `1` and
+    `1.0` are one number, whatever a client's JSON encoder makes of it.
 
-    Raises InvalidField (`field`) for control characters, values that are no JSON, more than
-    PROPERTIES_BYTES_MAX bytes, or nesting deeper than JSON_DEPTH_MAX. Empty properties are none.
+    Raises InvalidField (`field`) for control characters, values that are no JSON, integers that a double
+    cannot keep, more than PROPERTIES_BYTES_MAX bytes, or nesting deeper than JSON_DEPTH_MAX. Empty properties
+    are none.
     """
     if not properties:
         return None
     encoded = _encoded(properties, field)
+    # The canonical text has at least a third of that length ("-0.0," becomes "0,"), and is slow to make.
+    if len(encoded) <= 3 * limits.PROPERTIES_BYTES_MAX:
+        encoded = rfc8785.dumps(_as_doubles(_decode_object(encoded), field))
     if len(encoded) > limits.PROPERTIES_BYTES_MAX:
         raise InvalidField(
             f"{field} have {len(encoded)} bytes as JSON; at most {limits.PROPERTIES_BYTES_MAX} are kept.",
@@ -70,6 +79,28 @@ def _encoded(value: Any, field: str, depth_max: int = limits.JSON_DEPTH_MAX) -> 
     if is_deeper(encoded, depth_max):
         raise _too_deep(field)
     return encoded
+
+
+def _as_doubles(value: Any, field: str) -> Any:
+    """`value` with its large integers as the doubles that RFC 8785 takes all numbers for. Raises InvalidField
+    (`field`) for an integer that another one has the same double as: two variations would be one."""
+    if isinstance(value, dict):
+        return {name: _as_doubles(member, field) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_as_doubles(member, field) for member in value]
+    if type(value) is not int or -_INTEGER_EXACT_MAX <= value <= _INTEGER_EXACT_MAX:
+        return value
+    try:
+        double = float(value)
+        # What is stored must be accepted when it is sent again, so the text that is stored counts.
+        is_kept = int(rfc8785.dumps(double)) == value
+    except (OverflowError, ValueError):
+        is_kept = False
+    if not is_kept:
+        raise InvalidField(
+            f"{field} contain an integer beyond {_INTEGER_EXACT_MAX}; send it as a text.", field=field
+        )
+    return double
 
 
 def _too_deep(field: str) -> InvalidField:

@@ -41,10 +41,12 @@ from cartstore.errors import (
     CurrencyMismatch,
     IdempotencyKeyReused,
     InsufficientStock,
+    InvalidField,
     InvalidQuantity,
     ItemNotFound,
     LimitExceeded,
     LineChanged,
+    NotYetOnSale,
     OrderNotFound,
     OrderState,
     PaymentExpired,
@@ -53,13 +55,16 @@ from cartstore.errors import (
     PriceChanged,
     ProductInactive,
     ProductNotFound,
+    PurchaseLimitReached,
     StockConflict,
     StoreFull,
+    StoreUnavailable,
     TotalChanged,
     VersionConflict,
 )
 from cartstore.model import (
     EMPTY_SUMMARY,
+    NO_GATEWAY,
     Beat,
     Beats,
     Cart,
@@ -110,7 +115,9 @@ _REFUSALS: tuple[type[CartError], ...] = (
     ProductNotFound,
     ProductInactive,
     CurrencyMismatch,
+    NotYetOnSale,
     InvalidQuantity,
+    PurchaseLimitReached,
     LimitExceeded,
     PriceChanged,
     InsufficientStock,
@@ -244,6 +251,8 @@ class _Payment:
     """Grows with every payment that this store took in."""
     position: Position | None
     """Of the last event that changed it."""
+    buyer: tuple[str, ...] = ()
+    """Identities that its orders count for, of SKUs with a purchase limit; empty where no SKU had one."""
 
     @property
     def is_pending(self) -> bool:
@@ -296,6 +305,8 @@ class MemoryEngine:
         self._carts: dict[str, _Cart] = {}
         self._payments: dict[str, _Payment] = {}
         self._beats: dict[str, Beat] = {}
+        self._bought: defaultdict[tuple[str, str], dict[str, tuple[int, int]]] = defaultdict(dict)
+        """By SKU and identity, of SKUs with a purchase limit: when each order began, and its units."""
 
     # --- catalog and stock ---------------------------------------------------------------------
 
@@ -705,6 +716,7 @@ class MemoryEngine:
                 and self._is_held_on_add(line.sku, terms)
                 and not self._rests_until(cart_id, cart, line, line.sku, terms, now)
                 and self._skus[line.sku].fields.is_active
+                and now >= self._skus[line.sku].fields.starts_at_ms
                 and missing <= self._holdable(line.sku, cart_id, terms.guest_share_ppm)
                 and self._held_by_owner(cart_id, now) + missing <= terms.held_max
             ):
@@ -770,8 +782,7 @@ class MemoryEngine:
             raise ProductInactive(line_id=line_id, sku=sku)
         if cart.lines and cart.currency != fields.currency:
             raise CurrencyMismatch(line_id=line_id, sku=sku)
-        if _breaks_rules(fields, quantity):
-            raise InvalidQuantity(line_id=line_id, sku=sku, requested_quantity=quantity)
+        self._check_sale(cart_id, cart, fields, line_id, quantity, now)
 
         old_total_minor = line.quantity * line.unit_price_minor if line else 0
         is_reserving = self._is_held_on_add(sku, terms) and not self._rests_until(
@@ -796,6 +807,68 @@ class MemoryEngine:
             )
             error.fitting_quantity = _fitting(fields, available)
             raise error
+
+    def _check_sale(
+        self, cart_id: str, cart: _Cart, fields: SkuFields, line_id: str, quantity: int, now: int
+    ) -> None:
+        """The rules of a SKU: start of sale, quantities, and what one customer may buy."""
+        line = cart.lines.get(line_id)
+        old_quantity = line.quantity if line else 0
+        if now < fields.starts_at_ms and quantity >= old_quantity:
+            error = NotYetOnSale(line_id=line_id, sku=fields.sku)
+            error.starts_at_ms = fields.starts_at_ms
+            raise error
+        others = sum(
+            other.quantity
+            for other in cart.lines.values()
+            if other.sku == fields.sku and other.line_id != line_id
+        )
+        if _breaks_rules(fields, quantity, others if quantity > old_quantity else 0):
+            invalid = InvalidQuantity(line_id=line_id, sku=fields.sku, requested_quantity=quantity)
+            is_of_the_line = quantity < fields.min_quantity or quantity % fields.multiple_of != 0
+            if others and not is_of_the_line:
+                invalid.available_quantity = max(0, fields.max_quantity - others)
+            raise invalid
+        if fields.limit_units and quantity > old_quantity:
+            left = self._left_to_buy(fields, (cart_id,), now)
+            if others + quantity > left:
+                raise PurchaseLimitReached(
+                    line_id=line_id,
+                    sku=fields.sku,
+                    available_quantity=max(0, left - others),
+                    requested_quantity=quantity,
+                )
+
+    def _left_to_buy(self, fields: SkuFields, identities: Sequence[str], now: int) -> int:
+        """Units that a customer may still buy of a SKU with a purchase limit, by the strictest identity."""
+        since_ms = now - fields.limit_window_ms
+        bought = (
+            sum(units for at_ms, units in self._bought[fields.sku, identity].values() if at_ms > since_ms)
+            for identity in identities
+        )
+        return max(0, fields.limit_units - max(bought))
+
+    def bought(self, sku: str, identity: str) -> dict[str, tuple[int, int]]:
+        """Orders that count for an identity: when each began, and its units."""
+        return dict(self._bought[sku, identity])
+
+    def _note_bought(self, record: _Payment, identities: Sequence[str]) -> None:
+        """Count the units of a payment against the purchase limits of its SKUs."""
+        for order in record.orders:
+            for line in order.lines:
+                if self._skus[line.sku].fields.limit_units:
+                    units = sum(other.quantity for other in order.lines if other.sku == line.sku)
+                    for identity in identities:
+                        self._bought[line.sku, identity][order.order_id] = (
+                            record.payment.created_at_ms,
+                            units,
+                        )
+
+    def _forget_bought(self, record: _Payment) -> None:
+        for order in record.orders:
+            for line in order.lines:
+                for identity in record.buyer:
+                    self._bought[line.sku, identity].pop(order.order_id, None)
 
     def _write_line(
         self,
@@ -961,7 +1034,7 @@ class MemoryEngine:
             updated_at_ms=line.updated_at_ms,
             current_price_minor=fields.price_minor,
             current_revision=fields.revision,
-            is_active=fields.is_active,
+            is_active=fields.is_active and now >= fields.starts_at_ms,
             policy=fields.policy,
             available_quantity=(
                 self._holdable(line.sku, cart_id, guest_share_ppm) + line.held
@@ -1010,7 +1083,15 @@ class MemoryEngine:
         if not cart.lines or request.line_ids == ():
             raise CartEmpty
         lines = _chosen(cart, request.line_ids)
-        self._check_checkout(cart_id, cart, lines, terms)
+        identities = (cart_id, *(request.identities or ()))
+        self._check_checkout(cart_id, cart, lines, terms, identities, now)
+        limited = [line.sku for line in lines if self._skus[line.sku].fields.limit_units]
+        if limited and request.identities is None:
+            raise StoreUnavailable
+        if limited and cart_id.startswith(GUEST_PREFIX) and not request.identities:
+            raise InvalidField(
+                "Give an e-mail address or a phone number.", field="contact.email", sku=limited[-1]
+            )
         order_lines = [
             (self._skus[line.sku].fields.seller, self._order_line(cart_id, cart, line, terms, now))
             for line in lines
@@ -1023,6 +1104,8 @@ class MemoryEngine:
         amount_minor = sum(line.quantity * line.unit_price_minor for _, line in order_lines)
         if request.expected_total_minor is not None and request.expected_total_minor != amount_minor:
             raise TotalChanged(f"The total is {amount_minor}, not {request.expected_total_minor}.")
+        if amount_minor and request.gateway == NO_GATEWAY:
+            raise InvalidField("There is something to pay.", field="gateway")
 
         for line in lines:
             cart.end_hold(line, now)
@@ -1060,7 +1143,7 @@ class MemoryEngine:
             status="pending",
             amount_minor=amount_minor,
             currency=currency,
-            gateway=request.gateway,
+            gateway=request.gateway if amount_minor else NO_GATEWAY,
             method=request.payment_method,
             attempts=0,
             order_ids=tuple(order.order_id for order in orders),
@@ -1073,14 +1156,33 @@ class MemoryEngine:
         record.position = self._emit("checkout_begun", now, **_checkout_begun(payment, orders))
         # A line whose SKU is not held any more gave its hold up.
         self._serve_backorders(now, {line.sku for line in lines})
+        if limited:
+            record.buyer = identities
+            self._note_bought(record, identities)
+        if amount_minor == 0:
+            self._sell(record, now)
         return self._checkout(record, now)
 
-    def _check_checkout(self, cart_id: str, cart: _Cart, lines: Sequence[_Line], terms: CartTerms) -> None:
+    def _check_checkout(
+        self,
+        cart_id: str,
+        cart: _Cart,
+        lines: Sequence[_Line],
+        terms: CartTerms,
+        identities: Sequence[str],
+        now: int,
+    ) -> None:
         """Raise all problems of the lines together. Lines of one SKU share what is free, in cart order."""
         shortfalls: list[dict[str, Any]] = []
         promised: defaultdict[str, int] = defaultdict(int)
+        counted: defaultdict[str, int] = defaultdict(int)
         for line in lines:
             fields = self._skus[line.sku].fields
+            others = counted[line.sku]
+            left = (
+                self._left_to_buy(fields, identities, now) if fields.limit_units else line.quantity + others
+            )
+            counted[line.sku] += line.quantity
             missing = line.quantity - line.held if fields.policy == "deny" else 0
             holdable = max(0, self._holdable(line.sku, cart_id, terms.guest_share_ppm) - promised[line.sku])
             problem: dict[str, Any]
@@ -1090,8 +1192,14 @@ class MemoryEngine:
                 problem = {"code": LineChanged.code}
             elif fields.currency != cart.currency:
                 problem = {"code": CurrencyMismatch.code}
-            elif _breaks_rules(fields, line.quantity):
+            elif now < fields.starts_at_ms:
+                problem = {"code": NotYetOnSale.code}
+            elif _breaks_rules(fields, line.quantity, others):
                 problem = {"code": InvalidQuantity.code}
+                if others and 0 < fields.max_quantity < line.quantity + others:
+                    problem["available_quantity"] = max(0, fields.max_quantity - others)
+            elif others + line.quantity > left:
+                problem = {"code": PurchaseLimitReached.code, "available_quantity": max(0, left - others)}
             elif fields.price_minor > line.unit_price_minor:
                 problem = {
                     "code": PriceChanged.code,
@@ -1105,6 +1213,8 @@ class MemoryEngine:
                 if missing <= holdable:
                     continue
                 problem = {"code": InsufficientStock.code, "available_quantity": line.held + holdable}
+            # With what is left for it: once each named line is lowered to that, all of them fit.
+            counted[line.sku] = others + min(line.quantity, problem.get("available_quantity", line.quantity))
             shortfalls.append(
                 _shortfall(line_id=line.line_id, sku=line.sku, requested_quantity=line.quantity, **problem)
             )
@@ -1172,6 +1282,7 @@ class MemoryEngine:
             self._take_back(record, now)
             self._sell(record, now)
             self._serve_backorders(now, {line.sku for line in record.lines()})
+            self._note_bought(record, record.buyer or (record.payment.cart_id,))
         else:
             record.move("refund_due", "refund_due", record.orders[0].release_reason)
             record.position = self._emit(
@@ -1293,12 +1404,16 @@ class MemoryEngine:
         )
         return self._outcome(record, now, changed=True)
 
-    async def restore_payment(self, payment: Payment, orders: Sequence[Order]) -> None:
+    async def restore_payment(
+        self, payment: Payment, orders: Sequence[Order], *, identities: Sequence[str] = ()
+    ) -> None:
         """Put a terminal payment back from the record."""
         if payment.status == "pending":
             raise ContractError("only a terminal payment is restored")
         if payment.payment_id not in self._payments:
-            self._keep(payment, tuple(orders))
+            record = self._keep(payment, tuple(orders))
+            if identities:
+                record.buyer = (payment.cart_id, *identities)
 
     def _payment(self, payment_id: str) -> _Payment:
         record = self._payments.get(payment_id)
@@ -1440,6 +1555,7 @@ class MemoryEngine:
     def _release(self, record: _Payment, reason: ReleaseReason, now: int) -> None:
         """End a pending payment: its units are free again, its lines return to the cart, unheld."""
         record.move(reason, "released", reason)
+        self._forget_bought(record)
         payment = record.payment
         cart = self._cart(payment.cart_id, now)
         self._note_ends(cart, record, payment.expires_at_ms, now)
@@ -1506,10 +1622,11 @@ def _chosen(cart: _Cart, line_ids: Sequence[str] | None) -> list[_Line]:
     return [line for line in cart.lines.values() if line.line_id in line_ids]
 
 
-def _breaks_rules(fields: SkuFields, quantity: int) -> bool:
+def _breaks_rules(fields: SkuFields, quantity: int, others: int = 0) -> bool:
+    """`others`: units of the SKU in other lines; the maximum counts over all of them."""
     return (
         quantity < fields.min_quantity
-        or (fields.max_quantity != 0 and quantity > fields.max_quantity)
+        or (fields.max_quantity != 0 and quantity + others > fields.max_quantity)
         or quantity % fields.multiple_of != 0
     )
 

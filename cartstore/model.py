@@ -129,6 +129,9 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     """Prices in other currencies, by ISO 4217 code."""
     policy: StockPolicy = "deny"
     available_on: str | None = None
+    """Start of its sale, ISO 8601; a date is midnight UTC."""
+    promised_on: str | None = None
+    """When units that are not in stock are expected; only shown."""
     hold_policy: HoldPolicy = "on_add"
     hold_ttl_seconds: int | None = None
     min_quantity: int = 1
@@ -189,6 +192,11 @@ class SkuFields(msgspec.Struct, frozen=True, kw_only=True):
     multiple_of: int
     terms_revision: int = 0
     """The last revision that changed the SKU's options, product or currency; 0: not known of any."""
+    starts_at_ms: int = 0
+    """Start of its sale; 0: on sale already."""
+    limit_units: int = 0
+    """What one customer may buy within `limit_window_ms`; 0: no limit."""
+    limit_window_ms: int = 0
 
 
 # --- stock -----------------------------------------------------------------------------------------
@@ -486,6 +494,9 @@ class PutResult(msgspec.Struct, frozen=True, kw_only=True):
     replayed: bool = False
 
 
+NO_GATEWAY = "none"
+"""The gateway of a payment of zero, which its checkout settles."""
+
 # --- checkout --------------------------------------------------------------------------------------
 
 
@@ -498,6 +509,9 @@ class CheckoutRequest(msgspec.Struct, frozen=True, kw_only=True):
     payment_method: str
     expected_total_minor: int | None = None
     details_json: str = "{}"
+    identities: tuple[str, ...] | None = ()
+    """Of the customer, beside the cart: what purchase limits count by (customers.py). None: not known,
+    because the record is away."""
 
 
 class OrderLine(msgspec.Struct, frozen=True, kw_only=True):

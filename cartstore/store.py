@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, TypeVar, cast, get_args
@@ -26,6 +26,7 @@ from cartstore.catalog.cache import RevisionCache, SkuCache
 from cartstore.catalog.importing import IMPORT_REFERENCE, ImportReport, import_catalog
 from cartstore.catalog.money import to_minor
 from cartstore.catalog.repository import CatalogRepository, IfMatch
+from cartstore.customers import names_somebody
 from cartstore.engine import CartEngine
 from cartstore.errors import (
     HOW_TO_REPEAT,
@@ -55,6 +56,7 @@ from cartstore.failpoints import reach
 from cartstore.free_json import canonical_properties, check_properties_json, details_text
 from cartstore.model import (
     ID_PATTERN,
+    NO_GATEWAY,
     NO_GUARD,
     Cart,
     CartResult,
@@ -88,10 +90,14 @@ from cartstore.payments import Gateway, Verdict
 from cartstore.public_calls import check_types, checked_calls
 from cartstore.readiness import Readiness
 from cartstore.recovery.gate import Recovery
+from cartstore.recovery.purchases import load_unloaded
 from cartstore.recovery.rebuild import Progress, no_progress
 from cartstore.recovery.snapshots import DumpingEngine, sweep_activity, take_snapshots
 from cartstore.redis.memory import EngineMemory
+from cartstore.redis.purchases import PurchaseCounts
+from cartstore.redis.store import RedisEngine
 from cartstore.settings import Settings
+from cartstore.stored_json import note_unreadable
 from cartstore.texts import has_control
 
 _LINE_ID_LENGTH_MAX = limits.ID_LENGTH_MAX + 14
@@ -218,6 +224,14 @@ class CartStore:
         if type(owner) is not Owner:
             check_types(CartStore.read_cart, owner)
         return await self.engine.read_cart(owner.cart_id, terms=self._terms[owner.kind])
+
+    async def left_to_buy(self, owner: Owner, variant: Variant) -> int | None:
+        """Units of a variant that this owner's cart may still buy; None: it has no limit."""
+        limit = variant.max_per_customer
+        if limit is None:
+            return None
+        counts = PurchaseCounts(cast(RedisEngine, self.engine))
+        return max(0, limit.quantity - await counts.bought(variant.sku, owner.cart_id))
 
     async def read_summary(self, owner: Owner) -> Summary:
         """The running totals, at the cost of one hash read."""
@@ -417,7 +431,7 @@ class CartStore:
         """
         _checked_text(idempotency_key, "Idempotency-Key", limits.IDEMPOTENCY_KEY_LENGTH_MAX)
         _checked_text(payment_method, "payment_method", limits.PAYMENT_METHOD_LENGTH_MAX)
-        if gateway not in self.gateways:
+        if gateway not in self.gateways and gateway != NO_GATEWAY:
             raise InvalidField(f"gateway must be one of: {', '.join(self.gateways)}.", field="gateway")
         if line_ids is not None and not line_ids:
             raise InvalidField("line_ids must name at least one line, or be absent.", field="line_ids")
@@ -445,6 +459,7 @@ class CartStore:
             payment_method=payment_method,
             expected_total_minor=await self._total_in_minor(owner, expected_total),
             details_json=details_json,
+            identities=await self._identities((details or {}).get("contact")),
         )
         checkout = await self.engine.begin_checkout(
             owner.cart_id,
@@ -653,6 +668,11 @@ class CartStore:
         self._by_sku.clear()
         # Published also when nothing changed: an earlier call may have died between record and engine.
         await self.engine.publish_skus(self.catalog.published([stored]))
+        if any(variant.max_per_customer for variant in stored.variants):
+            # A new limit knows earlier purchases by the time that this call answers. Where that fails,
+            # reconcile goes on with it.
+            with suppress(StoreError):
+                await self.load_purchases()
         return stored
 
     async def delete_product(self, product_id: str, *, if_match: IfMatch | None = None) -> None:
@@ -741,6 +761,12 @@ class CartStore:
     async def drain_outbox(self) -> int:
         """Carry all waiting events into the record; the number carried. May run beside itself."""
         return await drain(self.archive, self._outbox)
+
+    async def load_purchases(self) -> int:
+        """Count earlier orders against purchase limits that were set, or whose window became longer, since;
+        the number of SKUs. May run beside itself. Costs one question when there is nothing to load."""
+        counts = PurchaseCounts(cast(RedisEngine, self.engine))
+        return await load_unloaded(counts, self.archive, self.drain_outbox)
 
     async def release_due(self, limit: int) -> int:
         """Release up to `limit` due holds; the number released."""
@@ -894,6 +920,16 @@ class CartStore:
         except Invalid as error:
             raise InvalidField(str(error), field="expected_total") from error
 
+    async def _identities(self, contact: object) -> tuple[str, ...] | None:
+        """By what purchase limits know a customer, beside the cart; None: the record cannot be asked for the
+        secret now, and was not asked before."""
+        if not names_somebody(contact):
+            return ()
+        try:
+            return await self.archive.purchases.identities(contact)
+        except StoreError:
+            return None
+
     async def _find_payment(self, payment_id: str) -> Checkout | None:
         """From the engine while it keeps it, else from the record."""
         kept = await self.engine.read_payment(payment_id)
@@ -960,7 +996,8 @@ class CartStore:
             if record[0].status == "pending":
                 # The engine lost what only a rebuild brings back: the units that this payment holds.
                 raise StoreUnavailable("The engine has lost this payment; it is not changed.") from None
-            await self.engine.restore_payment(*record)
+            identities = await self._identities(_contact_of(record[0]))
+            await self.engine.restore_payment(*record, identities=identities or ())
             return await transition(payment_id)
 
 
@@ -984,6 +1021,14 @@ def payment_hash(payment: Payment, orders: Sequence[Order]) -> str:
 
 def _checkout_from_record(payment: Payment, orders: Sequence[Order]) -> Checkout:
     return Checkout(payment=payment, orders=tuple(orders), read_at_ms=0)
+
+
+def _contact_of(payment: Payment) -> object:
+    try:
+        return msgspec.json.decode(payment.details_json, type=dict[str, Any]).get("contact")
+    except msgspec.DecodeError as error:
+        note_unreadable("payment", payment.payment_id, "details_json", error)
+        return None
 
 
 def _page_key(checkout: Checkout) -> tuple[int, str]:

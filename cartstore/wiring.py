@@ -97,6 +97,8 @@ async def open_store(
         archive = await Archive.open(settings.database_url, partition)
         stack.push_async_callback(archive.close)
         await archive.claim(namespace=settings.namespace, partitions=settings.partitions, key_layout=LAYOUT)
+        # Asked for at once: checkouts that count against a purchase limit need it while the record is away.
+        await archive.purchases.secret()
         catalog = CatalogRepository(archive.database)
 
         client = open_client(settings.redis_url)

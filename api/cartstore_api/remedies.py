@@ -71,18 +71,18 @@ class Remedies:
             problem.line_id = problem.line_id or (line_id if problem.code != "PRODUCT_NOT_FOUND" else None)
         try:
             await self._explain(problem, error, owner)
-            if problem.code == "INVALID_QUANTITY":
+            if problem.code == "INVALID_QUANTITY" and problem.available_quantity is None:
                 problem.detail = await self._quantity_detail(line_id, quantity, is_add=is_add)
-            if problem.code in ("INVALID_QUANTITY", "LIMIT_EXCEEDED"):
+            if problem.code in ("INVALID_QUANTITY", "LIMIT_EXCEEDED", "PURCHASE_LIMIT"):
                 problem.fix = await self._fix_quantity(
                     problem, owner, line_id, quantity, properties, is_add=is_add
                 )
             elif problem.code == "CURRENCY_MISMATCH" and is_add:
                 problem.fix = await self._fix_currency(owner, line_id, quantity, properties)
-            elif problem.code == "PRODUCT_INACTIVE" and is_add:
+            elif problem.code in ("PRODUCT_INACTIVE", "NOT_YET_ON_SALE") and is_add:
                 # Whether the line is in the cart is not known.
                 problem.fix = BROWSE
-            elif problem.code in ("PRODUCT_INACTIVE", "CURRENCY_MISMATCH"):
+            elif problem.code in ("PRODUCT_INACTIVE", "NOT_YET_ON_SALE", "CURRENCY_MISMATCH"):
                 problem.fix = _set_line(line_id, 0, None, is_there=True)
         except CartStoreError:
             return problem
@@ -161,7 +161,7 @@ class Remedies:
         line = cart.line(line_id)
         current = room.quantity(line_id)
         total = current + quantity if is_add else quantity
-        wanted = await self._wanted(line_id, line)
+        wanted = await self._within_the_sku(await self._wanted(line_id, line), owner, room)
         target = wanted.rules.nearest(total, room.ceiling(wanted))
         if target == total:
             # What was refused is no fix: some bound is in the way that is not known here.
@@ -219,6 +219,17 @@ class Remedies:
             is_held = settings.reservations == "on" and is_on_add
         rules = rules_of(variant, settings.max_quantity_per_line)
         return Wanted(line_id=line_id, rules=rules, available=available, is_held=is_held)
+
+    async def _within_the_sku(self, wanted: Wanted, owner: Owner, room: Room) -> Wanted:
+        """A line that has no more than its SKU's maximum and purchase limit leave beside the SKU's other
+        lines."""
+        variant = await self._variant(model.sku_of(wanted.line_id))
+        if variant is None:
+            return wanted
+        most = [variant.max_quantity, await self._store.left_to_buy(owner, variant)]
+        beside = room.units_of_sku_beside(wanted.line_id)
+        left = [max(0, units - beside) for units in most if units is not None]
+        return msgspec.structs.replace(wanted, available=min([wanted.at_most(), *left])) if left else wanted
 
     async def _pending(self, cart: model.Cart) -> list[model.Checkout]:
         """Payments that are pending, newest first."""
@@ -288,10 +299,10 @@ class Remedies:
             line_id = line_id_of_item(item)
             code, line = refused.get(line_id), cart.line(line_id)
             target = item.quantity
-            if code in ("INSUFFICIENT_STOCK", "INVALID_QUANTITY", "LIMIT_EXCEEDED"):
-                wanted = await self._wanted(line_id, line)
+            if code in ("INSUFFICIENT_STOCK", "INVALID_QUANTITY", "LIMIT_EXCEEDED", "PURCHASE_LIMIT"):
+                wanted = await self._within_the_sku(await self._wanted(line_id, line), owner, room)
                 target = wanted.rules.nearest(item.quantity, room.ceiling(wanted))
-            elif code in ("PRODUCT_INACTIVE", "CURRENCY_MISMATCH"):
+            elif code in ("PRODUCT_INACTIVE", "NOT_YET_ON_SALE", "CURRENCY_MISMATCH"):
                 target = 0
             elif code is not None:
                 continue
@@ -334,7 +345,12 @@ class Remedies:
                 continue
             if entry["code"] in ("PRICE_CHANGED", "LINE_CHANGED") and not line.has_other_currency:
                 to_accept.append(line.line_id)
-            elif entry["code"] in ("PRODUCT_INACTIVE", "LINE_CHANGED", "CURRENCY_MISMATCH"):
+            elif entry["code"] in (
+                "PRODUCT_INACTIVE",
+                "NOT_YET_ON_SALE",
+                "LINE_CHANGED",
+                "CURRENCY_MISMATCH",
+            ):
                 targets[line.line_id] = 0
             else:
                 available = entry.get("available_quantity")

@@ -113,6 +113,15 @@ class Room:
             return 0
         return max(0, self._held_beside(wanted.line_id) + quantity - self._held_max)
 
+    def units_of_sku_beside(self, line_id: str) -> int:
+        """Units, as planned, of the other lines of the same SKU."""
+        sku = model.sku_of(line_id)
+        return sum(
+            quantity
+            for other, quantity in self._quantities.items()
+            if other != line_id and model.sku_of(other) == sku
+        )
+
     def _units_beside(self, line_id: str) -> int:
         return sum(self._beside(line_id))
 

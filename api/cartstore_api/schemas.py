@@ -453,6 +453,7 @@ class Variant(msgspec.Struct, kw_only=True):
     prices: dict[str, str]
     policy: Literal["deny", "backorder", "untracked"]
     available_on: str | None
+    promised_on: str | None
     hold_policy: Literal["on_add", "on_checkout"]
     hold_ttl_seconds: int | None
     min_quantity: int
@@ -496,6 +497,7 @@ class PutVariant(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     prices: Annotated[dict[str, Money], msgspec.Meta(max_length=limits.CURRENCIES_MAX)] | None = None
     policy: Literal["deny", "backorder", "untracked"] | None = None
     available_on: OptionalText | None = None
+    promised_on: OptionalText | None = None
     hold_policy: Literal["on_add", "on_checkout"] | None = None
     hold_ttl_seconds: Annotated[int, msgspec.Meta(ge=1, le=limits.SETTING_MAX)] | None = None
     min_quantity: PositiveCount | None = None

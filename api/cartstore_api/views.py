@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar, cast
@@ -18,6 +19,7 @@ import msgspec
 from cartstore import model
 from cartstore.archive.repository import LedgerRow
 from cartstore.catalog.money import to_text
+from cartstore.catalog.rules import sale_start_ms
 from cartstore.errors import CartError
 from cartstore.store import CartStore, payment_hash
 from cartstore.stored_json import EMPTY, note_unreadable, passed_through
@@ -135,17 +137,24 @@ def validation_view(
     *,
     currency: str,
     quantity_max: int,
+    left_to_buy: Mapping[str, int],
 ) -> schemas.Validation:
-    """What `validate` answers: the chosen lines (None: all), each with what keeps it from being bought."""
+    """What `validate` answers: the chosen lines (None: all), each with what keeps it from being bought.
+    `left_to_buy`: by SKU, of those with a purchase limit."""
     currency = cart.summary.currency or currency
     wanted = set(chosen) if chosen is not None else None
     details, valid_minor = [], 0
+    counted: defaultdict[str, int] = defaultdict(int)
     for line in cart.lines:
         if wanted is not None and line.line_id not in wanted:
             continue
         now = products.get(line.current_revision)
-        rules = rules_of(now.variant(line.sku) if now is not None else None, quantity_max)
-        problems = _problems_of(line, rules, currency)
+        variant = now.variant(line.sku) if now is not None else None
+        others = counted[line.sku]
+        counted[line.sku] += line.quantity
+        problems = _problems_of(line, variant, rules_of(variant, quantity_max), currency, cart.read_at_ms)
+        if not problems:
+            problems = _problems_over_lines(line, variant, others, left_to_buy.get(line.sku))
         if not problems:
             valid_minor += line.line_total_minor
         details.append(
@@ -166,8 +175,30 @@ def validation_view(
     )
 
 
-def _problems_of(line: model.Line, rules: Rules, currency: str) -> list[schemas.LineProblem]:
+def _problems_over_lines(
+    line: model.Line, variant: model.Variant | None, others: int, left: int | None
+) -> list[schemas.LineProblem]:
+    """What checkout would refuse a line for because of units that other lines of its SKU have, or that its
+    buyer has bought before (`left`: what he may still buy)."""
+    has = f"; other lines have {others}" if others else ""
+    units = others + line.quantity
+    if variant is not None and variant.max_quantity is not None and units > variant.max_quantity:
+        message = f"A cart may have {variant.max_quantity} of it{has}."
+        return [schemas.LineProblem(code="INVALID_QUANTITY", message=message)]
+    if left is not None and units > left:
+        message = f"One customer may buy {left} more of it now{has}."
+        return [schemas.LineProblem(code="PURCHASE_LIMIT", message=message)]
+    return []
+
+
+def _problems_of(
+    line: model.Line, variant: model.Variant | None, rules: Rules, currency: str, now_ms: int
+) -> list[schemas.LineProblem]:
     """What checkout would refuse this line for, in checkout's order."""
+    starts_on = variant.available_on if variant is not None else None
+    if not line.is_active and starts_on and sale_start_ms(starts_on) > now_ms:
+        message = f"Its sale starts on {starts_on}."
+        return [schemas.LineProblem(code="NOT_YET_ON_SALE", message=message)]
     if not line.is_active:
         return [schemas.LineProblem(code="PRODUCT_INACTIVE", message="It is not on sale any more.")]
     if line.is_changed or line.has_other_currency:
@@ -379,6 +410,7 @@ def _variant_view(variant: model.Variant, currency: str, level: model.StockLevel
         prices={code: to_text(minor, code) for code, minor in variant.prices_minor.items()},
         policy=variant.policy,
         available_on=variant.available_on,
+        promised_on=variant.promised_on,
         hold_policy=variant.hold_policy,
         hold_ttl_seconds=variant.hold_ttl_seconds,
         min_quantity=variant.min_quantity,

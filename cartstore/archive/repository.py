@@ -20,6 +20,7 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 from cartstore.archive import backorders
 from cartstore.archive.arrays import array_of
 from cartstore.archive.database import Database
+from cartstore.archive.purchases import Purchases
 from cartstore.archive.quarantine import Quarantine, put_aside
 from cartstore.archive.raised_epoch import RaisedEpoch
 from cartstore.archive.schema import check_tables, revision_of
@@ -116,6 +117,7 @@ class Archive:
         self.partition = partition
         self.snapshots = CartSnapshots(database, partition)
         self.quarantine = Quarantine(database, partition)
+        self.purchases = Purchases(database, partition)
 
     @classmethod
     async def open(cls, database_url: str, partition: Partition) -> Archive:

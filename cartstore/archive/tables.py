@@ -20,6 +20,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     SmallInteger,
@@ -88,6 +89,17 @@ outbox_cursor = Table(
         "partition", "epoch", "seq", "fence_epoch", "drawn_epoch", "snapshot_change", "snapshot_at_ms"
     ),
     comment="The last applied event of each partition; its row lock makes the drain single.",
+)
+
+customer_secret = Table(
+    "customer_secret",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False, server_default=text("1")),
+    Column("secret", LargeBinary, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("id = 1", name="id"),
+    CheckConstraint("octet_length(secret) >= 32", name="secret"),
+    comment="One row: what digests of e-mail addresses and phone numbers are made under. Never changed.",
 )
 
 product_revisions = Table(
@@ -238,6 +250,8 @@ order_lines = Table(
     PrimaryKeyConstraint("order_id", "n"),
     # Retention asks which product revisions no order refers to.
     Index(None, "revision"),
+    # What was bought of a SKU with a purchase limit.
+    Index(None, "sku"),
     CheckConstraint("n >= 1", name="n"),
     CheckConstraint("quantity >= 1", name="quantity"),
     CheckConstraint("held = CASE mode WHEN 'held' THEN quantity ELSE 0 END", name="held"),

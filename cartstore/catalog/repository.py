@@ -33,7 +33,7 @@ from cartstore.catalog.product_rows import (
     read_stored,
     write_products,
 )
-from cartstore.catalog.rules import check_product
+from cartstore.catalog.rules import check_product, sale_start_ms
 from cartstore.catalog.terms import carried, resolved
 from cartstore.errors import Invalid, InvalidField, ProductNotFound, VersionConflict
 from cartstore.limits import PAGE_SIZE_DEFAULT, VARIANTS_MAX
@@ -292,6 +292,7 @@ class CatalogRepository:
 
 
 def _sku_fields(product: Product, variant: Variant, is_listed: bool) -> SkuFields:
+    limit = variant.max_per_customer
     return SkuFields(
         sku=variant.sku,
         product_id=product.id,
@@ -307,6 +308,9 @@ def _sku_fields(product: Product, variant: Variant, is_listed: bool) -> SkuField
         max_quantity=variant.max_quantity or 0,
         multiple_of=variant.multiple_of,
         terms_revision=variant.terms_revision,
+        starts_at_ms=sale_start_ms(variant.available_on) if variant.available_on else 0,
+        limit_units=limit.quantity if limit else 0,
+        limit_window_ms=limit.window_seconds * 1_000 if limit else 0,
     )
 
 

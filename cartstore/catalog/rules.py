@@ -4,7 +4,7 @@ whoever makes products (REST, import) is held to the same ones."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 from cartstore.catalog.money import exponent_of
@@ -27,6 +27,9 @@ FIELDS_NAMED_MAX = 100
 """Wrong fields of one product that are named; whoever has more has made the same mistake again and again."""
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 def check_product(product: Product, stored: Product | None = None) -> None:
     """Raise InvalidField when a value is not allowed: its `field`, as REST spells it, is the first wrong one,
     and its `errors` has all of them. Images that `stored` has already are not looked at again, so that a
@@ -42,6 +45,15 @@ def check_product(product: Product, stored: Product | None = None) -> None:
     if first is not None:
         first.errors = errors
         raise first
+
+
+def sale_start_ms(text: str) -> int:
+    """When a date or time in ISO 8601 begins, ms since the epoch; without a zone it is in UTC. 0 for what is
+    before the epoch. Raises ValueError."""
+    start = datetime.fromisoformat(text)
+    if start.tzinfo is None:
+        start = start.replace(tzinfo=UTC)
+    return max(0, (start - _EPOCH) // timedelta(milliseconds=1))
 
 
 def image_url_problem(url: str) -> str | None:
@@ -133,11 +145,12 @@ def _variant(variant: Variant, at: str) -> Iterator[InvalidField]:
     for currency, price_minor in variant.prices_minor.items():
         yield from _currency(currency)
         yield from _range(price_minor, f"{at}.prices.{currency}", 0, PRICE_MINOR_MAX)
-    if variant.available_on is not None:
-        try:
-            datetime.fromisoformat(variant.available_on)
-        except ValueError:
-            yield InvalidField("available_on must be an ISO 8601 date.", field=f"{at}.available_on")
+    for name, text in (("available_on", variant.available_on), ("promised_on", variant.promised_on)):
+        if text is not None:
+            try:
+                sale_start_ms(text)
+            except ValueError:
+                yield InvalidField(f"{name} must be an ISO 8601 date.", field=f"{at}.{name}")
     if variant.hold_ttl_seconds is not None:
         yield from _range(variant.hold_ttl_seconds, f"{at}.hold_ttl_seconds", 1, SETTING_MAX)
     yield from _range(variant.min_quantity, f"{at}.min_quantity", 1, QUANTITY_MAX)

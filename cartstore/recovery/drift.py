@@ -35,6 +35,7 @@ DriftKind = Literal[
     "engine_ahead",
     "not_frozen",
     "frozen_alone",
+    "purchases_differ",
     "unreadable",
 ]
 
@@ -287,6 +288,17 @@ def drift_of_stray_order(order_id: str) -> Drift:
         detail="The engine has this pending order, and not its payment.",
         expected="a payment",
         found="nothing",
+    )
+
+
+def drift_of_purchases(sku: str, differing: int) -> Drift:
+    """The engine does not count all orders against a purchase limit, or counts released ones."""
+    return Drift(
+        kind="purchases_differ",
+        subject=sku,
+        detail="What customers have bought of this SKU is not counted as the record has it.",
+        expected="no difference",
+        found=f"{differing} entries",
     )
 
 

@@ -2,9 +2,9 @@
 
 Every step is a script that passes the gate only with this rebuild's token, so a rebuilder that slept while
 another took over changes nothing when it wakes. The order: the last applied event, with which the new outbox
-begins, catalog and counters, pending orders with their holds, carts without holds, then the carts' holds that
-had not lapsed, taken again by the ordinary hold function, oldest first. `held` is never copied: it is the sum
-of what was really held again.
+begins, catalog and counters, pending orders with their holds, purchases, carts without holds, then the carts'
+holds that had not lapsed, taken again by the ordinary hold function, oldest first. `held` is never copied: it
+is the sum of what was really held again.
 
 Nothing costs a round trip of its own: the record is read in pages, and a script puts back as many things as
 keep the engine busy for some milliseconds. While it does, the next page is read.
@@ -29,8 +29,10 @@ from cartstore.catalog.repository import CatalogRepository
 from cartstore.errors import StoreError, StoreRecovering, StoreUnavailable
 from cartstore.failpoints import reach
 from cartstore.model import CartSnapshot, CartTerms, Partition, Position, SkuFields, SnapshotLine, sku_of
+from cartstore.recovery.purchases import load_sku
 from cartstore.redis.caller import ScriptCaller, translate
 from cartstore.redis.keys import Keys
+from cartstore.redis.purchases import PurchaseCounts
 from cartstore.redis.replies import order_fields, payment_fields
 from cartstore.redis.scripts import script
 from cartstore.redis.store import RedisEngine, packed_sku, packed_terms
@@ -102,6 +104,8 @@ class Rebuild:
         """Of SKUs whose holds last as long as they say themselves."""
         self._owing: list[str] = []
         """SKUs of which paid orders wait for units."""
+        self._limit_window_ms: dict[str, int] = {}
+        """Of SKUs with a purchase limit."""
         self._logged_at = time.monotonic()
 
     async def run(self, cursor: Position, nonce: str, *, silent_since_ms: int) -> None:
@@ -140,6 +144,8 @@ class Rebuild:
         reach("rebuild.payments_put_back")
         await self._put_tombstones_back()
         reach("rebuild.tombstones_put_back")
+        await self._put_purchases_back()
+        reach("rebuild.purchases_put_back")
         held = await self._put_carts_back(silent_since_ms)
         reach("rebuild.carts_put_back")
         await self._hold_again(held)
@@ -200,6 +206,7 @@ class Rebuild:
         _, totals = await self._archive.stock_totals([its.sku for its in skus])
         self._hold_ttl_ms.update((its.sku, its.hold_ttl_ms) for its in skus if its.hold_ttl_ms)
         self._owing += [its.sku for its in skus if its.sku in totals and totals[its.sku].backordered]
+        self._limit_window_ms.update((its.sku, its.limit_window_ms) for its in skus if its.limit_units)
         await self._call(
             "rebuild_skus",
             [self._keys.sku(its.sku) for its in skus],
@@ -228,6 +235,18 @@ class Rebuild:
                 *(_encode(self._payment_parts(recorded, 0)).decode() for recorded in some),
             )
             self._tell("payments of the last day", start + len(some), len(found))
+
+    async def _put_purchases_back(self) -> None:
+        """What customers have bought of SKUs with a purchase limit: no limit is new when the gate opens."""
+        if not self._limit_window_ms:
+            return
+        counts = PurchaseCounts(self._engine)
+        now_ms = (await counts.unloaded()).now_ms
+        for done, (sku, window_ms) in enumerate(self._limit_window_ms.items(), 1):
+            await load_sku(
+                counts, self._archive.purchases, sku, since_ms=now_ms - window_ms, recorded_ms=now_ms
+            )
+            self._tell("purchases of limited SKUs", done, len(self._limit_window_ms))
 
     def _payment_parts(self, recorded: Recorded, silent_since_ms: int) -> list[list[str]]:
         payment, orders = recorded

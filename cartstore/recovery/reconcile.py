@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from typing import TYPE_CHECKING, Final, cast
 
 from cartstore import progress
-from cartstore.errors import ContractError, PartlyApplied
+from cartstore.errors import ContractError, PartlyApplied, StoreUnavailable
 from cartstore.failpoints import reach
 from cartstore.model import payment_id_of_order
 from cartstore.recovery.audits import AuditedEngine, SkuAbsence, SkuAudit
@@ -33,10 +33,14 @@ from cartstore.recovery.drift import (
     Drift,
     DriftKind,
     drift_of_counter,
+    drift_of_purchases,
 )
 from cartstore.recovery.looks import LOOKS_AT_ONCE, PAGE_SUBJECTS, Looks, Subject, slices
+from cartstore.recovery.purchases import PurchaseCheck
 from cartstore.recovery.report import ReconcileReport
 from cartstore.recovery.used import RUN_PAYMENTS_MAX, NotingEngine, note_used
+from cartstore.redis.purchases import PurchaseCounts
+from cartstore.redis.store import RedisEngine
 
 if TYPE_CHECKING:
     from cartstore.store import CartStore
@@ -45,6 +49,9 @@ _log = logging.getLogger("cartstore.recovery")
 
 COUNTED_SKUS_MAX: Final = 1_000
 """SKUs that one visit to all claims adds up."""
+
+PURCHASES_PER_RUN: Final = 2_000
+"""Orders of SKUs with a purchase limit that one bounded run compares."""
 
 CONFIRM_SECONDS: Final = 1.0
 """Between a suspicion and the second look. Longer than a healthy publication or drain takes."""
@@ -65,6 +72,9 @@ class Reconciler:
         self._open: dict[tuple[str, str], tuple[int, list[Drift]]] = {}
         self._visit: ClaimVisit | None = None
         self._to_count: set[str] = set()
+        self._counts = PurchaseCounts(cast(RedisEngine, store.engine))
+        self._checks: dict[str, PurchaseCheck] = {}
+        """SKUs with a purchase limit whose orders are being compared, or are to be."""
 
     async def run(self, limit: int | None = None, *, repair: bool = True) -> ReconcileReport:
         """Look at about `limit` further subjects, at most one round; None: one whole round from its start.
@@ -103,6 +113,10 @@ class Reconciler:
                     payments_max=RUN_PAYMENTS_MAX if limit else None,
                 )
                 reach("reconcile.used_noted")
+                await self._load_purchases()
+                reach("reconcile.purchases_loaded")
+            await self._compare_purchases(run, orders_max=PURCHASES_PER_RUN if limit else None, repair=repair)
+            reach("reconcile.purchases_compared")
         except BaseException:
             # The walk may have been cut in its middle, and could not tell that from its end.
             self._pages = None
@@ -111,7 +125,7 @@ class Reconciler:
         for subject in run.looked:
             self._open[subject.what, subject.name] = (self._round, run.left_of(subject))
         return ReconcileReport(
-            checked=run.checked, repaired=run.repaired, drift=run.left(), skipped=run.skipped
+            checked=run.checked, repaired=run.repaired, drift=[*run.left(), *run.found], skipped=run.skipped
         )
 
     async def look_at(self, subjects: Sequence[Subject]) -> list[Drift]:
@@ -161,6 +175,39 @@ class Reconciler:
         # A hold that its counter had no room for has it now.
         await run.repair()
         reach("reconcile.repaired_again")
+
+    async def _load_purchases(self) -> None:
+        try:
+            await self._store.load_purchases()
+        except StoreUnavailable as error:
+            # The record does not get level with the engine; what else this run does needs no such thing.
+            _log.warning("purchases are not loaded: %s", error.message)
+
+    async def _compare_purchases(self, run: _Run, *, orders_max: int | None, repair: bool) -> None:
+        """Go on comparing purchases with the record, of the SKUs that were looked at."""
+        limited = [its.fields for its in run.looked if its.fields is not None and its.fields.limit_units]
+        if limited and any(its.sku not in self._checks for its in limited):
+            now_ms = (await self._counts.unloaded()).now_ms
+            for fields in limited:
+                self._checks.setdefault(
+                    fields.sku, PurchaseCheck(fields.sku, now_ms - fields.limit_window_ms)
+                )
+        orders = 0
+        while self._checks and (orders_max is None or orders < orders_max):
+            sku, check = next(iter(self._checks.items()))
+            passed, differing, is_more = await check.go_on(
+                self._counts, self._store.archive.purchases, repair=repair
+            )
+            # A SKU without orders costs a question as well.
+            orders += max(1, passed)
+            if differing and repair:
+                run.repaired.append(drift_of_purchases(sku, differing))
+            elif differing:
+                check.left.append(drift_of_purchases(sku, differing))
+            if not is_more:
+                del self._checks[sku]
+                run.found += check.left
+                self._open["purchases", sku] = (self._round, check.left)
 
     async def _go_on(self, visit: ClaimVisit, keys_max: int | None) -> bool:
         """Whether the visit is over and proves something."""
@@ -212,6 +259,8 @@ class _Run:
         self.looked: list[Subject] = []
         self.suspects: dict[Subject, list[Drift]] = {}
         self.repaired: list[Drift] = []
+        self.found: list[Drift] = []
+        """Drift that a run which repairs nothing leaves, beside that of its subjects."""
         self._indexed: set[str] = set()
         """SKUs of holds that were indexed again."""
         self._no_room: set[str] = set()

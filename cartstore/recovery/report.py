@@ -24,6 +24,7 @@ REMEDIES: Final[Mapping[DriftKind, str]] = {
     "catalog_behind": "publish the SKU",
     "sku_missing": "publish the SKU",
     "not_frozen": "freeze the SKU",
+    "purchases_differ": "count the record's orders, and no released ones",
 }
 """What a repair would do about each kind that it may touch, if it proves safe. The others are left."""
 

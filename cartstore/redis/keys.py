@@ -16,6 +16,7 @@ class Keys:
         self.holding = self.prefix + "holding"
         self.due = self.prefix + "due"
         self.activity = self.prefix + "activity"
+        self.unloaded = self.prefix + "unloaded"
         self.beats = self.prefix + "beats"
         self.archived_channel = self.prefix + "archived"
         """Pub/sub channel on which the drain announces its cursor."""
@@ -28,6 +29,9 @@ class Keys:
 
     def holds(self, sku: str) -> str:
         return f"{self.prefix}holds:{sku}"
+
+    def bought(self, sku: str, identity: str) -> str:
+        return f"{self.prefix}bought:{sku}:{identity}"
 
     def payment(self, payment_id: str) -> str:
         return f"{self.prefix}payment:{payment_id}"

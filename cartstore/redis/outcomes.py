@@ -5,6 +5,7 @@ defect (ContractError). tests/tidy holds this table and the headers of the scrip
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 from cartstore import errors
 
@@ -39,7 +40,13 @@ _LIMIT_TEXTS = {
 
 
 def _invalid_quantity(reply: Refusal) -> errors.CartError:
-    minimum, maximum, multiple = reply[1].split(" ")
+    minimum, maximum, multiple, *others = reply[1].split(" ")
+    if others and others != ["0"]:
+        return errors.InvalidQuantity(
+            f"The cart may have at most {maximum} units of it; other lines have {others[0]} of them.",
+            field="quantity",
+            available_quantity=int(reply[2]),
+        )
     rules = [f"at least {minimum}"]
     if maximum != "0":
         rules.append(f"at most {maximum}")
@@ -51,6 +58,32 @@ def _invalid_quantity(reply: Refusal) -> errors.CartError:
 def _insufficient_stock(reply: Refusal) -> errors.CartError:
     error = errors.InsufficientStock(available_quantity=int(reply[1]), requested_quantity=int(reply[2]))
     error.fitting_quantity = int(reply[3])
+    return error
+
+
+def _not_yet_on_sale(reply: Refusal) -> errors.CartError:
+    starts_at_ms = int(reply[1])
+    starts = datetime.fromtimestamp(starts_at_ms / 1_000, UTC).isoformat(timespec="seconds")
+    error = errors.NotYetOnSale(f"The sale of the product starts at {starts.replace('+00:00', 'Z')}.")
+    error.starts_at_ms = starts_at_ms
+    return error
+
+
+def _purchase_limit(reply: Refusal) -> errors.CartError:
+    available, requested, limit, window_ms, left = map(int, reply[1:6])
+    return errors.PurchaseLimitReached(
+        f"One customer may buy {limit} of it within {window_ms // 1_000} seconds; {left} of them "
+        f"{'is' if left == 1 else 'are'} left.",
+        field="quantity",
+        available_quantity=available,
+        requested_quantity=requested,
+    )
+
+
+def _contact_needed(reply: Refusal) -> errors.CartError:
+    message = "What one customer may buy of a product is limited: give an e-mail address or a phone number."
+    error = errors.InvalidField(message, field="contact.email", sku=reply[1])
+    error.errors = [("contact.email", message), ("contact.phone", message)]
     return error
 
 
@@ -84,7 +117,13 @@ REFUSALS: dict[str, Callable[[Refusal], errors.CartStoreError]] = {
         else None,
         line_id=reply[3] if len(reply) > 3 else None,
     ),
+    "NOT_YET_ON_SALE": _not_yet_on_sale,
     "INVALID_QUANTITY": _invalid_quantity,
+    "PURCHASE_LIMIT": _purchase_limit,
+    "CONTACT_NEEDED": _contact_needed,
+    "IDENTITY_UNKNOWN": lambda _: errors.StoreUnavailable(
+        "The database is away, and only it can tell what this customer has bought; nothing was begun."
+    ),
     "LIMIT_EXCEEDED": lambda reply: errors.LimitExceeded(
         _LIMIT_TEXTS[reply[1]].format(reply[2]), field="quantity"
     ),
@@ -92,6 +131,9 @@ REFUSALS: dict[str, Callable[[Refusal], errors.CartStoreError]] = {
     "STOCK_CONFLICT": _stock_conflict,
     "CART_EMPTY": lambda _: errors.CartEmpty(),
     "TOTAL_CHANGED": lambda reply: errors.TotalChanged(),
+    "GATEWAY_NEEDED": lambda _: errors.InvalidField(
+        "There is something to pay: name the gateway that takes it.", field="gateway"
+    ),
     "PAYMENT_NOT_FOUND": lambda _: errors.PaymentNotFound(),
     "PAYMENT_EXPIRED": lambda _: errors.PaymentExpired(),
     "PAYMENT_STATE": lambda reply: errors.PaymentState(f"The payment is {reply[1]}."),
@@ -106,7 +148,9 @@ CODES_TO_ERRORS: dict[str, type[errors.CartError]] = {
         errors.ProductNotFound,
         errors.ProductInactive,
         errors.CurrencyMismatch,
+        errors.NotYetOnSale,
         errors.InvalidQuantity,
+        errors.PurchaseLimitReached,
         errors.LimitExceeded,
         errors.InsufficientStock,
         errors.PriceChanged,
@@ -136,4 +180,6 @@ def combined(problems: list[dict[str, object]]) -> errors.CartError:
         available, requested = first.get("available_quantity"), first.get("requested_quantity")
         error.available_quantity = available if isinstance(available, int) else None
         error.requested_quantity = requested if isinstance(requested, int) else None
+        if error.code == errors.PurchaseLimitReached.code:
+            error.args = (f"One customer may buy no more than {error.available_quantity} of it now.",)
     return error

@@ -70,7 +70,7 @@ ON_EVERY_KEY: Final = ("HGET", "HSET", "ZADD", "ZREM")
 """Asked of each kind of key; the other commands of one kind: what an ACL allows, it allows for patterns."""
 
 
-_KINDS: Final = 13
+_KINDS: Final = 15
 """Kinds of keys that there are."""
 
 
@@ -83,7 +83,7 @@ def wanted(keys: Keys) -> list[tuple[str, ...]]:
     every = (
         *(keys.gate, keys.outbox, keys.holding, keys.due, keys.activity, keys.cart("x"), keys.sku("x")),
         *(keys.holds("x"), keys.payment("x"), keys.order("x"), keys.orders("x"), keys.used(0)),
-        keys.reference("x", "x"),
+        *(keys.reference("x", "x"), keys.bought("x", "x"), keys.unloaded),
     )
     commands = [(name, keys.cart("x"), *rest.split()) for name, rest in KEYED.items()]
     commands += [(name, key, *KEYED[name].split()) for name in ON_EVERY_KEY for key in every]

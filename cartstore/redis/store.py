@@ -19,10 +19,12 @@ from cartstore.errors import (
     InsufficientStock,
     InvalidQuantity,
     ItemNotFound,
+    NotYetOnSale,
     OutcomeUnknown,
     PaymentNotFound,
     ProductInactive,
     ProductNotFound,
+    PurchaseLimitReached,
     StoreFull,
     StoreUnavailable,
     VersionConflict,
@@ -83,7 +85,10 @@ _STOCK_BATCH = 200
 _PUBLISH_BATCH = 200
 """sku_publish calls under way at once."""
 
-_OF_A_LINE = (InsufficientStock, InvalidQuantity, ProductInactive, ProductNotFound, ItemNotFound)
+_OF_A_LINE = (
+    *(InsufficientStock, InvalidQuantity, NotYetOnSale, PurchaseLimitReached),
+    *(ProductInactive, ProductNotFound, ItemNotFound),
+)
 """Refusals that tell which line they are about."""
 
 Arg = str | int
@@ -111,6 +116,8 @@ def packed_sku(sku: SkuFields) -> str:
         f"{sku.revision} {sku.price_minor} {sku.currency} {int(sku.is_active)} {sku.policy} "
         f"{sku.hold_policy} {sku.hold_ttl_ms} {sku.min_quantity} {sku.max_quantity} {sku.multiple_of} "
         f"{sku.terms_revision}"
+        + (f" starts={sku.starts_at_ms}" if sku.starts_at_ms else "")
+        + (f" limit={sku.limit_units}/{sku.limit_window_ms}" if sku.limit_units else "")
     )
 
 
@@ -523,6 +530,7 @@ class RedisEngine:
             self._outbox_events_max,
             self._releases_per_call,
             int(record_was_asked),
+            "?" if request.identities is None else " ".join(request.identities),
             *(request.line_ids or ()),
         )
         if reply[0] == "REFUSED":
@@ -597,12 +605,17 @@ class RedisEngine:
         keys = (self.keys.gate, self.keys.payment(payment_id), self.keys.order(order_id))
         return self._payment_result(await self.call(script("order_refund"), keys))
 
-    async def restore_payment(self, payment: Payment, orders: Sequence[Order]) -> None:
+    async def restore_payment(
+        self, payment: Payment, orders: Sequence[Order], *, identities: Sequence[str] = ()
+    ) -> None:
         cart_ttl_ms = limits.TOMBSTONE_MS
+        fields = payment_fields(payment, cart_ttl_ms)
+        if identities:
+            fields += ["buyer", " ".join((payment.cart_id, *identities))]
         await self.call(
             script("payment_restore"),
             (self.keys.gate, self.keys.payment(payment.payment_id)),
-            msgspec.json.encode(payment_fields(payment, cart_ttl_ms)).decode(),
+            msgspec.json.encode(fields).decode(),
             limits.TOMBSTONE_MS,
             *(msgspec.json.encode(order_fields(order)).decode() for order in orders),
         )

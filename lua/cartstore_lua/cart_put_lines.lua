@@ -17,8 +17,8 @@
   Returns  {'OK', created, now, version, lines, units, subtotal, currency, <per item: line_id, code, available>}
            {'REPLAYED', ...the first OK reply} | {'REFUSED', <per item with a problem: line_id, code, available>}
            {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version} | {'AGAIN'} | {'STORE_FULL'} | {'FENCED'}
-  Codes    OK, ITEM_NOT_FOUND, PRODUCT_NOT_FOUND, PRODUCT_INACTIVE, CURRENCY_MISMATCH, INVALID_QUANTITY,
-           LIMIT_EXCEEDED, INSUFFICIENT_STOCK
+  Codes    OK, ITEM_NOT_FOUND, PRODUCT_NOT_FOUND, PRODUCT_INACTIVE, CURRENCY_MISMATCH, NOT_YET_ON_SALE,
+           INVALID_QUANTITY, PURCHASE_LIMIT, LIMIT_EXCEEDED, INSUFFICIENT_STOCK
   Faults   CARTBADARG
   Cost     O(lines of the cart + items * log holds)
 ]]
@@ -31,6 +31,7 @@
 --- @include line_sku
 --- @include cart_load
 --- @include line_check
+--- @include sale_check
 --- @include line_put
 --- @include line_rests
 --- @include line_drop
@@ -87,6 +88,18 @@ local function item_problem(line_id, quantity, may_be_new, its_terms)
     return { 'CURRENCY_MISMATCH' }
   end
   line = line or { quantity = 0, held = 0, price = 0 }
+  if stock.has_sale_rules then
+    local others = 0
+    for other_id, other in pairs(cart.lines) do
+      if other_id ~= line_id and line_sku(other_id) == stock.sku then
+        others = others + other.quantity
+      end
+    end
+    local problem = sale_check(call, cart_id, stock, line.quantity, quantity, others)
+    if problem then
+      return problem
+    end
+  end
   return line_check(
     stock, its_terms, cart.is_guest, cart.count, cart.units, cart.subtotal, cart.held + cart.waiting, line.quantity,
     line.held, line.price, quantity, line.quantity > 0 and line.price or stock.price
@@ -109,7 +122,9 @@ for index = 10, #ARGV, 4 do
   end
   local outcome = { line_id, problem and problem[1] or 'OK', '' }
   if problem then
-    outcome[3] = problem[1] == 'INSUFFICIENT_STOCK' and int(problem[2]) or ''
+    -- What the line can have.
+    local is_told = problem[1] == 'INSUFFICIENT_STOCK' or problem[1] == 'PURCHASE_LIMIT'
+    outcome[3] = is_told and int(tonumber(problem[2])) or problem[1] == 'INVALID_QUANTITY' and problem[3] or ''
     refused[#refused + 1] = outcome
   elseif quantity > 0 then
     line_put(call, cart, sku_load(call, line_sku(line_id)), line_id, quantity, not cart.lines[line_id], ARGV[index + 3],

@@ -21,7 +21,8 @@
            {'OK', created, now, version, lines, units, subtotal, currency, <line, unless removed>}
            {'REPLAYED', ...the first OK reply} | {'IDEMPOTENCY_KEY_REUSED'} | {'VERSION_CONFLICT', version}
            {'ITEM_NOT_FOUND'} | {'PRODUCT_NOT_FOUND'} | {'PRODUCT_INACTIVE'} | {'CURRENCY_MISMATCH', cart, sku}
-           {'INVALID_QUANTITY', rules}
+           {'NOT_YET_ON_SALE', from} | {'INVALID_QUANTITY', rules, available}
+           {'PURCHASE_LIMIT', available, quantity, limit, window, left}
            {'LIMIT_EXCEEDED', name, limit} | {'INSUFFICIENT_STOCK', available, quantity, fitting} | {'OWNER_DUE', name, limit}
            {'DUE', sku} | {'OWED'} | {'STORE_FULL'} | {'FENCED'}
   Faults   CARTBADARG

@@ -2,6 +2,7 @@
   checkout_begin: turn lines of a cart into pending orders, one per seller, under one payment.
   Why atomic: the holds move from the lines to the orders, the lines leave the cart, and the event that
   carries the checkout to PostgreSQL is written, all in one step: nothing can be bought twice or be lost.
+  A total of zero needs no gateway: the orders are paid in the same step.
 
   KEYS[1]  gate hash              {ns:p}:gate
   KEYS[2]  cart hash              {ns:p}:cart:<cart_id>
@@ -17,22 +18,26 @@
   ARGV[7]  fingerprint            of the request
   ARGV[8]  window                 ms until the release of an unpaid order
   ARGV[9]  expected total         minor units, '' for none
-  ARGV[10] gateway
+  ARGV[10] gateway                'none' where the total is zero
   ARGV[11] method
   ARGV[12] details                JSON, kept as it is
   ARGV[13] outbox length          at which checkout is refused
   ARGV[14] release limit          due holds released at most, over all SKUs
   ARGV[15] asked                  '1': the record does not know this key; '0': it could not be asked
-  ARGV[16...] line_ids            none: all lines
+  ARGV[16] identities             of the customer beside the cart, separated by spaces; '?': not known now
+  ARGV[17...] line_ids            none: all lines
   Returns  {'OK', now, position, <payment>, <order>...} | {'REPLAYED', now, position, <payment>, <order>...}
            {'REFUSED', <line_id, code, available, quantity, old price, new price>...} | {'IDEMPOTENCY_KEY_REUSED'}
            {'VERSION_CONFLICT', version} | {'CART_EMPTY'} | {'ITEM_NOT_FOUND', line_id}
            {'TOTAL_CHANGED', total} | {'LIMIT_EXCEEDED', name, limit} | {'STORE_FULL'} | {'RECORD_NEEDED'} | {'AGAIN'}
-           {'CUT_OFF'} | {'FENCED'}
-  Codes    PRODUCT_INACTIVE, LINE_CHANGED, CURRENCY_MISMATCH, INVALID_QUANTITY, PRICE_CHANGED, INSUFFICIENT_STOCK
+           {'GATEWAY_NEEDED'} | {'CONTACT_NEEDED', sku} | {'IDENTITY_UNKNOWN'} | {'CUT_OFF'} | {'FENCED'}
+  Codes    PRODUCT_INACTIVE, LINE_CHANGED, CURRENCY_MISMATCH, NOT_YET_ON_SALE, INVALID_QUANTITY, PURCHASE_LIMIT,
+           PRICE_CHANGED, INSUFFICIENT_STOCK
   Faults   CARTBADARG
   Cost     O(lines of the cart * log holds)
 ]]
+--- @include bought_count
+--- @include bought_note
 --- @include call_begin
 --- @include terms_decode
 --- @include version_differs
@@ -53,8 +58,11 @@
 --- @include order_line_encode
 --- @include outbox_append
 --- @include is_due
+--- @include payment_load
 --- @include payment_release
 --- @include payment_reply
+--- @include payment_sales
+--- @include payment_sell
 --- @include used_find
 
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
@@ -106,7 +114,7 @@ if cart.count == 0 then
   return { 'CART_EMPTY' }
 end
 local wanted = {}
-for index = 16, #ARGV do
+for index = 17, #ARGV do
   if not cart.lines[ARGV[index]] then
     return { 'ITEM_NOT_FOUND', ARGV[index] }
   end
@@ -114,7 +122,7 @@ for index = 16, #ARGV do
 end
 local line_ids = {}
 for _, line_id in ipairs(line_order(cart)) do
-  if #ARGV < 16 or wanted[line_id] then
+  if #ARGV < 17 or wanted[line_id] then
     line_ids[#line_ids + 1] = line_id
   end
 end
@@ -122,20 +130,50 @@ end
 -- Lines of one SKU compete for the same free units: those that earlier lines need are counted as taken.
 local problems, lines, total = {}, {}, 0
 local free_of = {}
+-- Units that earlier lines have, of SKUs whose rules count over lines, and what the customer may still buy of each.
+local units_of, left_of = {}, {}
+local buyer = cart_id
+if ARGV[16] ~= '' then
+  buyer = buyer .. ' ' .. ARGV[16]
+end
+local limited_sku
+local function units_left(stock)
+  local left = left_of[stock.sku]
+  if not left then
+    left = stock.limit_units
+    for identity in string.gmatch(buyer, '%S+') do
+      left = math.min(left, stock.limit_units - bought_count(call, stock, identity))
+    end
+    left_of[stock.sku] = left
+  end
+  return left
+end
 for _, line_id in ipairs(line_ids) do
   local line = cart.lines[line_id]
   local stock = sku_load(call, line_sku(line_id))
   local code, available = nil, ''
+  local others = stock and units_of[stock.sku] or 0
+  local is_above_max = stock and stock.max > 0 and others + line.quantity > stock.max
   local rules_broken = stock
-    and (line.quantity < stock.min or (stock.max > 0 and line.quantity > stock.max) or line.quantity % stock.multiple ~= 0)
+    and (line.quantity < stock.min or is_above_max or line.quantity % stock.multiple ~= 0)
+  if stock and stock.limit_units then
+    limited_sku = stock.sku
+  end
   if not stock or not stock.active then
     code = 'PRODUCT_INACTIVE'
   elseif line.revision < stock.terms_revision then
     code = 'LINE_CHANGED'
   elseif stock.currency ~= cart.currency then
     code = 'CURRENCY_MISMATCH'
+  elseif stock.starts and call.now < stock.starts then
+    code = 'NOT_YET_ON_SALE'
   elseif rules_broken then
     code = 'INVALID_QUANTITY'
+    if is_above_max and others > 0 then
+      available = math.max(0, stock.max - others)
+    end
+  elseif stock.limit_units and others + line.quantity > units_left(stock) then
+    code, available = 'PURCHASE_LIMIT', math.max(0, units_left(stock) - others)
   elseif stock.price > line.price then
     code = 'PRICE_CHANGED'
   elseif stock.policy == 'deny' then
@@ -148,6 +186,10 @@ for _, line_id in ipairs(line_ids) do
       code, available = 'INSUFFICIENT_STOCK', math.max(0, free) + line.held
     end
     free_of[stock.sku] = free - math.max(0, missing)
+  end
+  if stock and stock.has_sale_rules then
+    -- A line that is refused counts with what is left for it: once each named line is lowered to that, all fit.
+    units_of[stock.sku] = others + (available ~= '' and math.min(available, line.quantity) or line.quantity)
   end
   if code then
     local told = { line_id, code, available, int(line.quantity), int(line.price), stock and int(stock.price) or '0' }
@@ -175,6 +217,14 @@ if #problems > 0 then
   table.insert(problems, 1, 'REFUSED')
   return problems
 end
+if limited_sku then
+  if ARGV[16] == '?' then
+    return { 'IDENTITY_UNKNOWN' }
+  end
+  if cart.is_guest and ARGV[16] == '' then
+    return { 'CONTACT_NEEDED', limited_sku }
+  end
+end
 local extra = 0
 for _, line in ipairs(lines) do
   extra = extra + math.max(0, line.held - cart.lines[line.line_id].held)
@@ -192,6 +242,10 @@ if total > 9000000000000000 then
   return { 'LIMIT_EXCEEDED', 'total', '9000000000000000' }
 end
 
+if total > 0 and ARGV[10] == 'none' then
+  return { 'GATEWAY_NEEDED' }
+end
+
 -- Group by seller in the order of the sellers' first lines.
 local orders, by_seller = {}, {}
 for _, line in ipairs(lines) do
@@ -206,6 +260,9 @@ for _, line in ipairs(lines) do
   order.total = order.total + line.price * line.quantity
 end
 
+-- Nothing is left to pay, so no gateway is asked.
+local is_free = total == 0
+local gateway = is_free and 'none' or ARGV[10]
 local currency = cart.currency
 local expires = call.now + window
 lifetime_reach(call, window)
@@ -233,7 +290,7 @@ elseif #lines == 1 then
 end
 local body = {
   payment_id = payment_id, checkout_id = ARGV[6], checkout_type = kind, cart_id = cart_id, amount_minor = int(total),
-  currency = currency, gateway = ARGV[10], method = ARGV[11], expires_at_ms = int(expires),
+  currency = currency, gateway = gateway, method = ARGV[11], expires_at_ms = int(expires),
   created_at_ms = int(call.now), fingerprint = ARGV[7], details_json = ARGV[12], orders = {},
 }
 local order_ids = {}
@@ -266,10 +323,21 @@ cart_save(call, cart, call.now)
 local position = outbox_append(call, 'checkout_begun', body, payment_id, cart.version)
 redis.call(
   'HSET', KEYS[3], 'id', payment_id, 'checkout', ARGV[6], 'type', kind, 'cart', cart_id, 'cart_ttl', int(cart.ttl),
-  'status', 'pending', 'amount', int(total), 'currency', currency, 'gateway', ARGV[10], 'method', ARGV[11],
+  'status', 'pending', 'amount', int(total), 'currency', currency, 'gateway', gateway, 'method', ARGV[11],
   'attempts', '0', 'orders', table.concat(order_ids, ' '), 'expires', int(expires), 'created', int(call.now),
   'fingerprint', ARGV[7], 'details', ARGV[12], 'event', position
 )
 redis.call('ZADD', call.prefix .. 'due', int(expires), payment_id)
 redis.call('ZADD', call.prefix .. 'orders:' .. cart_id, int(call.now), payment_id)
+if limited_sku then
+  -- Written last: if the script is cut off before, the order counts against no limit until reconcile counts it. Written
+  -- first, an order that is undone (order_void) would count as bought.
+  redis.call('HSET', KEYS[3], 'buyer', buyer)
+  bought_note(call, { list = orders, created = call.now, buyer = buyer })
+end
+if is_free then
+  -- Pending first: an engine that refuses a command in between leaves what a settlement that was cut off leaves.
+  local payment = payment_load(call, payment_id)
+  payment_sell(call, payment, payment_sales(payment), nil, 'paid')
+end
 return payment_reply(call, 'OK', payment_id)

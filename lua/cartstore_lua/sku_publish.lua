@@ -17,6 +17,7 @@
 ]]
 --- @include call_begin
 --- @include hold_state_encode
+--- @include int
 
 local call = call_begin(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
 if not call then
@@ -32,6 +33,10 @@ if known and tonumber(known) >= revision then
   return { 'OK', '0' }
 end
 local fields = ARGV[5]
+local sku = string.sub(KEYS[2], #call.prefix + 5)
+local window = tonumber(string.match(fields, ' limit=%d+/(%d+)') or '')
+local published = known and redis.call('HMGET', KEYS[2], 'fields', 'bought_since') or {}
+local window_before = tonumber(string.match(published[1] or '', ' limit=%d+/(%d+)') or '')
 if redis.call('HEXISTS', KEYS[2], 'frozen') == 1 then
   local before, active, after = string.match(fields, '^(%d+ %d+ %u+ )([01])(.*)$')
   redis.call('HSET', KEYS[2], 'frozen', active)
@@ -46,4 +51,25 @@ if not known then
   end
 end
 redis.call('HSET', KEYS[2], 'fields', fields, 'revision', ARGV[4], 'seller', ARGV[6], 'product', ARGV[7])
+
+-- Since when purchases are known: those before are loaded from the record (bought_load), which counts them from then on.
+if window then
+  local since = 0
+  if known and not window_before then
+    since = call.now
+  elseif known then
+    since = tonumber(published[2] or call.now)
+    if window > window_before then
+      -- Purchases older than the window of before have expired.
+      since = math.max(since, call.now - window_before)
+    end
+  end
+  redis.call('HSET', KEYS[2], 'bought_since', int(since))
+  if since > call.now - window then
+    redis.call('ZADD', call.prefix .. 'unloaded', int(since), sku)
+  end
+elseif window_before then
+  redis.call('HDEL', KEYS[2], 'bought_since')
+  redis.call('ZREM', call.prefix .. 'unloaded', sku)
+end
 return { 'OK', '1' }

@@ -222,6 +222,7 @@ PRODUCT = {
             "prices?": _map(MONEY),
             "policy?": POLICY,
             "available_on?": _maybe(str),
+            "promised_on?": _maybe(str),
             "hold_policy?": frozenset({"on_add", "on_checkout"}),
             "hold_ttl_seconds?": _maybe(_count),
             "min_quantity?": _maybe(_count),
@@ -323,7 +324,7 @@ CODES: dict[int, frozenset[str]] = {
         413: "BODY_TOO_LARGE",
         415: "UNSUPPORTED_MEDIA_TYPE",
         422: "VALIDATION_FAILED INVALID_QUANTITY OPTION_REQUIRED OPTION_NOT_AVAILABLE LIMIT_EXCEEDED "
-        "PURCHASE_LIMIT IDEMPOTENCY_KEY_REUSED FEATURE_OFF",
+        "NOT_YET_ON_SALE PURCHASE_LIMIT IDEMPOTENCY_KEY_REUSED FEATURE_OFF",
         429: "RATE_LIMITED",
         503: "STORE_UNAVAILABLE STORE_RECOVERING STORE_FULL",
         504: "OUTCOME_UNKNOWN",

@@ -714,7 +714,7 @@ async def test_products_are_visible_to_the_next_request_and_put_takes_what_get_g
                 "min_quantity": 1,
                 "max_quantity": 5,
                 "multiple_of": 1,
-                "max_per_customer": {"quantity": 2, "window_seconds": 3600},
+                "max_per_customer": {"quantity": 3, "window_seconds": 3600},
             }
             for size, policy in (("S", "deny"), ("M", "backorder"), ("L", "untracked"))
         ],

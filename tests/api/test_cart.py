@@ -96,6 +96,17 @@ async def test_add_gives_line_and_summary_when_there_is_stock(api: Any) -> None:
     }
 
 
+async def test_add_adds_to_the_line_when_a_number_of_its_properties_is_written_otherwise(api: Any) -> None:
+    await api.sell("MUG", stock=10)
+
+    for number in ("1", "1.0", "1e0"):
+        body = f'{{"sku": "MUG", "properties": {{"size": {number}}}}}'
+        await api.done(api.ana.post("/v1/cart/items", content=body))
+
+    (line,) = (await api.ana.get("/v1/cart")).json()["items"]
+    assert (line["quantity"], line["properties"]) == (3, {"size": 1})
+
+
 async def test_add_adds_to_the_line_when_the_variation_is_there(api: Any) -> None:
     await api.sell()
     await api.add(quantity=2)

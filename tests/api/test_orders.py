@@ -355,3 +355,22 @@ def _signed(api: Any, payment_id: str, outcome: str) -> dict[str, Any]:
     gateway: SimulatedGateway = api.store.gateways["simulated"]
     body = json.dumps({"payment_id": payment_id, "outcome": outcome}).encode()
     return {"content": body, "headers": {"X-Simulated-Signature": gateway.sign(body)}}
+
+
+async def test_checkout_is_paid_in_its_answer_when_the_total_is_zero(api: Any) -> None:
+    await api.sell("GIFT", stock=5, price="0.00")
+    await api.add("GIFT", 2)
+
+    checkout = await api.check_out(key="free")
+    await api.archive()
+
+    assert (checkout["total_amount"], checkout["orders"][0]["status"]) == ("0.00", "paid")
+    payment = checkout["payment"]
+    assert (payment["gateway"], payment["status"], payment["client"]) == ("none", "paid", {})
+    assert payment["time_remaining_seconds"] == 0
+    stock = (await api.anyone.get("/v1/stock/GIFT")).json()
+    assert (stock["on_hand"], stock["held"], stock["sold"]) == (3, 0, 2)
+    ledger = (await api.admin.get("/v1/admin/stock/GIFT/ledger")).json()["items"]
+    assert (ledger[0]["reason"], ledger[0]["delta"]) == ("sale", -2)
+    again = await api.checking_out(key="free")
+    assert again.headers["idempotent-replayed"] == "true"

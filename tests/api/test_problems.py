@@ -23,7 +23,6 @@ DECISION = Path(__file__).parents[2] / "docs" / "decisions" / "0005-rest.md"
 LATER = {
     "COUPON_NOT_FOUND",
     "COUPON_NOT_APPLICABLE",
-    "PURCHASE_LIMIT",
     "RATE_LIMITED",
     "IDEMPOTENCY_IN_PROGRESS",
 }

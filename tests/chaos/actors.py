@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import cartstore
-from cartstore import Owner, Settings
+from cartstore import Owner, Product, Settings, Variant
 from cartstore.archive.drain import drain
-from cartstore.model import PaymentResult
+from cartstore.model import PaymentResult, PurchaseLimit
 from cartstore.recovery.reconcile import Reconciler
 from cartstore.store import CartStore
 
@@ -31,6 +31,24 @@ async def check_out(store: CartStore) -> PaymentResult:
         ANN, idempotency_key=KEY, gateway="simulated", payment_method="card", line_ids=["a", "b"]
     )
     return await store.apply_verdict(checkout.payment.payment_id, "succeeded")
+
+
+async def put_tee(store: CartStore, *, limited: set[str]) -> None:
+    """A product of three SKUs; of the limited ones a customer may buy three within a day."""
+    limit = PurchaseLimit(quantity=3, window_seconds=86_400)
+    variants = tuple(
+        Variant(
+            sku=sku,
+            options={"Size": sku},
+            price_minor=1_000,
+            policy="deny",
+            max_per_customer=limit if sku in limited else None,
+        )
+        for sku in ("a", "b", "c")
+    )
+    await store.put_product(
+        Product(id="tee", title="Tee", currency="USD", options=("Size",), variants=variants)
+    )
 
 
 async def _check_out(store: CartStore) -> None:
@@ -58,6 +76,11 @@ async def _reconcile(store: CartStore) -> None:
     await Reconciler(store, confirm_seconds=0.05).run()
 
 
+async def _limit_what_was_bought(store: CartStore) -> None:
+    await check_out(store)
+    await put_tee(store, limited={"a", "b"})
+
+
 async def _open_only(_: CartStore) -> None:
     """Opening a store recovers it."""
 
@@ -69,6 +92,7 @@ STORIES: Final[dict[str, Callable[[CartStore], Awaitable[None]]]] = {
     "quarantine": _quarantine,
     "snapshot": _snapshot,
     "reconcile": _reconcile,
+    "purchases": _limit_what_was_bought,
     "recovery": _open_only,
     "rebuild": _open_only,
 }

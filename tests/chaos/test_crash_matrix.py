@@ -1,5 +1,6 @@
 """Goal: a process that dies after any step of checkout, settle, drain, quarantine, snapshot, recovery,
-rebuild or reconcile leaves work that is finished later, never work that is lost or done twice.
+rebuild, reconcile or loading purchases leaves work that is finished later, never work that is lost or done
+twice.
 
 Method: for every failpoint a process tells that failpoint's story and is killed there by SIGKILL. What is
 left running (another store on the same servers) recovers, the caller repeats its call under the same key,
@@ -13,7 +14,6 @@ from __future__ import annotations
 import pytest
 import redis.asyncio as redis
 
-from cartstore import Product, Variant
 from cartstore.errors import ProductInactive
 from cartstore.failpoints import FAILPOINTS
 from cartstore.recovery import gate
@@ -21,19 +21,16 @@ from cartstore.recovery.reconcile import Reconciler
 from cartstore.recovery.report import table
 from cartstore.store import CartStore
 
-from .actors import ANN, BEN, act_until_death, check_out
+from .actors import ANN, BEN, act_until_death, check_out, put_tee
 from .shop import opened, until_open
 
 UNITS = 10
 
 
 async def stock_the_shop(store: CartStore) -> None:
-    """Two SKUs with ten units each; ann has two lines to buy and one to keep, ben holds a unit."""
-    variants = tuple(
-        Variant(sku=sku, options={"Size": sku}, price_minor=1_000, policy="deny") for sku in ("a", "b", "c")
-    )
-    product = Product(id="tee", title="Tee", currency="USD", options=("Size",), variants=variants)
-    await store.put_product(product)
+    """Three SKUs with ten units each, one of them with a purchase limit; ann has two lines to buy and one to
+    keep, ben holds a unit."""
+    await put_tee(store, limited={"b"})
     for sku in ("a", "b", "c"):
         await store.adjust_stock(sku, UNITS, reason="delivery", reference="1")
         await store.add_line(ANN, sku, 2)
@@ -69,6 +66,14 @@ async def break_the_outbox(client: redis.Redis) -> None:
     epoch, _, seq = last.partition("-")
     foreign = {"nonce": "foreign", "type": "payment_failed", "at": 1, "previous": "1-1 nobody", "body": "{}"}
     await client.xadd("{main:0}:outbox", foreign, f"{epoch}-{int(seq) + 1}")
+
+
+async def assert_that_purchases_count(client: redis.Redis, *limited: str) -> None:
+    """What ann bought counts against the limits, once."""
+    for sku in limited:
+        bought = await client.hvals(f"{{main:0}}:bought:{sku}:{ANN.cart_id}")
+        assert [entry.split(" ")[1] for entry in bought] == ["2"], sku
+    assert await client.zcard("{main:0}:unloaded") == 0
 
 
 def story_of(failpoint: str) -> str:
@@ -119,6 +124,9 @@ async def test_nothing_is_lost_or_doubled_when_a_process_dies(
         assert not proof.repaired, table(proof)
         assert result.payment.status == "paid"
         await assert_that_the_books_balance(store)
+        async with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+            limited = ("a", "b") if story_of(failpoint) == "purchases" else ("b",)
+            await assert_that_purchases_count(client, *limited)
 
 
 async def test_events_behind_a_break_are_put_aside_when_the_process_that_met_it_dies(

@@ -345,6 +345,8 @@ class Shop:
         if_match: int | None = None,
         details_json: str = "{}",
         record_was_asked: bool = True,
+        gateway: str = "simulated",
+        identities: tuple[str, ...] | None = (),
     ) -> Checkout:
         checkout_id, payment_id = checkout_ids(
             self.partition, cart_id, key, record_was_asked=record_was_asked
@@ -356,10 +358,11 @@ class Shop:
             payment_id,
             CheckoutRequest(
                 line_ids=line_ids,
-                gateway="simulated",
+                gateway=gateway,
                 payment_method="card",
                 expected_total_minor=expected,
                 details_json=details_json,
+                identities=identities,
             ),
             fingerprint=fingerprint,
             window_ms=window_ms,
@@ -394,8 +397,10 @@ class Shop:
     async def close_refund(self, order_id: str) -> PaymentResult:
         return await self.engine.close_refund(order_id)
 
-    async def restore(self, payment: Payment, orders: Sequence[Order]) -> None:
-        await self.engine.restore_payment(payment, orders)
+    async def restore(
+        self, payment: Payment, orders: Sequence[Order], *, identities: Sequence[str] = ()
+    ) -> None:
+        await self.engine.restore_payment(payment, orders, identities=identities)
 
     async def event_types(self) -> list[str]:
         return [event.type for event in await self.events()]

@@ -74,7 +74,7 @@ def test_rights_name_every_command_when_scripts_are_read() -> None:
         ((*ALL, "-hset", "-zrem"), "hset, zrem"),
         (
             ("~{main:0}:cart:*", "~{main:0}:gate", "&*", "+@all"),
-            "hget on {main:0}:activity, hget on {main:0}:due",
+            "hget on {main:0}:activity, hget on {main:0}:bought:x:x, hget on {main:0}:due",
         ),
         ((*ALL, "-eval"), "eval"),
         ((*ALL, "-fcall"), "fcall"),

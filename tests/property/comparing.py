@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from cartstore.errors import CartError, InsufficientStock, VersionConflict
+from cartstore.errors import CartError, InsufficientStock, PurchaseLimitReached, VersionConflict
 from cartstore.model import (
     Cart,
     CartResult,
@@ -149,7 +149,8 @@ def of_result(result: Any, cart_id: str, versions: Versions) -> Any:
 
 
 def _of_outcome(outcome: ItemOutcome) -> tuple[Any, ...]:
-    available = outcome.available_quantity if outcome.code == "INSUFFICIENT_STOCK" else None
+    is_told = outcome.code in ("INSUFFICIENT_STOCK", "PURCHASE_LIMIT", "INVALID_QUANTITY")
+    available = outcome.available_quantity if is_told else None
     return (outcome.line_id, outcome.sku, outcome.code, outcome.requested_quantity, available)
 
 
@@ -164,6 +165,8 @@ def of_error(error: CartError, cart_id: str, versions: Versions) -> tuple[Any, .
         told.append(versions.rank(cart_id, error.version))
     if error.shortfalls is not None:
         told += [_of_shortfall(shortfall) for shortfall in error.shortfalls]
+    elif isinstance(error, PurchaseLimitReached):
+        told += [error.sku, error.available_quantity, error.requested_quantity]
     elif isinstance(error, InsufficientStock):
         told += [error.sku, error.available_quantity, error.requested_quantity, error.fitting_quantity]
     return tuple(told)
@@ -171,7 +174,7 @@ def of_error(error: CartError, cart_id: str, versions: Versions) -> tuple[Any, .
 
 def _of_shortfall(shortfall: dict[str, Any]) -> tuple[Any, ...]:
     told = [shortfall[name] for name in ("line_id", "sku", "code", "requested_quantity")]
-    if shortfall["code"] == "INSUFFICIENT_STOCK":
+    if shortfall["code"] in ("INSUFFICIENT_STOCK", "PURCHASE_LIMIT", "INVALID_QUANTITY"):
         told.append(shortfall["available_quantity"])
     if shortfall["code"] == "PRICE_CHANGED":
         told += [shortfall["old_price_minor"], shortfall["new_price_minor"]]

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any, ClassVar, Literal, TypeVar
 
 from contract.backends import open_memory
-from contract.shop import LIFETIME_MS, MINUTE_MS, SECOND_MS, TERMS, WINDOW_MS, Shop
+from contract.shop import LIFETIME_MS, MINUTE_MS, SECOND_MS, START_MS, TERMS, WINDOW_MS, Shop
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
@@ -51,12 +51,13 @@ SKUS: dict[str, dict[str, Any]] = {
     "a": {"seller": "acme"},
     "b": {"seller": "bolt", "hold_ttl_ms": 2 * MINUTE_MS, "max_quantity": 5},
     "c": {"seller": "acme", "hold_policy": "on_checkout"},
-    "d": {"seller": "bolt"},
+    "d": {"seller": "bolt", "max_quantity": 6, "limit_units": 5, "limit_window_ms": 30 * MINUTE_MS},
     "e": {"seller": "acme", "policy": "untracked", "multiple_of": 2},
 }
 CARTS = ("u.ann", "u.ben", "g.gus")
 ENGRAVED = '{"text":"Ann"}'
-LINES = ("a", "d", line_id_of("a", ENGRAVED), "b", "c", "e")
+LINES = ("a", "d", line_id_of("a", ENGRAVED), "b", "c", "e", line_id_of("d", ENGRAVED))
+IDENTITIES = ("e.one", "t.two", "e.three")
 
 CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
     *((sku, {"price_minor": price}) for sku in ("a", "b", "e") for price in (800, 1_000, 1_200)),
@@ -66,6 +67,9 @@ CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("a", {"changes_terms": True}),
     *(("d", {"currency": currency, "changes_terms": True}) for currency in ("EUR", "USD", "USD")),
     *(("c", {"hold_policy": hold_policy}) for hold_policy in ("on_add", "on_checkout")),
+    # The window stays: what a longer one lets count again comes from the record, which is not here.
+    *(("d", {"limit_units": units}) for units in (2, 5, 8)),
+    *(("e", {"starts_at_ms": start}) for start in (0, START_MS + 10 * MINUTE_MS, START_MS + 90 * MINUTE_MS)),
     ("b", {"seller": "acme"}),
     ("b", {"revision": 1, "price_minor": 5}),
 )
@@ -79,6 +83,7 @@ keys = st.sampled_from((None, None, "k1", "k2"))
 matches: st.SearchStrategy[Match] = st.sampled_from(
     ("none", "none", "none", "none", "current", "current", "stale")
 )
+identities = st.lists(st.sampled_from(IDENTITIES), max_size=2, unique=True).map(tuple)
 many = TERMS
 few = replace(
     TERMS, quantity_max=6, lines_max=3, items_max=12, held_max=5, hold_cap_ms=TERMS.hold_ttl_ms + MINUTE_MS
@@ -468,6 +473,7 @@ class EnginesMachine(RuleBasedStateMachine):
         key=st.sampled_from(("c1", "c2", "c3", "c4")),
         chosen=some_places,
         expects=st.sampled_from((None, None, "total", "other")),
+        identities=identities,
         terms=all_terms,
         match=matches,
         elapsed=elapses,
@@ -478,6 +484,7 @@ class EnginesMachine(RuleBasedStateMachine):
         key: str,
         chosen: list[int] | None,
         expects: str | None,
+        identities: tuple[str, ...],
         terms: CartTerms,
         match: Match,
         elapsed: int,
@@ -494,6 +501,7 @@ class EnginesMachine(RuleBasedStateMachine):
                 line_ids=None if line_ids is None else tuple(line_ids),
                 expected=expected,
                 fingerprint=f"checkout {chosen}",
+                identities=identities,
                 terms=_of_owner(terms, cart_id),
                 if_match=self.if_match(shop, cart_id, match),
             ),
@@ -508,11 +516,11 @@ class EnginesMachine(RuleBasedStateMachine):
             self.windows[payment.payment_id] = (cart_id, payment.expires_at_ms)
             self.orders += payment.order_ids
 
-    @rule(cart_id=carts, elapsed=elapses)
-    def check_out_all(self, cart_id: str, elapsed: int) -> None:
+    @rule(cart_id=carts, identities=identities, elapsed=elapses)
+    def check_out_all(self, cart_id: str, identities: tuple[str, ...], elapsed: int) -> None:
         """The plain way, so that most histories have payments."""
         key = f"b{len(self.payments)}"
-        self.begin_checkout(cart_id, key, None, None, many, "none", elapsed)
+        self.begin_checkout(cart_id, key, None, None, identities, many, "none", elapsed)
 
     @precondition(lambda self: self.payments)
     @rule(
@@ -542,7 +550,7 @@ class EnginesMachine(RuleBasedStateMachine):
         self.fill(holder, [(sku, held)], many)
         self.both(_calling("publish", sku, policy="backorder"))
         self.fill(buyer, [(sku, bought)], many)
-        self.check_out_all(buyer, 0)
+        self.check_out_all(buyer, ("e.one",), 0)
         payment_id = list(self.payments)[-1] if self.payments else None
         if is_paid and payment_id is not None:
             self.changing.add(payment_id)
@@ -589,8 +597,8 @@ class EnginesMachine(RuleBasedStateMachine):
         self.both(_calling("close_refund", orders[place % len(orders)]))
 
     @precondition(lambda self: "expired" in self.payments.values() or "cancelled" in self.payments.values())
-    @rule(place=places)
-    def restore_payment(self, place: int) -> None:
+    @rule(place=places, identities=st.sampled_from(((), ("e.one",))))
+    def restore_payment(self, place: int, identities: tuple[str, ...]) -> None:
         """Put back a released payment that the engine never had, with what another one bought."""
         released = [one for one, status in self.payments.items() if status in ("expired", "cancelled")]
         template = self.run(self.model.payment(released[place % len(released)]))
@@ -605,7 +613,7 @@ class EnginesMachine(RuleBasedStateMachine):
             replace(order, order_id=order_id, payment_id=payment_id)
             for order, order_id in zip(template.orders, payment.order_ids, strict=True)
         ]
-        self.both(_calling("restore", payment, orders))
+        self.both(_calling("restore", payment, orders, identities=identities))
         self.payments[payment_id] = self.forged[payment_id] = payment.status
         self.changing.add(payment_id)
         self.orders += payment.order_ids

@@ -25,7 +25,7 @@ from cartstore.archive.raised_epoch import PUT_ASIDE
 from cartstore.archive.snapshots import SnapshotState
 from cartstore.errors import CartError, StoreRecovering
 from cartstore.failpoints import FAILPOINTS
-from cartstore.model import Event, Position, checkout_ids
+from cartstore.model import Event, Position, PurchaseLimit, checkout_ids
 from cartstore.recovery import gate as recovery_gate
 from cartstore.recovery.reconcile import Reconciler
 from cartstore.recovery.report import table
@@ -37,6 +37,7 @@ from .shop_with_record import Died, ShopWithRecord, dying_at, open_shop_with_rec
 T = TypeVar("T")
 
 SKUS = ("a", "b", "c")
+LIMIT = PurchaseLimit(quantity=4, window_seconds=20 * MINUTE_MS // 1_000)
 OWNERS = (Owner("user", "ann"), Owner("user", "ben"), Owner("guest", "gus"))
 STEP_SECONDS_MAX = 30.0
 JOBS = ("drain", "snapshot", "sweep", "expire")
@@ -132,6 +133,7 @@ class RecoveryMachine(RuleBasedStateMachine):
                 price_minor=1_000,
                 policy="backorder" if sku == on_order else "deny",
                 hold_policy="on_checkout" if sku == "c" else "on_add",
+                max_per_customer=LIMIT if sku == "a" else None,
             )
             for sku in SKUS
         )
@@ -188,7 +190,13 @@ class RecoveryMachine(RuleBasedStateMachine):
         if (owner, key) not in self.keys:
             self.keys.append((owner, key))
         checkout = await self.attempt(
-            self.store.begin_checkout(owner, idempotency_key=key, gateway="simulated", payment_method="card")
+            self.store.begin_checkout(
+                owner,
+                idempotency_key=key,
+                gateway="simulated",
+                payment_method="card",
+                details={"contact": {"email": f"{owner.id}@shop.test"}},
+            )
         )
         if checkout is not None:
             _, payment_id = checkout_ids(self.store.partition, owner.cart_id, key)

@@ -21,10 +21,14 @@ STEPS = {
     "recovery/gate.py": {"_reopen": "recovery", "_rebuild": "rebuild", "_take_over": "take_over"},
     "recovery/take_over.py": {"save_carts": "take_over"},
     "recovery/reconcile.py": {"run": "reconcile", "_count_claims": "reconcile"},
+    "recovery/purchases.py": {"load_unloaded": "purchases"},
 }
 """Functions in which each awaited step is followed by a failpoint, by file."""
 
-NO_STEPS = {"sleep", "anext", "_total_in_minor", "read_payment", "_wait_for_the_old_primary"}
+NO_STEPS = {
+    *("sleep", "anext", "_identities", "_total_in_minor", "_wait_for_the_old_primary", "cursor"),
+    "read_payment",
+}
 """Awaited, but nothing happens there that a death could leave half done."""
 
 

@@ -178,9 +178,10 @@ def test_keys_are_spelled_as_the_one_speller_does_when_scripts_compute_them() ->
         ),
         keys.orders("x").removeprefix(prefix).rstrip("x"),
         keys.used(0).removeprefix(prefix).rstrip("0"),
+        keys.bought("", "").removeprefix(prefix).rstrip(":") + ":",
         *(
             name.removeprefix(prefix)
-            for name in (keys.gate, keys.outbox, keys.holding, keys.due, keys.activity)
+            for name in (keys.gate, keys.outbox, keys.holding, keys.due, keys.activity, keys.unloaded)
         ),
     }
     spelled: set[str] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from cartstore import limits
@@ -25,6 +26,26 @@ def test_properties_are_one_text_however_they_are_spelled() -> None:
 
 
 @pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        # One number, as clients in JavaScript, Python and Java write it.
+        (['{"n":1}', '{"n":1.0}', '{"n":1e0}', '{"n":10E-1}'], '{"n":1}'),
+        (['{"n":0}', '{"n":-0}', '{"n":-0.0}'], '{"n":0}'),
+        (['{"n":0.000001}', '{"n":1e-6}'], '{"n":0.000001}'),
+        (['{"n":1e18}', '{"n":1000000000000000000}'], '{"n":1000000000000000000}'),
+        (['{"n":1e21}', '{"n":1000000000000000000000.0}'], '{"n":1e+21}'),
+        (['{"a":{"x":[2.50]}}', '{"a":{"x":[2.5]}}'], '{"a":{"x":[2.5]}}'),
+        # Names are in the order of their UTF-16 code units, and non-ASCII characters are written as they are.
+        (['{"\\uffff":1,"\\ud83d\\ude00":2}', '{"😀":2,"\uffff":1}'], '{"😀":2,"\uffff":1}'),
+        (['{"caf\\u00e9":"\\u20ac"}', '{"café":"€"}'], '{"café":"€"}'),
+    ],
+)
+def test_properties_are_one_text_however_numbers_and_names_are_written(sent: list[str], kept: str) -> None:
+    assert {canonical_properties(msgspec.json.decode(text)) for text in sent} == {kept}
+    check_properties_json(kept, "properties")
+
+
+@pytest.mark.parametrize(
     ("properties", "said"),
     [
         (nested(33), "nested more than 32 levels"),
@@ -34,6 +55,8 @@ def test_properties_are_one_text_however_they_are_spelled() -> None:
         ({"\x7f": 1}, "control character"),
         ({"a": "\ud800"}, "must be a JSON object"),
         ({"a": object()}, "must be a JSON object"),
+        ({"a": [2**53 + 1]}, "an integer beyond 9007199254740991"),
+        ({"a": -12_345_678_901_234_567_890}, "an integer beyond"),
         ({"a": "x" * limits.PROPERTIES_BYTES_MAX}, "2048 are kept"),
     ],
 )

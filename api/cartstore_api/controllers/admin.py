@@ -478,6 +478,7 @@ def _variant_of(variant: schemas.PutVariant, currency: str, prices: _Prices, at:
         },
         policy=variant.policy or "deny",
         available_on=variant.available_on or None,
+        promised_on=variant.promised_on or None,
         hold_policy=variant.hold_policy or "on_add",
         hold_ttl_seconds=variant.hold_ttl_seconds,
         min_quantity=variant.min_quantity or 1,

@@ -212,6 +212,7 @@ class CartController(Controller):
             products,
             currency=settings.currency,
             quantity_max=settings.max_quantity_per_line,
+            left_to_buy=await _left_to_buy(services, owner, cart, products),
         )
         return answer(verdict, is_replay=result.replayed)
 
@@ -313,6 +314,19 @@ def _put_item(item: schemas.PutItem, number: int) -> model.PutItem | model.PutIt
             "VALIDATION_FAILED", f"{field} is not the line of this sku and these properties.", field=field
         )
     return model.PutItem(sku=item.sku, quantity=item.quantity, properties_json=properties_json)
+
+
+async def _left_to_buy(
+    services: Services, owner: model.Owner, cart: model.Cart, products: views.Products
+) -> dict[str, int]:
+    """By SKU, what the owner may still buy of those that have a purchase limit."""
+    found = {}
+    for line in cart.lines:
+        now = products.get(line.current_revision)
+        variant = now.variant(line.sku) if now is not None else None
+        if variant is not None and variant.max_per_customer is not None and line.sku not in found:
+            found[line.sku] = await services.store.left_to_buy(owner, variant) or 0
+    return found
 
 
 async def _cart_answer(

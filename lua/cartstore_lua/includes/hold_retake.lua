@@ -9,7 +9,8 @@
 local function hold_retake(call, cart, line_id, terms)
   local line, stock = cart.lines[line_id], sku_load(call, line_sku(line_id))
   local missing = line.quantity - line.held
-  local takes = stock and stock.active and stock.policy == 'deny' and stock.hold_policy == 'on_add'
+  local is_on_sale = stock and stock.active and not (stock.starts and call.now < stock.starts)
+  local takes = is_on_sale and stock.policy == 'deny' and stock.hold_policy == 'on_add'
     and terms.reservations and missing > 0
   if not takes or missing > sku_free(stock, cart.is_guest, terms.guest_share_ppm)
     or cart.held + cart.waiting + missing > terms.held_max

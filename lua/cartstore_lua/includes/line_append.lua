@@ -29,7 +29,7 @@ local function line_append(call, reply, cart, line_id, stock, guest_share_ppm, t
   end
   reply[n + 12] = stock.price
   reply[n + 13] = stock.revision
-  reply[n + 14] = line_state(stock, line.revision, cart.currency)
+  reply[n + 14] = line_state(stock, line.revision, cart.currency, call.now)
   reply[n + 15] = stock.policy
   reply[n + 16] = stock.policy == 'deny' and sku_free(stock, cart.is_guest, guest_share_ppm) + line.held or ''
   local may_rest = terms and stock.policy == 'deny' and stock.hold_policy == 'on_add'

@@ -8,6 +8,8 @@
 --- @include hold_index
 --- @include line_expires
 --- @include line_check
+--- @include sale_check
+--- @include sku_units_elsewhere
 --- @include lines_lapse
 --- @include cart_load
 --- @include hold_period
@@ -122,7 +124,12 @@ local function line_change(
     if count > 0 and currency ~= stock.currency then
       return { 'CURRENCY_MISMATCH', currency, stock.currency }
     end
-    local problem = line_check(
+    local problem = nil
+    if stock.has_sale_rules then
+      local others = count > (is_new and 0 or 1) and sku_units_elsewhere(cart_key, sku, line_field) or 0
+      problem = sale_check(call, cart_id, stock, has, wanted, others)
+    end
+    problem = problem or line_check(
       stock, terms, is_guest, count, units, subtotal, held + waiting, has, line_held, seen, wanted, price
     )
     if problem and is_due and problem[1] == 'INSUFFICIENT_STOCK' then
@@ -276,11 +283,12 @@ local function line_change(
   else
     local available = stock.policy == 'deny' and sku_free(stock, is_guest, terms.guest_share_ppm) + line_held or nil
     local first_held = created + first
+    local is_on_sale = stock.active and not (stock.starts and now < stock.starts)
     if expires <= now then
       line_held, expires, first_held = 0, 0, 0
     end
     -- As line_state has it; the cart is in the SKU's currency here, and an add has seen what the SKU is.
-    local state = stock.active and 1 or 0
+    local state = is_on_sale and 1 or 0
     if not adds and revision < stock.terms_revision then
       state = state + 2
     end

@@ -1,3 +1,4 @@
+--- @include bought_forget
 --- @include payment_load
 --- @include period_note
 --- @include holding_refresh
@@ -68,5 +69,6 @@ local function payment_release(call, payment_id, reason)
     end
   end
   cart_save(call, cart, takes and call.now or nil)
+  bought_forget(call, payment)
   return true
 end

@@ -1,5 +1,6 @@
 -- A SKU's catalog fields from their text: revision price currency active policy hold_policy hold_ttl min max multiple
--- terms_revision.
+-- terms_revision, and only where the SKU has them ` starts=<ms>` (start of its sale) and ` limit=<units>/<ms>` (what one
+-- customer may buy within a window).
 -- Given as what a table of its counters looks up when it has not got a name itself. A function, which lives on from
 -- call to call, keeps what it has read, by the text itself; nobody changes it. It keeps few and keeps them small: the
 -- interpreter's collector walks through everything that lives on, over and over, and waits for memory where that is
@@ -12,9 +13,10 @@ local function sku_fields(text)
     return known
   end
   local revision, price, currency, active, policy, hold_policy, ttl, min, max, multiple,
-    terms_revision = string.match(
-      text, '^(%d+) (%d+) (%u+) ([01]) (%a+) ([%a_]+) (%d+) (%d+) (%d+) (%d+) (%d+)$'
+    terms_revision, rest = string.match(
+      text, '^(%d+) (%d+) (%u+) ([01]) (%a+) ([%a_]+) (%d+) (%d+) (%d+) (%d+) (%d+)(.*)$'
     )
+  local limit_units, limit_window = string.match(rest, ' limit=(%d+)/(%d+)')
   known = {
     revision = tonumber(revision),
     price = tonumber(price),
@@ -27,7 +29,12 @@ local function sku_fields(text)
     max = tonumber(max),
     multiple = tonumber(multiple),
     terms_revision = tonumber(terms_revision),
+    starts = tonumber(string.match(rest, ' starts=(%d+)') or ''),
+    limit_units = tonumber(limit_units or ''),
+    limit_window = tonumber(limit_window or ''),
   }
+  -- Whether sale_check has anything to look at.
+  known.has_sale_rules = known.max > 0 or known.starts ~= nil or known.limit_units ~= nil
   known.__index = known
   if fields_count == 256 then
     fields_known, fields_count = {}, 0
