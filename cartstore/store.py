@@ -711,6 +711,7 @@ class CartStore:
             source,
             catalog=self.catalog,
             currency=self.settings.currency,
+            blank_tracker=self.settings.import_blank_tracker,
             publish=publish,
             adjust=adjust,
             on_progress=on_progress,

@@ -21,6 +21,10 @@ FIELD: Final = "file"
 """What the errors name: the file is one field of the request that sends it."""
 
 
+_BLANK: Final = " \t\ufeff"
+"""Also a byte order mark that is not at the file's very beginning, where the decoder drops it."""
+
+
 class Row(msgspec.Struct, frozen=True):
     """`line` is the number of the row's first line in the file; quoted line breaks count."""
 
@@ -52,6 +56,12 @@ class CsvSource:
         if self.rows_total > IMPORT_ROWS_MAX:
             raise _problem(f"The file has {self.rows_total} rows; at most {IMPORT_ROWS_MAX} are taken.")
 
+    def rename(self, columns: tuple[str, ...]) -> None:
+        """Other names for the columns, in the same order."""
+        if len(columns) != len(self.columns):
+            raise ValueError("as many names as columns")
+        self.columns = columns
+
     def rows(self) -> Iterator[Row]:
         """The rows below the header, each once."""
         records = self._records()
@@ -74,9 +84,9 @@ class CsvSource:
             reader = csv.reader(_text_lines(stream), strict=True)
             try:
                 for cells in reader:
-                    if any(cells):
+                    if any(cell.strip(_BLANK) for cell in cells):
                         if not self.columns:
-                            self.columns = tuple(cell.strip() for cell in cells)
+                            self.columns = tuple(cell.strip(_BLANK) for cell in cells)
                         yield line, cells
                     line = reader.line_num + 1
             except UnicodeDecodeError as error:

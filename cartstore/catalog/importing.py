@@ -21,7 +21,7 @@ from cartstore.catalog.money import exponent_of
 from cartstore.catalog.moves import FileIndex, Groups, SkuOwner
 from cartstore.catalog.parsed import Note, Parsed, ParsedProduct, Rejection
 from cartstore.catalog.repository import CatalogRepository
-from cartstore.catalog.shopify import is_shopify, parse_shopify
+from cartstore.catalog.shopify import BlankTracker, is_shopify, parse_shopify
 from cartstore.catalog.woocommerce import is_woocommerce, parse_woocommerce
 from cartstore.errors import CartError, Invalid, InvalidField
 from cartstore.model import Product, SkuFields
@@ -65,12 +65,19 @@ class CatalogFile:
     Raises InvalidField (file) when it is made, for a file that is none of the known kinds.
     """
 
-    def __init__(self, source: Path | bytes, *, currency: str, today: date | None = None) -> None:
+    def __init__(
+        self,
+        source: Path | bytes,
+        *,
+        currency: str,
+        today: date | None = None,
+        blank_tracker: BlankTracker = "untracked",
+    ) -> None:
         exponent_of(currency)
         self._source = CsvSource(source)
         columns = self._source.columns
         if is_shopify(columns):
-            self._parsed = parse_shopify(self._source, currency=currency)
+            self._parsed = parse_shopify(self._source, currency=currency, blank_tracker=blank_tracker)
         elif is_woocommerce(columns):
             today = today or datetime.now(UTC).date()
             self._parsed = parse_woocommerce(self._source, currency=currency, today=today)
@@ -93,12 +100,18 @@ class CatalogFile:
         return self._source.rows_total
 
 
-def parse_catalog(source: Path | bytes, *, currency: str, today: date | None = None) -> CatalogFile:
+def parse_catalog(
+    source: Path | bytes,
+    *,
+    currency: str,
+    today: date | None = None,
+    blank_tracker: BlankTracker = "untracked",
+) -> CatalogFile:
     """Products and rejections of an export of Shopify or WooCommerce, told apart by the header.
 
     Raises InvalidField (field `file`) when it is no such file, InvalidField (currency).
     """
-    return CatalogFile(source, currency=currency, today=today)
+    return CatalogFile(source, currency=currency, today=today, blank_tracker=blank_tracker)
 
 
 async def import_catalog(
@@ -108,6 +121,7 @@ async def import_catalog(
     currency: str,
     publish: Publish,
     adjust: Adjust,
+    blank_tracker: BlankTracker = "untracked",
     on_progress: Progress | None = None,
 ) -> ImportReport:
     """Import an export; what was done, and each row that was not taken, with its reason.
@@ -122,7 +136,13 @@ async def import_catalog(
     OutcomeUnknown in the middle leave whole batches imported; import again.
     """
     # One day for both passes, or a sale price that begins at midnight would be read in two ways.
-    parse = partial(parse_catalog, source, currency=currency, today=datetime.now(UTC).date())
+    parse = partial(
+        parse_catalog,
+        source,
+        currency=currency,
+        today=datetime.now(UTC).date(),
+        blank_tracker=blank_tracker,
+    )
     # Reading blocks, and a file may be large: a thread does it while the loop serves others.
     file = await asyncio.to_thread(parse)
     if on_progress is not None:
@@ -134,6 +154,7 @@ async def import_catalog(
     report = ImportReport(rejected=[], notes=[])
     while batch := await asyncio.to_thread(next, batches, None):
         report.rejected += [entry for entry in batch if isinstance(entry, Rejection)]
+        report.notes += [entry for entry in batch if isinstance(entry, Note)]
         parsed = [entry for entry in batch if isinstance(entry, ParsedProduct)]
         if parsed:
             await _take(parsed, index, catalog, publish, adjust, report)
