@@ -693,11 +693,13 @@ class CartStore:
         self,
         source: Path | bytes,
         *,
+        currency: str | None = None,
         on_progress: Callable[[int, int | None], None] | None = None,
     ) -> ImportReport:
         """Import a shop's export by api.md's import rules; rows that cannot be taken are in the report.
 
-        Raises InvalidField when the source is no catalog at all.
+        `currency`: of its prices (ISO 4217); None is the setting. Raises InvalidField when the source is no
+        catalog at all.
         """
 
         async def publish(skus: Sequence[SkuFields]) -> None:
@@ -710,7 +712,7 @@ class CartStore:
         return await import_catalog(
             source,
             catalog=self.catalog,
-            currency=self.settings.currency,
+            currency=currency or self.settings.currency,
             blank_tracker=self.settings.import_blank_tracker,
             publish=publish,
             adjust=adjust,

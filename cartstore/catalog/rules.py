@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from urllib.parse import urlsplit
 
+import msgspec
+
 from cartstore.catalog.money import exponent_of
 from cartstore.errors import InvalidField
 from cartstore.limits import (
@@ -15,6 +17,7 @@ from cartstore.limits import (
     OPTIONS_MAX,
     PRICE_MINOR_MAX,
     QUANTITY_MAX,
+    RESERVED_IDS,
     SETTING_MAX,
     TEXT_LENGTH_MAX,
     URL_LENGTH_MAX,
@@ -23,15 +26,32 @@ from cartstore.limits import (
 from cartstore.model import ID_PATTERN, Product, Variant, is_sku
 from cartstore.texts import has_control
 
+_RESERVED = "{} cannot be an id: in a path it means something else."
+
 FIELDS_NAMED_MAX = 100
 """Wrong fields of one product that are named; whoever has more has made the same mistake again and again."""
 
 
+class _Known(msgspec.Struct, frozen=True):
+    """What the stored product has already."""
+
+    ids: frozenset[str] = frozenset()
+    """Its own and its SKUs."""
+    images: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, stored: Product | None) -> _Known:
+        if stored is None:
+            return cls()
+        skus = (variant.sku for variant in (*stored.variants, *stored.removed))
+        return cls(ids=frozenset((stored.id, *skus)), images=frozenset(stored.images))
+
+
 def check_product(product: Product, stored: Product | None = None) -> None:
     """Raise InvalidField when a value is not allowed: its `field`, as REST spells it, is the first wrong one,
-    and its `errors` has all of them. Images that `stored` has already are not looked at again, so that a
-    product from before a rule can still be changed."""
-    known = frozenset(stored.images) if stored is not None else frozenset()
+    and its `errors` has all of them. Ids and images that `stored` has already are not looked at again,
+    so that a product from before a rule can still be changed."""
+    known = _Known.of(stored)
     first: InvalidField | None = None
     errors: list[tuple[str, str]] = []
     for problem in _problems_of(product, known):
@@ -61,9 +81,11 @@ def image_url_problem(url: str) -> str | None:
     return None
 
 
-def _problems_of(product: Product, known_images: frozenset[str]) -> Iterator[InvalidField]:
+def _problems_of(product: Product, known: _Known) -> Iterator[InvalidField]:
     if not ID_PATTERN.match(product.id):
         yield InvalidField("A product id is 1 to 128 of A-Z a-z 0-9 . _ ~ -", field="id")
+    elif product.id in RESERVED_IDS - known.ids:
+        yield InvalidField(_RESERVED.format(product.id), field="id")
     yield from _text(product.title, "title", TEXT_LENGTH_MAX)
     if product.description is not None:
         yield from _text(
@@ -71,10 +93,10 @@ def _problems_of(product: Product, known_images: frozenset[str]) -> Iterator[Inv
         )
     if product.seller is not None:
         yield from _text(product.seller, "seller", TEXT_LENGTH_MAX)
-    yield from _images(product.images, known_images)
+    yield from _images(product.images, known.images)
     yield from _currency(product.currency)
     yield from _options(product)
-    yield from _variants(product)
+    yield from _variants(product, known)
 
 
 def _images(images: tuple[str, ...], known: frozenset[str]) -> Iterator[InvalidField]:
@@ -96,7 +118,7 @@ def _options(product: Product) -> Iterator[InvalidField]:
         yield InvalidField("Two options have the same name.", field="options")
 
 
-def _variants(product: Product) -> Iterator[InvalidField]:
+def _variants(product: Product, known: _Known) -> Iterator[InvalidField]:
     if not product.variants and not product.active:
         # What is left of a product whose SKUs all went to others.
         return
@@ -109,6 +131,8 @@ def _variants(product: Product) -> Iterator[InvalidField]:
     for number, variant in enumerate(product.variants):
         at = f"variants[{number}]"
         yield from _variant(variant, at)
+        if variant.sku in RESERVED_IDS - known.ids:
+            yield InvalidField(_RESERVED.format(variant.sku), field=f"{at}.sku", sku=variant.sku)
         if variant.sku in skus:
             yield InvalidField(f"SKU {variant.sku} is listed twice.", field=f"{at}.sku", sku=variant.sku)
         skus.add(variant.sku)

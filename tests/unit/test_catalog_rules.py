@@ -48,6 +48,14 @@ def test_check_accepts_what_can_be_sold(accepted: Product) -> None:
         (product(id=""), "id"),
         (product(id="a b"), "id"),
         (product(id="mug\n"), "id"),
+        (product(id="."), "id"),
+        (product(id=".."), "id"),
+        (product(id="import"), "id"),
+        (product(variant("mug"), id="adjust"), "id"),
+        (product(variant(".")), "variants[0].sku"),
+        (product(variant("..")), "variants[0].sku"),
+        (product(variant("adjust")), "variants[0].sku"),
+        (product(variant("import")), "variants[0].sku"),
         (product(title=""), "title"),
         (product(title="a\0b"), "title"),
         (product(title="a\ud800b"), "title"),
@@ -95,3 +103,12 @@ def test_check_names_the_field_that_is_wrong(refused: Product, field: str) -> No
         check_product(refused)
 
     assert caught.value.field == field
+
+
+def test_check_accepts_a_reserved_id_that_the_stored_product_has() -> None:
+    """One from before the rule can still be changed, and taken off sale."""
+    stored = product(variant("adjust"), id="import")
+
+    check_product(product(variant("adjust"), id="import", active=False), stored)
+    with pytest.raises(InvalidField, match=r"\.\. cannot be an id"):
+        check_product(product(variant(".."), id="import"), stored)
