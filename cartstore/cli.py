@@ -20,6 +20,7 @@ import jwt
 from rich.table import Table
 
 from cartstore import limits
+from cartstore.catalog.sales import price_minor_at
 from cartstore.datadir import DataDir
 from cartstore.embedded import embedded_parts, resolve
 from cartstore.errors import CartStoreError, ConfigurationError, ProductNotFound, StoreRecovering
@@ -147,6 +148,7 @@ async def _list_products(data_dir: Path, settings: Settings) -> int:
         while True:
             products, cursor = await store.list_products(limit=limits.PAGE_SIZE_MAX, cursor=cursor)
             levels = await store.stock_of(products)
+            now_ms = time.time_ns() // 1_000_000
             for product in products:
                 for variant in product.variants:
                     level = levels.get(variant.sku)
@@ -156,7 +158,7 @@ async def _list_products(data_dir: Path, settings: Settings) -> int:
                         product.seller or "",
                         variant.sku,
                         " ".join(variant.options.values()),
-                        f"{to_text(variant.price_minor, product.currency)} {product.currency}",
+                        f"{to_text(price_minor_at(variant, now_ms), product.currency)} {product.currency}",
                         "any" if available is None else str(available),
                     )
             if cursor is None:

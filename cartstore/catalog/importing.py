@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -70,7 +69,6 @@ class CatalogFile:
         source: Path | bytes,
         *,
         currency: str,
-        today: date | None = None,
         blank_tracker: BlankTracker = "untracked",
     ) -> None:
         exponent_of(currency)
@@ -79,8 +77,7 @@ class CatalogFile:
         if is_shopify(columns):
             self._parsed = parse_shopify(self._source, currency=currency, blank_tracker=blank_tracker)
         elif is_woocommerce(columns):
-            today = today or datetime.now(UTC).date()
-            self._parsed = parse_woocommerce(self._source, currency=currency, today=today)
+            self._parsed = parse_woocommerce(self._source, currency=currency)
         else:
             raise InvalidField(
                 "This is no product export: the first line must name Shopify's columns (Handle, Title,"
@@ -104,14 +101,13 @@ def parse_catalog(
     source: Path | bytes,
     *,
     currency: str,
-    today: date | None = None,
     blank_tracker: BlankTracker = "untracked",
 ) -> CatalogFile:
     """Products and rejections of an export of Shopify or WooCommerce, told apart by the header.
 
     Raises InvalidField (field `file`) when it is no such file, InvalidField (currency).
     """
-    return CatalogFile(source, currency=currency, today=today, blank_tracker=blank_tracker)
+    return CatalogFile(source, currency=currency, blank_tracker=blank_tracker)
 
 
 async def import_catalog(
@@ -135,12 +131,10 @@ async def import_catalog(
     Raises InvalidField (file) when the source is no export: nothing was changed then. StoreUnavailable and
     OutcomeUnknown in the middle leave whole batches imported; import again.
     """
-    # One day for both passes, or a sale price that begins at midnight would be read in two ways.
     parse = partial(
         parse_catalog,
         source,
         currency=currency,
-        today=datetime.now(UTC).date(),
         blank_tracker=blank_tracker,
     )
     # Reading blocks, and a file may be large: a thread does it while the loop serves others.

@@ -33,6 +33,7 @@ from cartstore.catalog.product_rows import (
     write_products,
 )
 from cartstore.catalog.rules import check_product
+from cartstore.catalog.sales import engine_sale
 from cartstore.errors import Invalid, InvalidField, ProductNotFound, VersionConflict
 from cartstore.limits import PAGE_SIZE_DEFAULT, VARIANTS_MAX
 from cartstore.model import Product, SkuFields, StockPolicy, Variant
@@ -290,12 +291,13 @@ class CatalogRepository:
 
 
 def _sku_fields(product: Product, variant: Variant, is_listed: bool) -> SkuFields:
+    sale = engine_sale(variant)
     return SkuFields(
         sku=variant.sku,
         product_id=product.id,
         seller=product.seller or "",
         revision=product.revision,
-        price_minor=variant.price_minor,
+        price_minor=sale.price_minor,
         currency=product.currency,
         is_active=is_listed and product.active,
         policy=variant.policy,
@@ -304,6 +306,9 @@ def _sku_fields(product: Product, variant: Variant, is_listed: bool) -> SkuField
         min_quantity=variant.min_quantity,
         max_quantity=variant.max_quantity or 0,
         multiple_of=variant.multiple_of,
+        sale_price_minor=sale.sale_price_minor,
+        sale_from_ms=sale.from_ms,
+        sale_to_ms=sale.to_ms,
     )
 
 

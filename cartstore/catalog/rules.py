@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from cartstore.catalog.money import exponent_of
+from cartstore.catalog.sales import sale_problems
 from cartstore.errors import InvalidField
 from cartstore.limits import (
     DESCRIPTION_LENGTH_MAX,
@@ -157,6 +158,7 @@ def _variant(variant: Variant, at: str) -> Iterator[InvalidField]:
     for currency, price_minor in variant.prices_minor.items():
         yield from _currency(currency)
         yield from _range(price_minor, f"{at}.prices.{currency}", 0, PRICE_MINOR_MAX)
+    yield from sale_problems(variant, at)
     if variant.available_on is not None:
         try:
             datetime.fromisoformat(variant.available_on)

@@ -14,7 +14,7 @@ import html
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from datetime import date
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -32,6 +32,7 @@ from cartstore.catalog.parsed import (
     units_of,
 )
 from cartstore.catalog.rules import check_product
+from cartstore.catalog.sales import is_never
 from cartstore.catalog.text import generated_sku, id_of, one_line, text_of_html
 from cartstore.errors import InvalidField
 from cartstore.limits import IMAGES_MAX, OPTIONS_MAX, VARIANTS_MAX
@@ -49,6 +50,12 @@ _SAID_BY: Final = {
 """Columns by the product's field that they say; any one of them will do. No column says the seller."""
 
 _LIMITED: Final = "Sold individually?"
+
+_SALE_SAID_BY: Final = {
+    "sale_price_minor": ("Sale price",),
+    "sale_from": ("Date sale price starts",),
+    "sale_to": ("Date sale price ends",),
+}
 
 _SKIPPED: Final = {
     "grouped": "A grouped product is a list of other products and cannot be sold itself.",
@@ -72,13 +79,22 @@ class _Stock(msgspec.Struct, frozen=True):
     """The row says that its parent has the count."""
 
 
+class _Price(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a row, as `Variant` has it."""
+
+    price_minor: int
+    sale_price_minor: int | None = None
+    sale_from: str | None = None
+    sale_to: str | None = None
+
+
 class _Part(msgspec.Struct, frozen=True, kw_only=True):
     """What is kept of a row until its product is complete."""
 
     line: int
     name: str
     sku: str
-    price_minor: int
+    price: _Price
     stock: _Stock
     images: tuple[str, ...]
     is_limited: bool
@@ -106,20 +122,20 @@ def is_woocommerce(columns: Sequence[str]) -> bool:
     return "Type" in columns and "SKU" in columns and ("Regular price" in columns or "Parent" in columns)
 
 
-def parse_woocommerce(source: CsvSource, *, currency: str, today: date) -> Iterator[Parsed]:
-    """Products and rejections; sale prices are those of `today`. Raises InvalidField for a missing column."""
+def parse_woocommerce(source: CsvSource, *, currency: str) -> Iterator[Parsed]:
+    """Products and rejections. Raises InvalidField for a missing column."""
     require_columns(source.columns, COLUMNS, "WooCommerce")
-    return _Reader(source, currency, today).parsed()
+    return _Reader(source, currency).parsed()
 
 
 class _Reader:
-    def __init__(self, source: CsvSource, currency: str, today: date) -> None:
+    def __init__(self, source: CsvSource, currency: str) -> None:
         self._source = source
         self._currency = currency
-        self._today = today
         self._says = said_fields(source.columns, _SAID_BY)
         limited = ("max_quantity",) if _LIMITED in source.columns else ()
-        self._variant_says = frozenset((*VARIANT_FIELDS, *limited))
+        sale = said_fields(source.columns, _SALE_SAID_BY)
+        self._variant_says = sale.union(VARIANT_FIELDS, limited)
         numbers = (_ATTRIBUTE_NAME.match(column) for column in source.columns)
         self._attribute_numbers = [match["number"] for match in numbers if match]
         self._ids: dict[str, int] = {}
@@ -220,23 +236,31 @@ class _Reader:
             line=row.line,
             name=_name_of(row),
             sku=_id_of_row(row),
-            price_minor=self._price(row),
+            price=self._price(row),
             stock=_stock_of(row),
             images=self._images(row),
             is_limited=row[_LIMITED] == "1",
         )
 
-    def _price(self, row: Row) -> int:
-        """What a buyer pays today: the sale price within its dates, if it is one."""
+    def _price(self, row: Row) -> _Price:
+        """The regular price, and a sale price with its dates, which are days or times of UTC here."""
         if not row["Regular price"]:
             raise InvalidField("Regular price is blank.")
         regular = to_minor(row["Regular price"], self._currency)
         if not row["Sale price"]:
-            return regular
+            return _Price(price_minor=regular)
         sale = to_minor(row["Sale price"], self._currency)
-        starts = _date_of(row, "Date sale price starts") or date.min
-        ends = _date_of(row, "Date sale price ends") or date.max
-        return min(sale, regular) if starts <= self._today <= ends else regular
+        price = _Price(
+            price_minor=regular,
+            sale_price_minor=sale,
+            sale_from=_time_of(row, "Date sale price starts", whole_day=("00:00:00",)),
+            # WooCommerce ends a sale with its last day and writes the last second of it; older versions wrote
+            # the first.
+            sale_to=_time_of(row, "Date sale price ends", whole_day=("00:00:00", "23:59:59")),
+        )
+        if is_never(price.sale_from, price.sale_to):
+            return _Price(price_minor=regular)
+        return price
 
     def _images(self, row: Row) -> tuple[str, ...]:
         images: list[str] = []
@@ -406,9 +430,9 @@ def _variant(
     return Variant(
         sku=sku,
         options=options,
-        price_minor=part.price_minor,
         policy=policy,
         max_quantity=1 if is_limited else None,
+        **msgspec.structs.asdict(part.price),
     )
 
 
@@ -477,14 +501,18 @@ def _position_of(cell: str) -> int:
     return int(cell) if re.fullmatch(r"[0-9]{1,9}", cell) else 0
 
 
-def _date_of(row: Row, column: str) -> date | None:
+def _time_of(row: Row, column: str, *, whole_day: Sequence[str]) -> str | None:
+    """A time in ISO 8601; a date where the time of day is one of `whole_day`."""
     cell = row[column]
     if not cell:
         return None
     try:
-        return date.fromisoformat(cell[:10])
+        moment = datetime.fromisoformat(cell)
     except ValueError:
         raise InvalidField(f"{column} is {cell[:40]!r}, not a date like 2030-12-31.") from None
+    if moment.tzinfo is None and moment.time().isoformat() in whole_day:
+        return moment.date().isoformat()
+    return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).isoformat()
 
 
 def _rejected(part: _Part, reason: str) -> Rejection:

@@ -68,6 +68,32 @@ async def test_put_changes_nothing_when_what_was_read_is_sent_back(api: Any) -> 
     assert (put.status_code, put.json()) == (200, read)
 
 
+async def test_sale_price_is_what_the_buyer_pays_within_its_dates(api: Any) -> None:
+    sales = {"ON": ("2020-01-01", "9999-12-31"), "OVER": ("2020-01-01", "2020-12-31"), "OPEN": (None, None)}
+    for sku, (start, end) in sales.items():
+        await api.sell(sku, price="10.00", sale_price="8.00", sale_from=start, sale_to=end)
+        await api.add(sku)
+
+    read = (await api.anyone.get("/v1/products/p-ON")).json()
+    put = await api.admin.put("/v1/admin/products/p-ON", json=read)
+    cart = (await api.ana.get("/v1/cart")).json()
+
+    shown = {name: read["variants"][0][name] for name in ("price", "sale_price", "sale_from", "sale_to")}
+    assert shown == {
+        "price": "10.00",
+        "sale_price": "8.00",
+        "sale_from": "2020-01-01",
+        "sale_to": "9999-12-31",
+    }
+    assert (put.status_code, put.json()) == (200, read)
+    current = {
+        sku: (await api.anyone.get(f"/v1/products/p-{sku}")).json()["variants"][0]["current_price"]
+        for sku in sales
+    }
+    assert current == {"ON": "8.00", "OVER": "10.00", "OPEN": "8.00"}
+    assert {line["sku"]: line["unit_price"] for line in cart["items"]} == current
+
+
 async def test_put_refuses_when_a_value_is_not_allowed(api: Any) -> None:
     good = {"title": "T", "variants": [{"sku": "S", "price": "1"}]}
     bad: list[tuple[dict[str, Any], str]] = [
@@ -80,6 +106,12 @@ async def test_put_refuses_when_a_value_is_not_allowed(api: Any) -> None:
         ({"variants": [{"sku": "a b", "price": "1"}]}, "variants[0].sku"),
         ({"variants": [{"sku": "S", "price": "1", "prices": {"EUR": "1.999"}}]}, "variants[0].prices.EUR"),
         ({"variants": [{"sku": "S", "price": "1", "available_on": "soon"}]}, "variants[0].available_on"),
+        ({"variants": [{"sku": "S", "price": "1", "sale_price": "x"}]}, "variants[0].sale_price"),
+        ({"variants": [{"sku": "S", "price": "1", "sale_from": "soon"}]}, "variants[0].sale_from"),
+        (
+            {"variants": [{"sku": "S", "price": "1", "sale_from": "2030-02-02", "sale_to": "2030-02-01"}]},
+            "variants[0].sale_to",
+        ),
         ({"variants": [{"sku": "S", "price": 1}]}, "variants[0].price"),
         ({"variants": [{"sku": "S", "price": "1", "policy": "some"}]}, "variants[0].policy"),
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from datetime import date
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from cartstore.catalog.importing import parse_catalog
 from cartstore.catalog.parsed import ParsedProduct, Rejection
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
-TODAY = date(2030, 6, 15)
 
 HEADER = (
     *("ID", "Type", "SKU", "Name", "Published", "Short description", "Description"),
@@ -76,7 +74,7 @@ def parse(*rows: dict[str, str]) -> tuple[list[ParsedProduct], list[Rejection]]:
     writer = csv.DictWriter(text, HEADER, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    entries = list(parse_catalog(text.getvalue().encode(), currency="EUR", today=TODAY))
+    entries = list(parse_catalog(text.getvalue().encode(), currency="EUR"))
     return (
         [entry for entry in entries if isinstance(entry, ParsedProduct)],
         [entry for entry in entries if isinstance(entry, Rejection)],
@@ -144,28 +142,55 @@ def test_parse_takes_the_policy_from_what_is_counted(
 
 
 @pytest.mark.parametrize(
-    ("cells", "price_minor"),
+    ("cells", "sale"),
     [
-        ({"Sale price": "12.50"}, 1_250),
-        ({"Sale price": ""}, 1_500),
-        ({"Sale price": "20"}, 1_500),
-        ({"Sale price": "0"}, 0),
-        ({"Sale price": "12", "Date sale price starts": "2030-06-15"}, 1_200),
-        ({"Sale price": "12", "Date sale price starts": "2030-06-16"}, 1_500),
-        ({"Sale price": "12", "Date sale price ends": "2030-06-15 23:59:59"}, 1_200),
-        ({"Sale price": "12", "Date sale price ends": "2030-06-14"}, 1_500),
+        ({"Sale price": "12.50"}, (1_250, None, None)),
+        ({"Sale price": ""}, (None, None, None)),
+        ({"Sale price": "", "Date sale price ends": "2030-06-14"}, (None, None, None)),
+        ({"Sale price": "0"}, (0, None, None)),
+        ({"Sale price": "12", "Date sale price starts": "2030-06-16"}, (1_200, "2030-06-16", None)),
+        ({"Sale price": "12", "Date sale price starts": "2030-06-16 00:00:00"}, (1_200, "2030-06-16", None)),
+        ({"Sale price": "12", "Date sale price ends": "2030-06-15 23:59:59"}, (1_200, None, "2030-06-15")),
+        ({"Sale price": "12", "Date sale price ends": "2030-06-15 00:00:00"}, (1_200, None, "2030-06-15")),
         (
             {
                 "Sale price": "12",
-                "Date sale price starts": "2030-01-01",
-                "Date sale price ends": "2031-01-01",
+                "Date sale price starts": "2030-01-01 08:30:00",
+                "Date sale price ends": "2030-01-01T18:00:00+02:00",
             },
-            1_200,
+            (1_200, "2030-01-01T08:30:00+00:00", "2030-01-01T18:00:00+02:00"),
+        ),
+        (
+            {
+                "Sale price": "12",
+                "Date sale price starts": "2030-01-02",
+                "Date sale price ends": "2030-01-01",
+            },
+            (None, None, None),
         ),
     ],
 )
-def test_parse_takes_the_price_that_a_buyer_pays_today(cells: dict[str, str], price_minor: int) -> None:
-    assert parse_one({**MUG, **cells}).product.variants[0].price_minor == price_minor
+def test_parse_takes_the_sale_price_with_its_dates(
+    cells: dict[str, str], sale: tuple[int | None, str | None, str | None]
+) -> None:
+    variant = parse_one({**MUG, **cells}).product.variants[0]
+
+    assert variant.price_minor == 1_500
+    assert (variant.sale_price_minor, variant.sale_from, variant.sale_to) == sale
+
+
+def test_parse_says_only_the_sale_columns_that_the_file_has() -> None:
+    header = "ID,Type,SKU,Name,Published,In stock?,Stock,Regular price"
+    with_sale = f"{header},Sale price\n7,simple,mug,Mug,1,1,5,15,12\n".encode()
+    without = f"{header}\n7,simple,mug,Mug,1,1,5,15\n".encode()
+
+    says = [next(iter(parse_catalog(file, currency="EUR"))) for file in (with_sale, without)]
+
+    assert [
+        {field for field in parsed.variant_says if field.startswith("sale_")}
+        for parsed in says
+        if isinstance(parsed, ParsedProduct)
+    ] == [{"sale_price_minor"}, set()]
 
 
 @pytest.mark.parametrize(("published", "active"), [("1", True), ("0", False), ("-1", False)])
@@ -232,7 +257,7 @@ def test_parse_leaves_out_an_image_without_an_address() -> None:
 def test_parse_rejects_a_row_with_more_cells_than_the_header() -> None:
     text = ",".join(HEADER) + "\n" + ",".join(MUG.get(column, "") for column in HEADER) + ",surplus\n"
 
-    (rejection,) = parse_catalog(text.encode(), currency="EUR", today=TODAY)
+    (rejection,) = parse_catalog(text.encode(), currency="EUR")
 
     assert isinstance(rejection, Rejection)
     assert "cells" in rejection.reason

@@ -476,6 +476,13 @@ def _variant_of(variant: schemas.PutVariant, currency: str, prices: _Prices, at:
             code: prices.minor(text, code, f"{at}.prices.{code}")
             for code, text in (variant.prices or {}).items()
         },
+        sale_price_minor=(
+            prices.minor(variant.sale_price, currency, f"{at}.sale_price")
+            if variant.sale_price is not None
+            else None
+        ),
+        sale_from=variant.sale_from or None,
+        sale_to=variant.sale_to or None,
         policy=variant.policy or "deny",
         available_on=variant.available_on or None,
         hold_policy=variant.hold_policy or "on_add",
