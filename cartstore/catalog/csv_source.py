@@ -10,7 +10,7 @@ import csv
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, TextIO
+from typing import BinaryIO, Final, TextIO
 
 import msgspec
 
@@ -45,9 +45,7 @@ class CsvSource:
         self._source = source
         self.rows_done = 0
         self.rows_total = 0
-        size = len(source) if isinstance(source, bytes) else _size_of(source)
-        if size > IMPORT_BYTES_MAX:
-            raise _problem(f"The file has {size} bytes; at most {IMPORT_BYTES_MAX} are taken.")
+        _check_size(source)
         self.columns: tuple[str, ...] = ()
         for number, _ in enumerate(self._records()):
             self.rows_total = number
@@ -116,6 +114,23 @@ def _text_lines(stream: TextIO) -> Iterator[str]:
         if "\0" in line:
             raise _problem(f"The file is no text: line {number} has a NUL character.")
         yield line
+
+
+def opened_bytes(source: Path | bytes) -> BinaryIO:
+    """The content of an imported file. Raises InvalidField (file) when it is too large or cannot be read."""
+    _check_size(source)
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    try:
+        return source.open("rb")
+    except OSError as error:
+        raise _unreadable(source, error) from error
+
+
+def _check_size(source: Path | bytes) -> None:
+    size = len(source) if isinstance(source, bytes) else _size_of(source)
+    if size > IMPORT_BYTES_MAX:
+        raise _problem(f"The file has {size} bytes; at most {IMPORT_BYTES_MAX} are taken.")
 
 
 def _opened(source: Path | bytes) -> TextIO:

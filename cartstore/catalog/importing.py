@@ -18,6 +18,7 @@ import msgspec
 from cartstore.catalog.csv_source import CsvSource
 from cartstore.catalog.money import exponent_of
 from cartstore.catalog.moves import FileIndex, Groups, SkuOwner
+from cartstore.catalog.ndjson import NdjsonSource, is_ndjson, parse_ndjson
 from cartstore.catalog.parsed import Note, Parsed, ParsedProduct, Rejection
 from cartstore.catalog.repository import CatalogRepository
 from cartstore.catalog.shopify import BlankTracker, is_shopify, parse_shopify
@@ -59,7 +60,7 @@ class ImportReport(msgspec.Struct, kw_only=True):
 
 
 class CatalogFile:
-    """A shop's export, recognised by its header: an iterator of products and rejections.
+    """A shop's export, recognised by its first line: an iterator of products and rejections.
 
     Raises InvalidField (file) when it is made, for a file that is none of the known kinds.
     """
@@ -72,16 +73,22 @@ class CatalogFile:
         blank_tracker: BlankTracker = "untracked",
     ) -> None:
         exponent_of(currency)
-        self._source = CsvSource(source)
-        columns = self._source.columns
+        self._source: CsvSource | NdjsonSource
+        if is_ndjson(source):
+            self._source = lines = NdjsonSource(source)
+            self._parsed = parse_ndjson(lines, currency=currency)
+            return
+        self._source = table = CsvSource(source)
+        columns = table.columns
         if is_shopify(columns):
-            self._parsed = parse_shopify(self._source, currency=currency, blank_tracker=blank_tracker)
+            self._parsed = parse_shopify(table, currency=currency, blank_tracker=blank_tracker)
         elif is_woocommerce(columns):
-            self._parsed = parse_woocommerce(self._source, currency=currency)
+            self._parsed = parse_woocommerce(table, currency=currency)
         else:
             raise InvalidField(
                 "This is no product export: the first line must name Shopify's columns (Handle, Title,"
-                " Variant Price, ...) or WooCommerce's (ID, Type, SKU, Name, ...), separated by commas.",
+                " Variant Price, ...) or WooCommerce's (ID, Type, SKU, Name, ...), separated by commas;"
+                " or each line must be a product as JSON (NDJSON).",
                 field="file",
             )
 
@@ -103,7 +110,8 @@ def parse_catalog(
     currency: str,
     blank_tracker: BlankTracker = "untracked",
 ) -> CatalogFile:
-    """Products and rejections of an export of Shopify or WooCommerce, told apart by the header.
+    """Products, rejections and notes of an export of Shopify or WooCommerce, or of NDJSON, told apart by how
+    the file begins.
 
     Raises InvalidField (field `file`) when it is no such file, InvalidField (currency).
     """

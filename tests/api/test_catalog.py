@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -295,6 +296,27 @@ async def test_ledger_gives_changes_newest_first_when_they_were_archived(api: An
     ]
     assert first["items"][0]["order_id"] == checkout["orders"][0]["order_id"]
     assert (await api.admin.get("/v1/admin/stock/NONE/ledger")).json()["code"] == "PRODUCT_NOT_FOUND"
+
+
+async def test_import_takes_back_what_was_read_as_ndjson(api: Any) -> None:
+    await api.sell("MUG", price="8.00")
+    await api.sell("CUP", price="5.00")
+    items = (await api.anyone.get("/v1/products")).json()["items"]
+    for item in items:
+        item["variants"][0]["price"] = "9.00"
+    content = "".join(json.dumps(item) + "\n" for item in [*items, {"id": "bad"}])
+
+    response = await api.admin.post(
+        "/v1/admin/products/import", content=content, headers={"Content-Type": "application/x-ndjson"}
+    )
+
+    assert response.status_code == 200, response.text
+    report = response.json()
+    assert (report["products"], report["changed_products"]) == (2, 2)
+    assert [rejection["line"] for rejection in report["rejected"]] == [3]
+    after = (await api.anyone.get("/v1/products")).json()["items"]
+    assert [item["variants"][0]["price"] for item in after] == ["9.00", "9.00"]
+    assert [item["variants"][0]["available"] for item in after] == [10, 10]
 
 
 async def test_import_takes_good_rows_and_names_bad_ones_when_a_csv_comes(api: Any) -> None:
