@@ -26,6 +26,7 @@ from cartstore.catalog.cache import RevisionCache, SkuCache
 from cartstore.catalog.importing import IMPORT_REFERENCE, ImportReport, import_catalog
 from cartstore.catalog.money import to_minor
 from cartstore.catalog.repository import CatalogRepository, IfMatch
+from cartstore.catalog.rules import Reach
 from cartstore.engine import CartEngine
 from cartstore.errors import (
     HOW_TO_REPEAT,
@@ -135,6 +136,14 @@ def terms_of(settings: Settings, kind: OwnerKind) -> CartTerms:
         held_max=settings.max_held_per_owner,
         guest_share_ppm=round(settings.guest_share_of_stock * 1_000_000) if is_guest else 1_000_000,
         reservations=settings.reservations == "on",
+    )
+
+
+def reach_of(settings: Settings) -> Reach:
+    """How many units of one SKU a cart can have."""
+    return Reach(
+        units_max=min(settings.max_quantity_per_line, settings.max_items_per_cart),
+        held_max=settings.max_held_per_owner,
     )
 
 

@@ -32,7 +32,7 @@ from cartstore.catalog.product_rows import (
     read_stored,
     write_products,
 )
-from cartstore.catalog.rules import check_product
+from cartstore.catalog.rules import ANY_REACH, Reach, check_product
 from cartstore.catalog.sales import engine_sale
 from cartstore.errors import Invalid, InvalidField, ProductNotFound, VersionConflict
 from cartstore.limits import PAGE_SIZE_DEFAULT, VARIANTS_MAX
@@ -67,8 +67,9 @@ class CatalogRepository:
     """The catalog of one deployment, on the record's database. Every method may raise StoreUnavailable;
     those that write also OutcomeUnknown."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, reach: Reach = ANY_REACH) -> None:
         self._database = database
+        self._reach = reach
 
     # --- writing -------------------------------------------------------------------------------
 
@@ -82,7 +83,7 @@ class CatalogRepository:
         async with self._database.transaction() as connection:
             await lock_catalog(connection)
             await _check_match(connection, product.id, if_match)
-            (outcome,) = await _store(connection, [product], {})
+            (outcome,) = await _store(connection, [product], {}, self._reach)
         if isinstance(outcome, Invalid):
             raise outcome
         return outcome
@@ -97,7 +98,7 @@ class CatalogRepository:
         """
         async with self._database.transaction() as connection:
             await lock_catalog(connection)
-            return await _store(connection, given, quantities or {})
+            return await _store(connection, given, quantities or {}, self._reach)
 
     async def import_products(self, given: Sequence[ParsedProduct], file: FileIndex) -> Imported:
         """Store products of a file in one transaction, each on its own, with the SKUs that move to them and
@@ -105,7 +106,7 @@ class CatalogRepository:
         async with self._database.transaction() as connection:
             await lock_catalog(connection)
             facts = await read_facts(connection, [parsed.product for parsed in given])
-            done = resolve(given, facts, file)
+            done = resolve(given, facts, file, self._reach)
             changed = {
                 product_id: product
                 for product_id, product in done.products.items()
@@ -176,7 +177,7 @@ class CatalogRepository:
                 for variant in product.variants
             )
             wanted = msgspec.structs.replace(product, variants=changed)
-            (outcome,) = await _store(connection, [wanted], {})
+            (outcome,) = await _store(connection, [wanted], {}, self._reach)
             if isinstance(outcome, Invalid):
                 raise outcome
             return outcome[0]
@@ -323,7 +324,7 @@ async def _check_match(connection: AsyncConnection, product_id: str, wanted: IfM
 
 
 async def _store(
-    connection: AsyncConnection, given: Sequence[Product], quantities: Mapping[str, int]
+    connection: AsyncConnection, given: Sequence[Product], quantities: Mapping[str, int], reach: Reach
 ) -> list[tuple[Product, bool] | Invalid]:
     facts = await read_facts(connection, given)
     stored, owners = facts.stored, dict(facts.owners)
@@ -335,7 +336,7 @@ async def _store(
         try:
             if product.id in wanted:
                 raise InvalidField("This product is given twice.", field="id")
-            check_product(product, before)
+            check_product(product, before, reach)
             _check_owners(product, owners)
         except Invalid as problem:
             outcomes.append(problem)

@@ -107,6 +107,7 @@ async def test_put_refuses_when_a_value_is_not_allowed(api: Any) -> None:
         ({"variants": [{"sku": "a b", "price": "1"}]}, "variants[0].sku"),
         ({"variants": [{"sku": "S", "price": "1", "prices": {"EUR": "1.999"}}]}, "variants[0].prices.EUR"),
         ({"variants": [{"sku": "S", "price": "1", "available_on": "soon"}]}, "variants[0].available_on"),
+        ({"variants": [{"sku": "S", "price": "1", "min_quantity": 100}]}, "variants[0].min_quantity"),
         ({"variants": [{"sku": "S", "price": "1", "sale_price": "x"}]}, "variants[0].sale_price"),
         ({"variants": [{"sku": "S", "price": "1", "sale_from": "soon"}]}, "variants[0].sale_from"),
         (

@@ -101,7 +101,7 @@ def test_source_refuses_too_many_bytes_and_rows(monkeypatch: pytest.MonkeyPatch)
         b"hello world\n",
         b"a,b\n1,2\n",
         b"Handle;Title;Variant Price\nx;y;1\n",
-        b'{"id": "mug"}\n',
+        b'[{"id": "mug"}]\n',
         b"<html>\n",
     ],
 )
