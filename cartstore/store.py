@@ -703,12 +703,14 @@ class CartStore:
         source: Path | bytes,
         *,
         currency: str | None = None,
+        columns: Mapping[str, str] | None = None,
         on_progress: Callable[[int, int | None], None] | None = None,
     ) -> ImportReport:
         """Import a shop's export by api.md's import rules; rows that cannot be taken are in the report.
 
-        `currency`: of its prices (ISO 4217); None is the setting. Raises InvalidField when the source is no
-        catalog at all.
+        `currency`: of its prices (ISO 4217); None is the setting. `columns`: names of columns that the readers
+        know, by those that a CSV file has in their place. Raises InvalidField when the source is no catalog
+        at all.
         """
 
         async def publish(skus: Sequence[SkuFields]) -> None:
@@ -723,6 +725,7 @@ class CartStore:
             catalog=self.catalog,
             currency=currency or self.settings.currency,
             blank_tracker=self.settings.import_blank_tracker,
+            columns=columns or {},
             publish=publish,
             adjust=adjust,
             on_progress=on_progress,

@@ -32,10 +32,20 @@ Only in a file that has the first of them: `SKU` and `Description` are WooCommer
 def canonical(columns: Sequence[str], known: Sequence[str], others: Mapping[str, str]) -> tuple[str, ...]:
     """The columns by the names that a reader knows, in any case; `others` maps further names to those.
     Columns that the reader does not know keep their name."""
-    names = {name.lower(): name for name in known} | {name.lower(): own for name, own in others.items()}
-    return tuple(names.get(column.lower(), column) for column in columns)
+    names = {folded(name): name for name in known} | {folded(name): own for name, own in others.items()}
+    return tuple(names.get(folded(column), column) for column in columns)
+
+
+def is_shopify_column(name: str) -> bool:
+    """Whether the reader of Shopify's files knows a column of this name."""
+    return has((*SHOPIFY, *SHOPIFY_NEWER), name)
 
 
 def has(columns: Sequence[str], *names: str) -> bool:
     """Whether all of these columns are there, in any case."""
-    return {name.lower() for name in names} <= {column.lower() for column in columns}
+    return {folded(name) for name in names} <= {folded(column) for column in columns}
+
+
+def folded(name: str) -> str:
+    """The name as it is compared: without regard to case and to the kind of its spaces."""
+    return " ".join(name.split()).casefold()

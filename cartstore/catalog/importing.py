@@ -8,7 +8,7 @@ recorded, and a crash in between is finished by importing again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from cartstore.catalog.csv_source import CsvSource
+from cartstore.catalog.headers import canonical, folded, is_shopify_column
 from cartstore.catalog.money import exponent_of
 from cartstore.catalog.moves import FileIndex, Groups, SkuOwner
 from cartstore.catalog.ndjson import NdjsonSource, is_ndjson, parse_ndjson
@@ -23,6 +24,7 @@ from cartstore.catalog.parsed import Note, Parsed, ParsedProduct, Rejection
 from cartstore.catalog.repository import CatalogRepository
 from cartstore.catalog.shopify import BlankTracker, is_shopify, parse_shopify
 from cartstore.catalog.woocommerce import is_woocommerce, parse_woocommerce
+from cartstore.catalog.woocommerce_headers import is_woocommerce_column
 from cartstore.errors import CartError, Invalid, InvalidField
 from cartstore.model import Product, SkuFields
 
@@ -39,6 +41,12 @@ OWNERS_PER_QUERY: Final = 20_000
 Publish = Callable[[Sequence[SkuFields]], Awaitable[None]]
 Adjust = Callable[[str, int], Awaitable[object]]
 Progress = Callable[[int, int | None], None]
+
+
+Columns = Mapping[str, str]
+"""Names of columns that the readers know, by those that a file has in their place."""
+
+_NO_COLUMNS: Final[Columns] = {}
 
 
 class ImportReport(msgspec.Struct, kw_only=True):
@@ -71,6 +79,7 @@ class CatalogFile:
         *,
         currency: str,
         blank_tracker: BlankTracker = "untracked",
+        columns: Columns = _NO_COLUMNS,
     ) -> None:
         exponent_of(currency)
         self._source: CsvSource | NdjsonSource
@@ -79,10 +88,10 @@ class CatalogFile:
             self._parsed = parse_ndjson(lines, currency=currency)
             return
         self._source = table = CsvSource(source)
-        columns = table.columns
-        if is_shopify(columns):
+        _rename(table, columns)
+        if is_shopify(table.columns):
             self._parsed = parse_shopify(table, currency=currency, blank_tracker=blank_tracker)
-        elif is_woocommerce(columns):
+        elif is_woocommerce(table.columns):
             self._parsed = parse_woocommerce(table, currency=currency)
         else:
             raise InvalidField(
@@ -104,18 +113,31 @@ class CatalogFile:
         return self._source.rows_total
 
 
+def _rename(table: CsvSource, columns: Columns) -> None:
+    """Raise InvalidField (columns) for a name that the file or the readers do not have."""
+    theirs = {folded(name) for name in table.columns}
+    for name, known in columns.items():
+        if folded(name) not in theirs:
+            raise InvalidField(f"The file has no column {name[:80]!r}.", field="columns")
+        if not (is_shopify_column(known) or is_woocommerce_column(known)):
+            raise InvalidField(f"{known[:80]!r} is no column of Shopify or WooCommerce.", field="columns")
+    table.rename(canonical(table.columns, (), columns))
+
+
 def parse_catalog(
     source: Path | bytes,
     *,
     currency: str,
     blank_tracker: BlankTracker = "untracked",
+    columns: Columns = _NO_COLUMNS,
 ) -> CatalogFile:
     """Products, rejections and notes of an export of Shopify or WooCommerce, or of NDJSON, told apart by how
     the file begins.
 
-    Raises InvalidField (field `file`) when it is no such file, InvalidField (currency).
+    `columns`: names that the readers know, by those that the file has in their place. Raises InvalidField
+    (field `file`) when it is no such file, InvalidField (columns, currency).
     """
-    return CatalogFile(source, currency=currency, blank_tracker=blank_tracker)
+    return CatalogFile(source, currency=currency, blank_tracker=blank_tracker, columns=columns)
 
 
 async def import_catalog(
@@ -126,6 +148,7 @@ async def import_catalog(
     publish: Publish,
     adjust: Adjust,
     blank_tracker: BlankTracker = "untracked",
+    columns: Columns = _NO_COLUMNS,
     on_progress: Progress | None = None,
 ) -> ImportReport:
     """Import an export; what was done, and each row that was not taken, with its reason.
@@ -144,6 +167,7 @@ async def import_catalog(
         source,
         currency=currency,
         blank_tracker=blank_tracker,
+        columns=columns,
     )
     # Reading blocks, and a file may be large: a thread does it while the loop serves others.
     file = await asyncio.to_thread(parse)

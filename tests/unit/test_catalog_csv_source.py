@@ -117,7 +117,7 @@ def test_parse_refuses_a_file_of_no_known_shop(data: bytes) -> None:
     [
         (EXPORT.replace(b"Variant Price", b"Variant Cost"), "Variant Price"),
         (EXPORT.replace(b"Title,", b""), "Title"),
-        (b"ID,Type,SKU,Name,Published,Regular price\n", "In stock?, Stock"),
+        (b"ID,Type,SKU,Published,Parent\n", "Name, Regular price"),
     ],
 )
 def test_parse_names_the_columns_that_are_missing(data: bytes, missing: str) -> None:
