@@ -213,12 +213,12 @@ class _Group:
     def _units(self, row: Row) -> int:
         """A count that is missing or cannot be is none, and said: the row has more to say than its count."""
         if _QUANTITY not in self._file.columns:
-            self._note(row, f"The file has no {_QUANTITY}. It is imported with 0 units.")
+            self._note(row, f"The file has no {_QUANTITY}. If it is new, it has 0 units.")
             return 0
         try:
             return units_of(row[_QUANTITY] or "0", _QUANTITY)
         except InvalidField as problem:
-            self._note(row, f"{problem.message} It is imported with 0 units.")
+            self._note(row, f"{problem.message} If it is new, it has 0 units.")
             return 0
 
     def _has_text(self, row: Row) -> bool:

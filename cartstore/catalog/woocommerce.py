@@ -241,7 +241,7 @@ class _Reader:
         stock = stock_of(row)
         # Whether units of a product with variations are counted at all is told by its variations.
         if stock.problem is not None and (stock.is_counted or not is_parent):
-            text = f"{stock.problem} It is imported with 0 units."
+            text = f"{stock.problem} If it is new, it has 0 units."
             self._left_out.append(Note(line=row.line, name=_name_of(row), text=text))
         return stock
 

@@ -352,7 +352,7 @@ def test_parse_takes_a_row_with_0_units_when_its_count_cannot_be(cell: str, note
     assert parsed.quantities == {"MUG-1": 0}
     assert (told.line, told.name) == (2, "MUG-1")
     assert note in told.text
-    assert told.text.endswith("It is imported with 0 units.")
+    assert told.text.endswith("If it is new, it has 0 units.")
 
 
 def test_parse_names_each_counted_row_when_the_file_has_no_quantities() -> None:
