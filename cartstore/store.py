@@ -708,8 +708,8 @@ class CartStore:
     ) -> ImportReport:
         """Import a shop's export by api.md's import rules; rows that cannot be taken are in the report.
 
-        `currency`: of its prices (ISO 4217); None is the setting. `columns`: names of columns that the readers
-        know, by those that a CSV file has in their place. Raises InvalidField when the source is no catalog.
+        `currency`: of its prices (ISO 4217); None is the setting. `columns`: names that the readers know, by
+        those that a CSV file has in their place. Raises InvalidField when the source is no catalog.
         """
 
         async def publish(skus: Sequence[SkuFields]) -> None:
