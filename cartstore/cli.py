@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import csv
 import errno
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import jwt
 from rich.table import Table
 
 from cartstore import limits
+from cartstore.catalog.sales import price_minor_at
 from cartstore.datadir import DataDir
 from cartstore.embedded import embedded_parts, resolve
 from cartstore.errors import CartStoreError, ConfigurationError, ProductNotFound, StoreRecovering
@@ -106,10 +108,23 @@ def _token(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _catalog_import(options: argparse.Namespace, settings: Settings) -> int:
-    return asyncio.run(_import_files(options.files, options.data_dir, settings))
+    return asyncio.run(_import_files(options.files, options.columns, options.data_dir, settings))
 
 
-async def _import_files(files: Sequence[Path], data_dir: Path, settings: Settings) -> int:
+def _columns(text: str) -> dict[str, str]:
+    """`Their name=SKU,"A name, with a comma=Name"` as their names with ours."""
+    pairs: dict[str, str] = {}
+    for part in next(csv.reader([text]), []):
+        theirs, separator, known = (piece.strip() for piece in part.rpartition("="))
+        if not separator or not theirs or not known:
+            raise argparse.ArgumentTypeError(f"{part!r} is not their name, an equals sign and ours")
+        pairs[theirs] = known
+    return pairs
+
+
+async def _import_files(
+    files: Sequence[Path], columns: Mapping[str, str], data_dir: Path, settings: Settings
+) -> int:
     from cartstore.terminal import complaints, import_with_report
     from cartstore.wiring import open_store
 
@@ -122,7 +137,7 @@ async def _import_files(files: Sequence[Path], data_dir: Path, settings: Setting
     async with open_store(settings, data_dir=data_dir) as store:
         for file in files:
             try:
-                report = await import_with_report(store, file)
+                report = await import_with_report(store, file, columns=columns)
                 failed = failed or bool(report.rejected)
             # One file that is no catalog keeps none of the others out.
             except (CartStoreError, OSError) as error:
@@ -147,6 +162,7 @@ async def _list_products(data_dir: Path, settings: Settings) -> int:
         while True:
             products, cursor = await store.list_products(limit=limits.PAGE_SIZE_MAX, cursor=cursor)
             levels = await store.stock_of(products)
+            now_ms = time.time_ns() // 1_000_000
             for product in products:
                 for variant in product.variants:
                     level = levels.get(variant.sku)
@@ -156,7 +172,7 @@ async def _list_products(data_dir: Path, settings: Settings) -> int:
                         product.seller or "",
                         variant.sku,
                         " ".join(variant.options.values()),
-                        f"{to_text(variant.price_minor, product.currency)} {product.currency}",
+                        f"{to_text(price_minor_at(variant, now_ms), product.currency)} {product.currency}",
                         "any" if available is None else str(available),
                     )
             if cursor is None:
@@ -371,11 +387,18 @@ def _parser() -> argparse.ArgumentParser:
     imported = add(
         "import",
         _catalog_import,
-        "Import Shopify or WooCommerce exports (CSV).",
+        "Import Shopify or WooCommerce exports (CSV), or products as NDJSON.",
         actions,
         needs_store=False,
     )
     imported.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    imported.add_argument(
+        "--columns",
+        type=_columns,
+        default={},
+        metavar='"THEIRS=OURS,..."',
+        help='names of a CSV file\'s columns that are not known, as in "Código=SKU,Nombre=Name"',
+    )
     add("list", _catalog_list, "List every variant with price and availability.", actions)
 
     migrated = add("migrate", _migrate, "Bring the database's tables to this version.")

@@ -25,6 +25,10 @@ TOTAL_MINOR_MAX: Final = 9 * 10**15
 ID_LENGTH_MAX: Final = 128
 """Of SKUs, product ids, user ids and coupon codes, in characters."""
 
+RESERVED_IDS: Final = frozenset({".", "..", "import", "adjust"})
+"""Neither SKUs nor product ids. In a path, clients resolve the first two before they send it, so that the
+request means another resource; the other two are words of routes."""
+
 REFERENCE_LENGTH_MAX: Final = 128
 REASON_LENGTH_MAX: Final = 64
 PAYMENT_METHOD_LENGTH_MAX: Final = 64

@@ -498,10 +498,10 @@ class MemoryEngine:
         total = quantity + (old.quantity if old else 0)
         self._refuse_when_low()
         fields = self._skus[sku].fields
-        self._check_line(cart_id, cart, sku, line_id, total, fields.price_minor, terms, now)
+        self._check_line(cart_id, cart, sku, line_id, total, fields.price_at(now), terms, now)
 
         line = self._write_line(cart_id, cart, sku, properties_json, total, terms, now)
-        line.unit_price_minor = fields.price_minor
+        line.unit_price_minor = fields.price_at(now)
         line.revision = fields.revision
         self._commit(cart_id, cart, now, terms)
         result = LineResult(
@@ -649,7 +649,7 @@ class MemoryEngine:
         if sku not in self._skus:
             raise ProductNotFound(sku=sku)
         properties_json = line.properties_json if line else getattr(item, "properties_json", None)
-        price_minor = line.unit_price_minor if line else self._skus[sku].fields.price_minor
+        price_minor = line.unit_price_minor if line else self._skus[sku].fields.price_at(now)
         self._check_line(cart_id, cart, sku, item.line_id, item.quantity, price_minor, terms, now)
         self._write_line(cart_id, cart, sku, properties_json, item.quantity, terms, now)
         return True
@@ -673,13 +673,13 @@ class MemoryEngine:
             # Accepting a price in another currency would mix two currencies in one sum.
             if fields.currency != cart.currency:
                 raise CurrencyMismatch(line_id=line.line_id, sku=line.sku)
-            subtotal_minor += line.quantity * (fields.price_minor - line.unit_price_minor)
+            subtotal_minor += line.quantity * (fields.price_at(now) - line.unit_price_minor)
         if subtotal_minor > limits.TOTAL_MINOR_MAX:
             raise LimitExceeded("The total would be too large.")
 
         for line in lines:
             fields = self._skus[line.sku].fields
-            line.unit_price_minor = fields.price_minor
+            line.unit_price_minor = fields.price_at(now)
             line.revision = fields.revision
             line.updated_at_ms = now
         self._commit(cart_id, cart, now, terms)
@@ -889,7 +889,7 @@ class MemoryEngine:
                 sku=sku,
                 properties_json=properties_json,
                 quantity=quantity,
-                unit_price_minor=fields.price_minor,
+                unit_price_minor=fields.price_at(now),
                 revision=fields.revision,
                 ordinal=0,
                 added_at_ms=now,
@@ -1032,7 +1032,7 @@ class MemoryEngine:
             ordinal=line.ordinal,
             added_at_ms=line.added_at_ms,
             updated_at_ms=line.updated_at_ms,
-            current_price_minor=fields.price_minor,
+            current_price_minor=fields.price_at(now),
             current_revision=fields.revision,
             is_active=fields.is_active and now >= fields.starts_at_ms,
             policy=fields.policy,
@@ -1200,11 +1200,11 @@ class MemoryEngine:
                     problem["available_quantity"] = max(0, fields.max_quantity - others)
             elif others + line.quantity > left:
                 problem = {"code": PurchaseLimitReached.code, "available_quantity": max(0, left - others)}
-            elif fields.price_minor > line.unit_price_minor:
+            elif fields.price_at(now) > line.unit_price_minor:
                 problem = {
                     "code": PriceChanged.code,
                     "old_price_minor": line.unit_price_minor,
-                    "new_price_minor": fields.price_minor,
+                    "new_price_minor": fields.price_at(now),
                 }
             else:
                 # A line that is short claims what is there: if the buyer lowers each named line to what is
@@ -1234,7 +1234,7 @@ class MemoryEngine:
             quantity=line.quantity,
             held=line.quantity if is_held else 0,
             mode=_MODES[fields.policy],
-            unit_price_minor=min(line.unit_price_minor, fields.price_minor),
+            unit_price_minor=min(line.unit_price_minor, fields.price_at(now)),
             revision=line.revision,
             first_held_at_ms=first_ms if is_held else 0,
             properties_json=line.properties_json,

@@ -127,6 +127,12 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     price_minor: int
     prices_minor: dict[str, int] = {}
     """Prices in other currencies, by ISO 4217 code."""
+    sale_price_minor: int | None = None
+    """A lower price in the product's currency, while the engine's clock is within the two times."""
+    sale_from: str | None = None
+    """ISO 8601, UTC where it names no offset; a date is its first moment. None: no start."""
+    sale_to: str | None = None
+    """The same, and not part of the sale; a date is its last moment. None: no end."""
     policy: StockPolicy = "deny"
     available_on: str | None = None
     """Start of its sale, ISO 8601; a date is midnight UTC."""
@@ -197,6 +203,21 @@ class SkuFields(msgspec.Struct, frozen=True, kw_only=True):
     limit_units: int = 0
     """What one customer may buy within `limit_window_ms`; 0: no limit."""
     limit_window_ms: int = 0
+    sale_price_minor: int | None = None
+    """None: no sale with dates."""
+    sale_from_ms: int = 0
+    sale_to_ms: int = 0
+    """Not part of the sale; 0: no end."""
+
+    def price_at(self, now_ms: int) -> int:
+        """The price that holds at a time of the engine's clock, in minor units."""
+        if (
+            self.sale_price_minor is not None
+            and self.sale_from_ms <= now_ms
+            and (self.sale_to_ms == 0 or now_ms < self.sale_to_ms)
+        ):
+            return self.sale_price_minor
+        return self.price_minor
 
 
 # --- stock -----------------------------------------------------------------------------------------

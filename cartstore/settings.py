@@ -83,6 +83,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str, msgspec.Meta(pattern=r"^[A-Z]{3}$", description="three capital letters, as in EUR")
     ] = "USD"
     """Of catalogs that name none (ISO 4217)."""
+    import_blank_tracker: Literal["untracked", "deny"] = "untracked"
+    """What a blank inventory tracker in a Shopify file means for a SKU that is new: sold without limit, as
+    Shopify does, or by the units that the file says."""
 
     hold_ttl_guest_seconds: Count = 600
     """How long a guest's hold lasts after the last mutation."""

@@ -26,6 +26,7 @@ from cartstore.catalog.cache import RevisionCache, SkuCache
 from cartstore.catalog.importing import IMPORT_REFERENCE, ImportReport, import_catalog
 from cartstore.catalog.money import to_minor
 from cartstore.catalog.repository import CatalogRepository, IfMatch
+from cartstore.catalog.rules import Reach
 from cartstore.customers import names_somebody
 from cartstore.engine import CartEngine
 from cartstore.errors import (
@@ -143,6 +144,14 @@ def terms_of(settings: Settings, kind: OwnerKind) -> CartTerms:
         held_max=settings.max_held_per_owner,
         guest_share_ppm=round(settings.guest_share_of_stock * 1_000_000) if is_guest else 1_000_000,
         reservations=settings.reservations == "on",
+    )
+
+
+def reach_of(settings: Settings) -> Reach:
+    """How many units of one SKU a cart can have."""
+    return Reach(
+        units_max=min(settings.max_quantity_per_line, settings.max_items_per_cart),
+        held_max=settings.max_held_per_owner,
     )
 
 
@@ -728,11 +737,14 @@ class CartStore:
         self,
         source: Path | bytes,
         *,
+        currency: str | None = None,
+        columns: Mapping[str, str] | None = None,
         on_progress: Callable[[int, int | None], None] | None = None,
     ) -> ImportReport:
         """Import a shop's export by api.md's import rules; rows that cannot be taken are in the report.
 
-        Raises InvalidField when the source is no catalog at all.
+        `currency`: of its prices (ISO 4217); None is the setting. `columns`: names that the readers know, by
+        those that a CSV file has in their place. Raises InvalidField when the source is no catalog.
         """
 
         async def publish(skus: Sequence[SkuFields]) -> None:
@@ -745,7 +757,9 @@ class CartStore:
         return await import_catalog(
             source,
             catalog=self.catalog,
-            currency=self.settings.currency,
+            currency=currency or self.settings.currency,
+            blank_tracker=self.settings.import_blank_tracker,
+            columns=columns or {},
             publish=publish,
             adjust=adjust,
             on_progress=on_progress,

@@ -202,7 +202,8 @@ class _Up:
             is_demo = is_ours and not self._settings.is_production and not self._options.catalogs
             if is_demo and await _first_sku(store) is None:
                 with resources.as_file(resources.files("cartstore.demo") / "catalog.csv") as demo:
-                    await terminal.import_with_report(store, demo, "The demo catalog")
+                    # Its prices are dollars, whatever the shop's own catalogs are in.
+                    await terminal.import_with_report(store, demo, "The demo catalog", currency="USD")
             return await _first_sku(store)
 
     # --- children ------------------------------------------------------------------------------

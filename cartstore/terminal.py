@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -24,18 +25,26 @@ def complaints() -> Console:
     return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
-async def import_with_report(store: CartStore, file: Path, name: str | None = None) -> ImportReport:
-    """Import one file, showing progress, and name what was left out. Raises what the import raises."""
+async def import_with_report(
+    store: CartStore,
+    file: Path,
+    name: str | None = None,
+    *,
+    currency: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> ImportReport:
+    """Import one file, showing progress, and name what was left out; `currency` and `columns` as in
+    `CartStore.import_catalog`. Raises what the import raises."""
     name, errors = name or str(file), complaints()
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn())
+    shown = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn())
     # Transient: the report that follows says the same in one line. Silent where nobody watches.
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+    with Progress(*shown, console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task = progress.add_task(name, total=None)
 
         def show(done: int, total: int | None) -> None:
             progress.update(task, completed=done, total=total)
 
-        report = await store.import_catalog(file, on_progress=show)
+        report = await store.import_catalog(file, currency=currency, columns=columns, on_progress=show)
     for rejection in report.rejected:
         of = f" ({rejection.name})" if rejection.name else ""
         errors.print(f"{name}, line {rejection.line}{of}: {rejection.reason}")

@@ -44,7 +44,7 @@ from cartstore.redis.rights import check_rights, question
 from cartstore.redis.scripts import load_scripts
 from cartstore.redis.wire import WireCaller
 from cartstore.settings import Settings, load_settings
-from cartstore.store import CartStore, terms_of
+from cartstore.store import CartStore, reach_of, terms_of
 from cartstore.tasks import end
 
 DATA_DIR_DEFAULT: Final = Path(".cartstore")
@@ -99,7 +99,7 @@ async def open_store(
         await archive.claim(namespace=settings.namespace, partitions=settings.partitions, key_layout=LAYOUT)
         # Asked for at once: checkouts that count against a purchase limit need it while the record is away.
         await archive.purchases.secret()
-        catalog = CatalogRepository(archive.database)
+        catalog = CatalogRepository(archive.database, reach=reach_of(settings))
 
         client = open_client(settings.redis_url)
         stack.push_async_callback(client.aclose)

@@ -445,12 +445,17 @@ class PurchaseLimit(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 class Variant(msgspec.Struct, kw_only=True):
     """One sellable variation. `available`: units to be had; null where stock does not limit sales, and
-    while the engine is away."""
+    while the engine is away. `sale_price` holds from `sale_from` until before `sale_to`; a date is a
+    whole day of UTC. `current_price`: what the buyer pays now."""
 
     sku: str
     options: dict[str, str]
     price: str
     prices: dict[str, str]
+    sale_price: str | None
+    sale_from: str | None
+    sale_to: str | None
+    current_price: str
     policy: Literal["deny", "backorder", "untracked"]
     available_on: str | None
     promised_on: str | None
@@ -495,6 +500,10 @@ class PutVariant(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     options: Annotated[dict[str, str], msgspec.Meta(max_length=limits.OPTIONS_MAX)] | None = None
     price: Money
     prices: Annotated[dict[str, Money], msgspec.Meta(max_length=limits.CURRENCIES_MAX)] | None = None
+    sale_price: Money | None = None
+    sale_from: OptionalText | None = None
+    sale_to: OptionalText | None = None
+    current_price: ReadOnly = None
     policy: Literal["deny", "backorder", "untracked"] | None = None
     available_on: OptionalText | None = None
     promised_on: OptionalText | None = None

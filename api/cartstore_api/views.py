@@ -20,6 +20,7 @@ from cartstore import model
 from cartstore.archive.repository import LedgerRow
 from cartstore.catalog.money import to_text
 from cartstore.catalog.rules import sale_start_ms
+from cartstore.catalog.sales import price_minor_at
 from cartstore.errors import CartError
 from cartstore.store import CartStore, payment_hash
 from cartstore.stored_json import EMPTY, note_unreadable, passed_through
@@ -377,6 +378,7 @@ def product_answer(product: model.Product, levels: Mapping[str, model.StockLevel
 def product_view(product: model.Product, levels: Mapping[str, model.StockLevel]) -> schemas.Product:
     """A product; `available` of its variants is told where the level is known."""
     row = RowReader("product", product.id)
+    now_ms = time.time_ns() // 1_000_000
     if not product.currency:
         # What of its revision could be read.
         row.note("variants")
@@ -392,7 +394,7 @@ def product_view(product: model.Product, levels: Mapping[str, model.StockLevel])
         variants=row.read(
             "variants",
             lambda: [
-                _variant_view(variant, product.currency, levels.get(variant.sku))
+                _variant_view(variant, product.currency, levels.get(variant.sku), now_ms)
                 for variant in product.variants
             ],
             [],
@@ -401,13 +403,21 @@ def product_view(product: model.Product, levels: Mapping[str, model.StockLevel])
     )
 
 
-def _variant_view(variant: model.Variant, currency: str, level: model.StockLevel | None) -> schemas.Variant:
+def _variant_view(
+    variant: model.Variant, currency: str, level: model.StockLevel | None, now_ms: int
+) -> schemas.Variant:
     limit = variant.max_per_customer
     return schemas.Variant(
         sku=variant.sku,
         options=variant.options,
         price=to_text(variant.price_minor, currency),
         prices={code: to_text(minor, code) for code, minor in variant.prices_minor.items()},
+        sale_price=(
+            to_text(variant.sale_price_minor, currency) if variant.sale_price_minor is not None else None
+        ),
+        sale_from=variant.sale_from,
+        sale_to=variant.sale_to,
+        current_price=to_text(price_minor_at(variant, now_ms), currency),
         policy=variant.policy,
         available_on=variant.available_on,
         promised_on=variant.promised_on,

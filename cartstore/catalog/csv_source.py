@@ -10,7 +10,7 @@ import csv
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, TextIO
+from typing import BinaryIO, Final, TextIO
 
 import msgspec
 
@@ -19,6 +19,10 @@ from cartstore.limits import IMPORT_BYTES_MAX, IMPORT_ROWS_MAX
 
 FIELD: Final = "file"
 """What the errors name: the file is one field of the request that sends it."""
+
+
+_BLANK: Final = " \t\ufeff"
+"""Also a byte order mark that is not at the file's very beginning, where the decoder drops it."""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -41,9 +45,7 @@ class CsvSource:
         self._source = source
         self.rows_done = 0
         self.rows_total = 0
-        size = len(source) if isinstance(source, bytes) else _size_of(source)
-        if size > IMPORT_BYTES_MAX:
-            raise _problem(f"The file has {size} bytes; at most {IMPORT_BYTES_MAX} are taken.")
+        _check_size(source)
         self.columns: tuple[str, ...] = ()
         for number, _ in enumerate(self._records()):
             self.rows_total = number
@@ -51,6 +53,12 @@ class CsvSource:
             raise _problem("The file is empty.")
         if self.rows_total > IMPORT_ROWS_MAX:
             raise _problem(f"The file has {self.rows_total} rows; at most {IMPORT_ROWS_MAX} are taken.")
+
+    def rename(self, columns: tuple[str, ...]) -> None:
+        """Other names for the columns, in the same order."""
+        if len(columns) != len(self.columns):
+            raise ValueError("as many names as columns")
+        self.columns = columns
 
     def rows(self) -> Iterator[Row]:
         """The rows below the header, each once."""
@@ -74,9 +82,9 @@ class CsvSource:
             reader = csv.reader(_text_lines(stream), strict=True)
             try:
                 for cells in reader:
-                    if any(cells):
+                    if any(cell.strip(_BLANK) for cell in cells):
                         if not self.columns:
-                            self.columns = tuple(cell.strip() for cell in cells)
+                            self.columns = tuple(cell.strip(_BLANK) for cell in cells)
                         yield line, cells
                     line = reader.line_num + 1
             except UnicodeDecodeError as error:
@@ -106,6 +114,23 @@ def _text_lines(stream: TextIO) -> Iterator[str]:
         if "\0" in line:
             raise _problem(f"The file is no text: line {number} has a NUL character.")
         yield line
+
+
+def opened_bytes(source: Path | bytes) -> BinaryIO:
+    """The content of an imported file. Raises InvalidField (file) when it is too large or cannot be read."""
+    _check_size(source)
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    try:
+        return source.open("rb")
+    except OSError as error:
+        raise _unreadable(source, error) from error
+
+
+def _check_size(source: Path | bytes) -> None:
+    size = len(source) if isinstance(source, bytes) else _size_of(source)
+    if size > IMPORT_BYTES_MAX:
+        raise _problem(f"The file has {size} bytes; at most {IMPORT_BYTES_MAX} are taken.")
 
 
 def _opened(source: Path | bytes) -> TextIO:

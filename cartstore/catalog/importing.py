@@ -8,8 +8,7 @@ recorded, and a crash in between is finished by importing again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from datetime import UTC, date, datetime
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -17,12 +16,15 @@ from typing import Final
 import msgspec
 
 from cartstore.catalog.csv_source import CsvSource
+from cartstore.catalog.headers import canonical, folded, is_shopify_column
 from cartstore.catalog.money import exponent_of
 from cartstore.catalog.moves import FileIndex, Groups, SkuOwner
+from cartstore.catalog.ndjson import NdjsonSource, is_ndjson, parse_ndjson
 from cartstore.catalog.parsed import Note, Parsed, ParsedProduct, Rejection
 from cartstore.catalog.repository import CatalogRepository
-from cartstore.catalog.shopify import is_shopify, parse_shopify
+from cartstore.catalog.shopify import BlankTracker, is_shopify, parse_shopify
 from cartstore.catalog.woocommerce import is_woocommerce, parse_woocommerce
+from cartstore.catalog.woocommerce_headers import is_woocommerce_column
 from cartstore.errors import CartError, Invalid, InvalidField
 from cartstore.model import Product, SkuFields
 
@@ -39,6 +41,12 @@ OWNERS_PER_QUERY: Final = 20_000
 Publish = Callable[[Sequence[SkuFields]], Awaitable[None]]
 Adjust = Callable[[str, int], Awaitable[object]]
 Progress = Callable[[int, int | None], None]
+
+
+Columns = Mapping[str, str]
+"""Names of columns that the readers know, by those that a file has in their place."""
+
+_NO_COLUMNS: Final[Columns] = {}
 
 
 class ImportReport(msgspec.Struct, kw_only=True):
@@ -60,24 +68,36 @@ class ImportReport(msgspec.Struct, kw_only=True):
 
 
 class CatalogFile:
-    """A shop's export, recognised by its header: an iterator of products and rejections.
+    """A shop's export, recognised by its first line: an iterator of products and rejections.
 
     Raises InvalidField (file) when it is made, for a file that is none of the known kinds.
     """
 
-    def __init__(self, source: Path | bytes, *, currency: str, today: date | None = None) -> None:
+    def __init__(
+        self,
+        source: Path | bytes,
+        *,
+        currency: str,
+        blank_tracker: BlankTracker = "untracked",
+        columns: Columns = _NO_COLUMNS,
+    ) -> None:
         exponent_of(currency)
-        self._source = CsvSource(source)
-        columns = self._source.columns
-        if is_shopify(columns):
-            self._parsed = parse_shopify(self._source, currency=currency)
-        elif is_woocommerce(columns):
-            today = today or datetime.now(UTC).date()
-            self._parsed = parse_woocommerce(self._source, currency=currency, today=today)
+        self._source: CsvSource | NdjsonSource
+        if is_ndjson(source):
+            self._source = lines = NdjsonSource(source)
+            self._parsed = parse_ndjson(lines, currency=currency)
+            return
+        self._source = table = CsvSource(source)
+        _rename(table, columns)
+        if is_shopify(table.columns):
+            self._parsed = parse_shopify(table, currency=currency, blank_tracker=blank_tracker)
+        elif is_woocommerce(table.columns):
+            self._parsed = parse_woocommerce(table, currency=currency)
         else:
             raise InvalidField(
                 "This is no product export: the first line must name Shopify's columns (Handle, Title,"
-                " Variant Price, ...) or WooCommerce's (ID, Type, SKU, Name, ...), separated by commas.",
+                " Variant Price, ...) or WooCommerce's (ID, Type, SKU, Name, ...), separated by commas;"
+                " or each line must be a product as JSON (NDJSON).",
                 field="file",
             )
 
@@ -93,12 +113,31 @@ class CatalogFile:
         return self._source.rows_total
 
 
-def parse_catalog(source: Path | bytes, *, currency: str, today: date | None = None) -> CatalogFile:
-    """Products and rejections of an export of Shopify or WooCommerce, told apart by the header.
+def _rename(table: CsvSource, columns: Columns) -> None:
+    """Raise InvalidField (columns) for a name that the file or the readers do not have."""
+    theirs = {folded(name) for name in table.columns}
+    for name, known in columns.items():
+        if folded(name) not in theirs:
+            raise InvalidField(f"The file has no column {name[:80]!r}.", field="columns")
+        if not (is_shopify_column(known) or is_woocommerce_column(known)):
+            raise InvalidField(f"{known[:80]!r} is no column of Shopify or WooCommerce.", field="columns")
+    table.rename(canonical(table.columns, (), columns))
 
-    Raises InvalidField (field `file`) when it is no such file, InvalidField (currency).
+
+def parse_catalog(
+    source: Path | bytes,
+    *,
+    currency: str,
+    blank_tracker: BlankTracker = "untracked",
+    columns: Columns = _NO_COLUMNS,
+) -> CatalogFile:
+    """Products, rejections and notes of an export of Shopify or WooCommerce, or of NDJSON, told apart by how
+    the file begins.
+
+    `columns`: names that the readers know, by those that the file has in their place. Raises InvalidField
+    (field `file`) when it is no such file, InvalidField (columns, currency).
     """
-    return CatalogFile(source, currency=currency, today=today)
+    return CatalogFile(source, currency=currency, blank_tracker=blank_tracker, columns=columns)
 
 
 async def import_catalog(
@@ -108,6 +147,8 @@ async def import_catalog(
     currency: str,
     publish: Publish,
     adjust: Adjust,
+    blank_tracker: BlankTracker = "untracked",
+    columns: Columns = _NO_COLUMNS,
     on_progress: Progress | None = None,
 ) -> ImportReport:
     """Import an export; what was done, and each row that was not taken, with its reason.
@@ -121,8 +162,13 @@ async def import_catalog(
     Raises InvalidField (file) when the source is no export: nothing was changed then. StoreUnavailable and
     OutcomeUnknown in the middle leave whole batches imported; import again.
     """
-    # One day for both passes, or a sale price that begins at midnight would be read in two ways.
-    parse = partial(parse_catalog, source, currency=currency, today=datetime.now(UTC).date())
+    parse = partial(
+        parse_catalog,
+        source,
+        currency=currency,
+        blank_tracker=blank_tracker,
+        columns=columns,
+    )
     # Reading blocks, and a file may be large: a thread does it while the loop serves others.
     file = await asyncio.to_thread(parse)
     if on_progress is not None:
@@ -134,6 +180,7 @@ async def import_catalog(
     report = ImportReport(rejected=[], notes=[])
     while batch := await asyncio.to_thread(next, batches, None):
         report.rejected += [entry for entry in batch if isinstance(entry, Rejection)]
+        report.notes += [entry for entry in batch if isinstance(entry, Note)]
         parsed = [entry for entry in batch if isinstance(entry, ParsedProduct)]
         if parsed:
             await _take(parsed, index, catalog, publish, adjust, report)

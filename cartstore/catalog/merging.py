@@ -294,6 +294,9 @@ class _Merge:
             is_foreign = field.endswith(_MONEY) and known.currency != self._currency
             if is_foreign or (said[field] != now[field] if field in said else field not in KEPT_AT_FIRST):
                 fields[field] = getattr(given, field)
+        if known.currency != self._currency and "sale_price_minor" not in fields:
+            # The file says no sale, and the one that is stored is an amount of another currency.
+            fields["sale_price_minor"] = None
         return msgspec.structs.replace(known.variant, **self._limited(known.variant, given, fields))
 
     def _limited(self, known: Variant, given: Variant, fields: dict[str, Any]) -> dict[str, Any]:

@@ -44,22 +44,23 @@ def exponent_of(currency: str) -> int:
 
 
 def to_minor(text: str, currency: str, *, maximum: int = PRICE_MINOR_MAX, field: str = "price") -> int:
-    """`"149.97"` in USD as 14997. Digits with at most one point; no sign, no grouping, no exponent.
+    """`"149.97"` in USD as 14997, and so `"149.970"`. Digits with at most one point; no sign, no grouping, no
+    exponent.
 
-    Raises InvalidField: `field` for a text that is no such amount, has more decimals than the currency,
-    or is above `maximum` minor units; `currency` for an unknown code.
+    Raises InvalidField: `field` for a text that is no such amount, has more decimals than the currency
+    (zeros at the end apart), or is above `maximum` minor units; `currency` for an unknown code.
     """
     exponent = exponent_of(currency)
     match = _AMOUNT.match(text)
     if match is None:
         raise InvalidField(f'{_shown(text)} is not an amount like "{to_text(1999, currency)}".', field=field)
     decimals = match["decimals"] or ""
-    if len(decimals) > exponent:
+    if decimals[exponent:].strip("0"):
         allowed = f"{exponent} decimals" if exponent else "no decimals"
         raise InvalidField(
             f"{_shown(text)} has {len(decimals)} decimals; {currency} has {allowed}.", field=field
         )
-    minor: int = int(match["units"]) * 10**exponent + int(decimals.ljust(exponent, "0") or "0")
+    minor: int = int(match["units"]) * 10**exponent + int(decimals[:exponent].ljust(exponent, "0") or "0")
     if minor > maximum:
         raise InvalidField(f"{_shown(text)} is above {to_text(maximum, currency)} {currency}.", field=field)
     return minor

@@ -29,7 +29,7 @@ from cartstore.catalog.merging import (
     said_of_variant,
 )
 from cartstore.catalog.parsed import Note, Parsed, ParsedProduct, Rejection
-from cartstore.catalog.rules import check_product
+from cartstore.catalog.rules import Reach, check_product
 from cartstore.catalog.text import id_of
 from cartstore.errors import Invalid, InvalidField
 from cartstore.limits import VARIANTS_MAX
@@ -135,7 +135,7 @@ class Resolution(msgspec.Struct, kw_only=True):
     """SKUs that came from another product."""
 
 
-def resolve(given: Sequence[ParsedProduct], facts: Facts, file: FileIndex) -> Resolution:
+def resolve(given: Sequence[ParsedProduct], facts: Facts, file: FileIndex, reach: Reach) -> Resolution:
     """Decide what becomes of the products of a batch and of the products that they take SKUs from.
 
     A product that cannot be stored keeps its SKUs, so that none ends up nowhere; products that need one of
@@ -143,7 +143,7 @@ def resolve(given: Sequence[ParsedProduct], facts: Facts, file: FileIndex) -> Re
     """
     problems: dict[int, Invalid] = {}
     while True:
-        attempt = _Attempt(given, facts, file, problems)
+        attempt = _Attempt(given, facts, file, problems, reach)
         attempt.run()
         if not attempt.problems:
             return attempt.resolution()
@@ -174,11 +174,13 @@ class _Attempt:
         facts: Facts,
         file: FileIndex,
         failed: Mapping[int, Invalid],
+        reach: Reach,
     ) -> None:
         self._given = given
         self._facts = facts
         self._file = file
         self._failed = failed
+        self._reach = reach
         self._failed_ids = {given[number].product.id for number in failed}
         self._rows: dict[int, _Rows] = {}
         self._taken: dict[str, str] = {}
@@ -300,7 +302,7 @@ class _Attempt:
             product = msgspec.structs.replace(product, active=False)
         own = self._facts.stored.get(product.id)
         before = rows.base.product
-        check_product(product, before)
+        check_product(product, before, self._reach)
         kept = (before, own.product if own is not None else None)
         result.product = msgspec.structs.replace(
             product, revision=0, removed=self._removed(product, rows.ids, [its for its in kept if its])

@@ -59,7 +59,7 @@ class Rejection(msgspec.Struct, frozen=True, kw_only=True):
     """A sentence."""
 
 
-Parsed = ParsedProduct | Rejection
+Parsed = ParsedProduct | Rejection | Note
 
 _QUANTITY = re.compile(r"[0-9]{1,15}\Z")
 

@@ -33,7 +33,8 @@ from cartstore.catalog.product_rows import (
     read_stored,
     write_products,
 )
-from cartstore.catalog.rules import check_product, sale_start_ms
+from cartstore.catalog.rules import ANY_REACH, Reach, check_product, sale_start_ms
+from cartstore.catalog.sales import engine_sale
 from cartstore.catalog.terms import carried, resolved
 from cartstore.errors import Invalid, InvalidField, ProductNotFound, VersionConflict
 from cartstore.limits import PAGE_SIZE_DEFAULT, VARIANTS_MAX
@@ -68,8 +69,9 @@ class CatalogRepository:
     """The catalog of one deployment, on the record's database. Every method may raise StoreUnavailable;
     those that write also OutcomeUnknown."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, reach: Reach = ANY_REACH) -> None:
         self._database = database
+        self._reach = reach
 
     # --- writing -------------------------------------------------------------------------------
 
@@ -83,7 +85,7 @@ class CatalogRepository:
         async with self._database.transaction() as connection:
             await lock_catalog(connection)
             await _check_match(connection, product.id, if_match)
-            (outcome,) = await _store(connection, [product], {})
+            (outcome,) = await _store(connection, [product], {}, self._reach)
         if isinstance(outcome, Invalid):
             raise outcome
         return outcome
@@ -98,7 +100,7 @@ class CatalogRepository:
         """
         async with self._database.transaction() as connection:
             await lock_catalog(connection)
-            return await _store(connection, given, quantities or {})
+            return await _store(connection, given, quantities or {}, self._reach)
 
     async def import_products(self, given: Sequence[ParsedProduct], file: FileIndex) -> Imported:
         """Store products of a file in one transaction, each on its own, with the SKUs that move to them and
@@ -106,7 +108,7 @@ class CatalogRepository:
         async with self._database.transaction() as connection:
             await lock_catalog(connection)
             facts = await read_facts(connection, [parsed.product for parsed in given])
-            done = resolve(given, facts, file)
+            done = resolve(given, facts, file, self._reach)
             wanted = {id: carried(product, facts.product_of_sku) for id, product in done.products.items()}
             changed = {
                 product_id: product
@@ -177,7 +179,7 @@ class CatalogRepository:
                 for variant in product.variants
             )
             wanted = msgspec.structs.replace(product, variants=changed)
-            (outcome,) = await _store(connection, [wanted], {})
+            (outcome,) = await _store(connection, [wanted], {}, self._reach)
             if isinstance(outcome, Invalid):
                 raise outcome
             return outcome[0]
@@ -293,12 +295,13 @@ class CatalogRepository:
 
 def _sku_fields(product: Product, variant: Variant, is_listed: bool) -> SkuFields:
     limit = variant.max_per_customer
+    sale = engine_sale(variant)
     return SkuFields(
         sku=variant.sku,
         product_id=product.id,
         seller=product.seller or "",
         revision=product.revision,
-        price_minor=variant.price_minor,
+        price_minor=sale.price_minor,
         currency=product.currency,
         is_active=is_listed and product.active,
         policy=variant.policy,
@@ -311,6 +314,9 @@ def _sku_fields(product: Product, variant: Variant, is_listed: bool) -> SkuField
         starts_at_ms=sale_start_ms(variant.available_on) if variant.available_on else 0,
         limit_units=limit.quantity if limit else 0,
         limit_window_ms=limit.window_seconds * 1_000 if limit else 0,
+        sale_price_minor=sale.sale_price_minor,
+        sale_from_ms=sale.from_ms,
+        sale_to_ms=sale.to_ms,
     )
 
 
@@ -325,7 +331,7 @@ async def _check_match(connection: AsyncConnection, product_id: str, wanted: IfM
 
 
 async def _store(
-    connection: AsyncConnection, given: Sequence[Product], quantities: Mapping[str, int]
+    connection: AsyncConnection, given: Sequence[Product], quantities: Mapping[str, int], reach: Reach
 ) -> list[tuple[Product, bool] | Invalid]:
     facts = await read_facts(connection, given)
     stored, owners = facts.stored, dict(facts.owners)
@@ -337,7 +343,7 @@ async def _store(
         try:
             if product.id in wanted:
                 raise InvalidField("This product is given twice.", field="id")
-            check_product(product, before)
+            check_product(product, before, reach)
             _check_owners(product, owners)
         except Invalid as problem:
             outcomes.append(problem)

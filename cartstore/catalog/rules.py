@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
+import msgspec
+
 from cartstore.catalog.money import exponent_of
+from cartstore.catalog.sales import sale_problems
 from cartstore.errors import InvalidField
 from cartstore.limits import (
     DESCRIPTION_LENGTH_MAX,
@@ -15,6 +18,7 @@ from cartstore.limits import (
     OPTIONS_MAX,
     PRICE_MINOR_MAX,
     QUANTITY_MAX,
+    RESERVED_IDS,
     SETTING_MAX,
     TEXT_LENGTH_MAX,
     URL_LENGTH_MAX,
@@ -23,6 +27,8 @@ from cartstore.limits import (
 from cartstore.model import ID_PATTERN, Product, Variant, is_sku
 from cartstore.texts import has_control
 
+_RESERVED = "{} cannot be an id: in a path it means something else."
+
 FIELDS_NAMED_MAX = 100
 """Wrong fields of one product that are named; whoever has more has made the same mistake again and again."""
 
@@ -30,14 +36,50 @@ FIELDS_NAMED_MAX = 100
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def check_product(product: Product, stored: Product | None = None) -> None:
+class Reach(msgspec.Struct, frozen=True):
+    """The most units of one SKU that a cart can have."""
+
+    units_max: int = QUANTITY_MAX
+    held_max: int = QUANTITY_MAX
+    """Of a SKU whose units are held (`deny`)."""
+
+    def of(self, variant: Variant) -> int:
+        return min(self.units_max, self.held_max) if variant.policy == "deny" else self.units_max
+
+
+ANY_REACH = Reach()
+"""Of what is checked before the settings are known."""
+
+
+class _Known(msgspec.Struct, frozen=True):
+    """What the stored product has already."""
+
+    ids: frozenset[str] = frozenset()
+    """Its own and its SKUs."""
+    images: frozenset[str] = frozenset()
+    quantities: frozenset[tuple[str, int, int]] = frozenset()
+    """SKU, smallest quantity and multiple of its variants."""
+
+    @classmethod
+    def of(cls, stored: Product | None) -> _Known:
+        if stored is None:
+            return cls()
+        variants = (*stored.variants, *stored.removed)
+        return cls(
+            ids=frozenset((stored.id, *(variant.sku for variant in variants))),
+            images=frozenset(stored.images),
+            quantities=frozenset(_quantities(variant) for variant in variants),
+        )
+
+
+def check_product(product: Product, stored: Product | None = None, reach: Reach = ANY_REACH) -> None:
     """Raise InvalidField when a value is not allowed: its `field`, as REST spells it, is the first wrong one,
-    and its `errors` has all of them. Images that `stored` has already are not looked at again, so that a
-    product from before a rule can still be changed."""
-    known = frozenset(stored.images) if stored is not None else frozenset()
+    and its `errors` has all of them. Ids, images and least quantities that `stored` has already are not
+    looked at again, so that a product from before a rule can still be changed."""
+    known = _Known.of(stored)
     first: InvalidField | None = None
     errors: list[tuple[str, str]] = []
-    for problem in _problems_of(product, known):
+    for problem in _problems_of(product, known, reach):
         first = first or problem
         errors.append((problem.field or "", problem.message))
         if len(errors) == FIELDS_NAMED_MAX:
@@ -73,9 +115,11 @@ def image_url_problem(url: str) -> str | None:
     return None
 
 
-def _problems_of(product: Product, known_images: frozenset[str]) -> Iterator[InvalidField]:
+def _problems_of(product: Product, known: _Known, reach: Reach) -> Iterator[InvalidField]:
     if not ID_PATTERN.match(product.id):
         yield InvalidField("A product id is 1 to 128 of A-Z a-z 0-9 . _ ~ -", field="id")
+    elif product.id in RESERVED_IDS - known.ids:
+        yield InvalidField(_RESERVED.format(product.id), field="id")
     yield from _text(product.title, "title", TEXT_LENGTH_MAX)
     if product.description is not None:
         yield from _text(
@@ -83,10 +127,10 @@ def _problems_of(product: Product, known_images: frozenset[str]) -> Iterator[Inv
         )
     if product.seller is not None:
         yield from _text(product.seller, "seller", TEXT_LENGTH_MAX)
-    yield from _images(product.images, known_images)
+    yield from _images(product.images, known.images)
     yield from _currency(product.currency)
     yield from _options(product)
-    yield from _variants(product)
+    yield from _variants(product, known, reach)
 
 
 def _images(images: tuple[str, ...], known: frozenset[str]) -> Iterator[InvalidField]:
@@ -108,7 +152,7 @@ def _options(product: Product) -> Iterator[InvalidField]:
         yield InvalidField("Two options have the same name.", field="options")
 
 
-def _variants(product: Product) -> Iterator[InvalidField]:
+def _variants(product: Product, known: _Known, reach: Reach) -> Iterator[InvalidField]:
     if not product.variants and not product.active:
         # What is left of a product whose SKUs all went to others.
         return
@@ -121,6 +165,10 @@ def _variants(product: Product) -> Iterator[InvalidField]:
     for number, variant in enumerate(product.variants):
         at = f"variants[{number}]"
         yield from _variant(variant, at)
+        if _quantities(variant) not in known.quantities:
+            yield from _least_quantity(variant, reach.of(variant), at)
+        if variant.sku in RESERVED_IDS - known.ids:
+            yield InvalidField(_RESERVED.format(variant.sku), field=f"{at}.sku", sku=variant.sku)
         if variant.sku in skus:
             yield InvalidField(f"SKU {variant.sku} is listed twice.", field=f"{at}.sku", sku=variant.sku)
         skus.add(variant.sku)
@@ -145,6 +193,7 @@ def _variant(variant: Variant, at: str) -> Iterator[InvalidField]:
     for currency, price_minor in variant.prices_minor.items():
         yield from _currency(currency)
         yield from _range(price_minor, f"{at}.prices.{currency}", 0, PRICE_MINOR_MAX)
+    yield from sale_problems(variant, at)
     for name, text in (("available_on", variant.available_on), ("promised_on", variant.promised_on)):
         if text is not None:
             try:
@@ -165,6 +214,22 @@ def _variant(variant: Variant, at: str) -> Iterator[InvalidField]:
         limit = variant.max_per_customer
         yield from _range(limit.quantity, f"{at}.max_per_customer.quantity", 1, QUANTITY_MAX)
         yield from _range(limit.window_seconds, f"{at}.max_per_customer.window_seconds", 1, SETTING_MAX)
+
+
+def _quantities(variant: Variant) -> tuple[str, int, int]:
+    return variant.sku, variant.min_quantity, variant.multiple_of
+
+
+def _least_quantity(variant: Variant, units_max: int, at: str) -> Iterator[InvalidField]:
+    """A SKU that no cart can have enough of would be shown and never sold."""
+    if min(variant.min_quantity, variant.multiple_of) < 1:
+        return
+    least = -(-variant.min_quantity // variant.multiple_of) * variant.multiple_of
+    if least > units_max:
+        name = "multiple_of" if variant.min_quantity <= units_max else "min_quantity"
+        yield InvalidField(
+            f"A cart would need {least} units, and can have at most {units_max}.", field=f"{at}.{name}"
+        )
 
 
 def _fits_nothing(variant: Variant, max_quantity: int) -> bool:

@@ -8,7 +8,7 @@ import re
 import unicodedata
 from typing import Final
 
-from cartstore.limits import ID_LENGTH_MAX
+from cartstore.limits import ID_LENGTH_MAX, RESERVED_IDS
 from cartstore.model import is_sku
 from cartstore.texts import without_control
 
@@ -91,7 +91,7 @@ def id_of(text: str) -> str:
 
     Depends on nothing but the name, so it is the same in every import; two names never get one id.
     """
-    if is_sku(text):
+    if is_sku(text) and text not in RESERVED_IDS:
         return text
     return f"{_readable(text) or 'x'}~{_digest(text)}"
 

@@ -14,30 +14,41 @@ import html
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from datetime import date
 from typing import Final
 
 import msgspec
 
 from cartstore.catalog.csv_source import CsvSource, Row
-from cartstore.catalog.money import to_minor
 from cartstore.catalog.parsed import (
     VARIANT_FIELDS,
+    Note,
     Parsed,
     ParsedProduct,
     Rejection,
     image_problem,
     require_columns,
     said_fields,
-    units_of,
 )
 from cartstore.catalog.rules import check_product
 from cartstore.catalog.text import generated_sku, id_of, one_line, text_of_html
+from cartstore.catalog.woocommerce_cells import (
+    Price,
+    Stock,
+    is_published,
+    is_shared,
+    price_of,
+    shared,
+    stock_of,
+    unescaped,
+    value_of,
+    values_of,
+)
+from cartstore.catalog.woocommerce_headers import woocommerce_columns
 from cartstore.errors import InvalidField
 from cartstore.limits import IMAGES_MAX, OPTIONS_MAX, VARIANTS_MAX
 from cartstore.model import Product, StockPolicy, Variant
 
-COLUMNS: Final = ("ID", "Type", "SKU", "Name", "Published", "In stock?", "Stock", "Regular price")
+COLUMNS: Final = ("Type", "SKU", "Name", "Regular price")
 
 _SAID_BY: Final = {
     "title": ("Name",),
@@ -50,26 +61,18 @@ _SAID_BY: Final = {
 
 _LIMITED: Final = "Sold individually?"
 
+_SALE_SAID_BY: Final = {
+    "sale_price_minor": ("Sale price",),
+    "sale_from": ("Date sale price starts",),
+    "sale_to": ("Date sale price ends",),
+}
+
 _SKIPPED: Final = {
     "grouped": "A grouped product is a list of other products and cannot be sold itself.",
     "external": "An external product is sold by another shop.",
 }
-_SEPARATOR: Final = re.compile(r"(?<!\\),")
-"""Between values of one cell; a comma inside a value is written with a backslash."""
-
 _IMAGE_SEPARATOR: Final = re.compile(r",\s*(?=https?://)")
 _ATTRIBUTE_NAME: Final = re.compile(r"Attribute (?P<number>[0-9]+) name\Z")
-
-
-class _Stock(msgspec.Struct, frozen=True):
-    """How a row's units are counted. `units` None: at the parent, or not at all."""
-
-    policy: StockPolicy
-    units: int | None
-    is_counted: bool = False
-    """The row itself has a count."""
-    is_parents: bool = False
-    """The row says that its parent has the count."""
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,8 +81,8 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True):
     line: int
     name: str
     sku: str
-    price_minor: int
-    stock: _Stock
+    price: Price
+    stock: Stock
     images: tuple[str, ...]
     is_limited: bool
     """Sold one at a time."""
@@ -97,29 +100,34 @@ class _Parent(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     product: Product
     """Without variants."""
-    stock: _Stock
+    stock: Stock
     is_limited: bool
     attributes: dict[str, tuple[str, ...]]
 
 
 def is_woocommerce(columns: Sequence[str]) -> bool:
-    return "Type" in columns and "SKU" in columns and ("Regular price" in columns or "Parent" in columns)
+    """Whether these are the columns of WooCommerce's export, in any language that is known."""
+    known = woocommerce_columns(columns)
+    return "Type" in known and "SKU" in known and ("Regular price" in known or "Parent" in known)
 
 
-def parse_woocommerce(source: CsvSource, *, currency: str, today: date) -> Iterator[Parsed]:
-    """Products and rejections; sale prices are those of `today`. Raises InvalidField for a missing column."""
+def parse_woocommerce(source: CsvSource, *, currency: str) -> Iterator[Parsed]:
+    """Products, rejections and notes. Raises InvalidField for a missing column."""
+    source.rename(woocommerce_columns(source.columns))
     require_columns(source.columns, COLUMNS, "WooCommerce")
-    return _Reader(source, currency, today).parsed()
+    return _Reader(source, currency).parsed()
 
 
 class _Reader:
-    def __init__(self, source: CsvSource, currency: str, today: date) -> None:
+    def __init__(self, source: CsvSource, currency: str) -> None:
         self._source = source
         self._currency = currency
-        self._today = today
         self._says = said_fields(source.columns, _SAID_BY)
         limited = ("max_quantity",) if _LIMITED in source.columns else ()
-        self._variant_says = frozenset((*VARIANT_FIELDS, *limited))
+        sale = said_fields(source.columns, _SALE_SAID_BY)
+        # Without a count the policy is only a guess.
+        counted = VARIANT_FIELDS if "Stock" in source.columns else VARIANT_FIELDS[:2]
+        self._variant_says = sale.union(counted, limited)
         numbers = (_ATTRIBUTE_NAME.match(column) for column in source.columns)
         self._attribute_numbers = [match["number"] for match in numbers if match]
         self._ids: dict[str, int] = {}
@@ -127,10 +135,10 @@ class _Reader:
         self._parents: dict[str, _Parent] = {}
         """By SKU and by `id:<ID>`, the two ways in which a variation names its parent."""
         self._variations: dict[str, list[_Variation]] = {}
-        self._left_out: list[Rejection] = []
+        self._left_out: list[Rejection | Note] = []
 
     def parsed(self) -> Iterator[Parsed]:
-        for row in self._source.rows():
+        for row in map(unescaped, self._source.rows()):
             try:
                 parsed = self._read(row)
             except InvalidField as problem:
@@ -141,7 +149,7 @@ class _Reader:
             yield from self._take_left_out()
         yield from self._variable_products()
 
-    def _take_left_out(self) -> list[Rejection]:
+    def _take_left_out(self) -> list[Rejection | Note]:
         left_out, self._left_out = self._left_out, []
         return left_out
 
@@ -187,12 +195,12 @@ class _Reader:
         for number in self._attribute_numbers:
             name = one_line(html.unescape(row[f"Attribute {number} name"]))
             if name:
-                attributes[name] = _values_of(row[f"Attribute {number} value(s)"])
+                attributes[name] = values_of(row[f"Attribute {number} value(s)"])
         parent = _Parent(
             line=row.line,
             name=_name_of(row),
             product=self._product(row, self._images(row), (), ()),
-            stock=_stock_of(row),
+            stock=self._stock(row, is_parent=True),
             is_limited=row[_LIMITED] == "1",
             attributes=attributes,
         )
@@ -203,40 +211,39 @@ class _Reader:
     def _keep_variation(self, row: Row) -> None:
         if not row["Parent"]:
             raise InvalidField("The variation names no parent.")
-        if row["Published"] != "1":
+        if not is_published(row):
             raise InvalidField("The variation is not published.")
         attributes = {}
         for number in self._attribute_numbers:
             name = one_line(html.unescape(row[f"Attribute {number} name"]))
             if name:
-                attributes[name.lower()] = one_line(html.unescape(row[f"Attribute {number} value(s)"]))
+                attributes[name.lower()] = value_of(row[f"Attribute {number} value(s)"])
         variation = _Variation(
-            part=self._part(row), position=_position_of(row["Position"]), attributes=attributes
+            part=self._part(row, is_variation=True),
+            position=_position_of(row["Position"]),
+            attributes=attributes,
         )
         self._variations.setdefault(row["Parent"], []).append(variation)
 
-    def _part(self, row: Row) -> _Part:
+    def _part(self, row: Row, *, is_variation: bool = False) -> _Part:
         return _Part(
             line=row.line,
             name=_name_of(row),
-            sku=_id_of_row(row),
-            price_minor=self._price(row),
-            stock=_stock_of(row),
+            sku="" if is_variation and not (row["SKU"] or row["ID"]) else _id_of_row(row),
+            price=price_of(row, self._currency),
+            stock=self._stock(row),
             images=self._images(row),
             is_limited=row[_LIMITED] == "1",
         )
 
-    def _price(self, row: Row) -> int:
-        """What a buyer pays today: the sale price within its dates, if it is one."""
-        if not row["Regular price"]:
-            raise InvalidField("Regular price is blank.")
-        regular = to_minor(row["Regular price"], self._currency)
-        if not row["Sale price"]:
-            return regular
-        sale = to_minor(row["Sale price"], self._currency)
-        starts = _date_of(row, "Date sale price starts") or date.min
-        ends = _date_of(row, "Date sale price ends") or date.max
-        return min(sale, regular) if starts <= self._today <= ends else regular
+    def _stock(self, row: Row, *, is_parent: bool = False) -> Stock:
+        """A count that is missing or cannot be is none, and said: the row has more to say than its count."""
+        stock = stock_of(row)
+        # Whether units of a product with variations are counted at all is told by its variations.
+        if stock.problem is not None and (stock.is_counted or not is_parent):
+            text = f"{stock.problem} If it is new, it has 0 units."
+            self._left_out.append(Note(line=row.line, name=_name_of(row), text=text))
+        return stock
 
     def _images(self, row: Row) -> tuple[str, ...]:
         images: list[str] = []
@@ -261,7 +268,7 @@ class _Reader:
             id=_id_of_row(row),
             title=one_line(html.unescape(row["Name"])),
             description=text_of_html(source) or None,
-            active=_is_published(row),
+            active=is_published(row),
             images=images,
             options=options,
             currency=self._currency,
@@ -313,13 +320,13 @@ class _Reader:
             accepted.append(part)
             taken.update(made)
             skus = [variant.sku for variant in made.values()]
-            if _is_shared(part.stock, parent.stock):
+            if is_shared(part.stock, parent.stock):
                 pool += skus
             elif part.stock.units is not None:
-                quantities.update(_shared(part.stock.units, skus))
+                quantities.update(shared(part.stock.units, skus))
             images += part.images
         if pool and parent.stock.units is not None:
-            quantities.update(_shared(parent.stock.units, pool))
+            quantities.update(shared(parent.stock.units, pool))
         try:
             product = self._complete(parent, options, taken, images)
         except InvalidField as problem:
@@ -360,7 +367,7 @@ class _Reader:
             count *= len(values)
         if count + len(taken) > VARIANTS_MAX:
             raise InvalidField(f"The product would have more than {VARIANTS_MAX} variants.")
-        stock = parent.stock if _is_shared(part.stock, parent.stock) else part.stock
+        stock = parent.stock if is_shared(part.stock, parent.stock) else part.stock
         made: dict[tuple[str, ...], Variant] = {}
         for combination in itertools.product(*choices):
             if combination in taken:
@@ -368,7 +375,11 @@ class _Reader:
             chosen = tuple(
                 value for value, expanded in zip(combination, is_expanded, strict=True) if expanded
             )
-            sku = generated_sku(part.sku, chosen) if chosen else part.sku
+            if not part.sku:
+                # The file has neither its SKU nor its ID.
+                sku = generated_sku(parent.product.id, combination)
+            else:
+                sku = generated_sku(part.sku, chosen) if chosen else part.sku
             self._claim_sku(sku, part.line)
             made[combination] = _variant(
                 part,
@@ -406,9 +417,9 @@ def _variant(
     return Variant(
         sku=sku,
         options=options,
-        price_minor=part.price_minor,
         policy=policy,
         max_quantity=1 if is_limited else None,
+        **msgspec.structs.asdict(part.price),
     )
 
 
@@ -420,37 +431,6 @@ def _choices(name: str, value: str, parent: _Parent) -> tuple[str, ...]:
     if not listed:
         raise InvalidField(f"{name} is blank, which means any value, but its product lists none.")
     return listed
-
-
-def _stock_of(row: Row) -> _Stock:
-    """Policy and units of a row. A blank count of something in stock means that nobody counts."""
-    takes_backorders = row["Backorders allowed?"].lower() not in ("", "0")
-    counted: StockPolicy = "backorder" if takes_backorders else "deny"
-    cell, in_stock = row["Stock"], row["In stock?"].lower()
-    if cell.lower() == "parent":
-        return _Stock(counted, None, is_parents=True)
-    if cell:
-        return _Stock(counted, units_of(cell, "Stock"), is_counted=True)
-    if in_stock == "1":
-        return _Stock("untracked", None)
-    return _Stock("backorder" if in_stock == "backorder" else counted, 0)
-
-
-def _is_shared(own: _Stock, parents: _Stock) -> bool:
-    """Whether a variation is counted at its parent. Some exports say so by `parent`, others by leaving the
-    variation blank below a parent with a count; taking such a one for untracked would sell without end."""
-    return own.is_parents or (parents.is_counted and not own.is_counted)
-
-
-def _shared(units: int, skus: Sequence[str]) -> dict[str, int]:
-    """Units dealt out one by one, so that all of them are somewhere and none is there twice."""
-    each, rest = divmod(units, len(skus))
-    return {sku: each + (number < rest) for number, sku in enumerate(skus)}
-
-
-def _values_of(cell: str) -> tuple[str, ...]:
-    values = (one_line(html.unescape(part.replace("\\,", ","))) for part in _SEPARATOR.split(cell))
-    return tuple(dict.fromkeys(value for value in values if value))
 
 
 def _name_of(row: Row) -> str:
@@ -467,24 +447,8 @@ def _parent_keys(row: Row) -> list[str]:
     return [key for key in (row["SKU"], f"id:{row['ID']}" if row["ID"] else "") if key]
 
 
-def _is_published(row: Row) -> bool:
-    if row["Published"] not in ("1", "0", "-1"):
-        raise InvalidField(f"Published is {row['Published'][:20]!r}, not 1, 0 or -1.")
-    return row["Published"] == "1"
-
-
 def _position_of(cell: str) -> int:
     return int(cell) if re.fullmatch(r"[0-9]{1,9}", cell) else 0
-
-
-def _date_of(row: Row, column: str) -> date | None:
-    cell = row[column]
-    if not cell:
-        return None
-    try:
-        return date.fromisoformat(cell[:10])
-    except ValueError:
-        raise InvalidField(f"{column} is {cell[:40]!r}, not a date like 2030-12-31.") from None
 
 
 def _rejected(part: _Part, reason: str) -> Rejection:

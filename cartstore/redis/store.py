@@ -112,13 +112,16 @@ def packed_terms(terms: CartTerms) -> str:
 
 def packed_sku(sku: SkuFields) -> str:
     """A SKU's catalog fields as scripts read them (sku_load.lua)."""
-    return (
+    fields = (
         f"{sku.revision} {sku.price_minor} {sku.currency} {int(sku.is_active)} {sku.policy} "
         f"{sku.hold_policy} {sku.hold_ttl_ms} {sku.min_quantity} {sku.max_quantity} {sku.multiple_of} "
         f"{sku.terms_revision}"
         + (f" starts={sku.starts_at_ms}" if sku.starts_at_ms else "")
         + (f" limit={sku.limit_units}/{sku.limit_window_ms}" if sku.limit_units else "")
     )
+    if sku.sale_price_minor is not None:
+        fields += f" sale={sku.sale_price_minor}/{sku.sale_from_ms}/{sku.sale_to_ms}"
+    return fields
 
 
 class RedisEngine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -68,6 +69,32 @@ async def test_put_changes_nothing_when_what_was_read_is_sent_back(api: Any) -> 
     assert (put.status_code, put.json()) == (200, read)
 
 
+async def test_sale_price_is_what_the_buyer_pays_within_its_dates(api: Any) -> None:
+    sales = {"ON": ("2020-01-01", "9999-12-31"), "OVER": ("2020-01-01", "2020-12-31"), "OPEN": (None, None)}
+    for sku, (start, end) in sales.items():
+        await api.sell(sku, price="10.00", sale_price="8.00", sale_from=start, sale_to=end)
+        await api.add(sku)
+
+    read = (await api.anyone.get("/v1/products/p-ON")).json()
+    put = await api.admin.put("/v1/admin/products/p-ON", json=read)
+    cart = (await api.ana.get("/v1/cart")).json()
+
+    shown = {name: read["variants"][0][name] for name in ("price", "sale_price", "sale_from", "sale_to")}
+    assert shown == {
+        "price": "10.00",
+        "sale_price": "8.00",
+        "sale_from": "2020-01-01",
+        "sale_to": "9999-12-31",
+    }
+    assert (put.status_code, put.json()) == (200, read)
+    current = {
+        sku: (await api.anyone.get(f"/v1/products/p-{sku}")).json()["variants"][0]["current_price"]
+        for sku in sales
+    }
+    assert current == {"ON": "8.00", "OVER": "10.00", "OPEN": "8.00"}
+    assert {line["sku"]: line["unit_price"] for line in cart["items"]} == current
+
+
 async def test_put_refuses_when_a_value_is_not_allowed(api: Any) -> None:
     good = {"title": "T", "variants": [{"sku": "S", "price": "1"}]}
     bad: list[tuple[dict[str, Any], str]] = [
@@ -80,6 +107,13 @@ async def test_put_refuses_when_a_value_is_not_allowed(api: Any) -> None:
         ({"variants": [{"sku": "a b", "price": "1"}]}, "variants[0].sku"),
         ({"variants": [{"sku": "S", "price": "1", "prices": {"EUR": "1.999"}}]}, "variants[0].prices.EUR"),
         ({"variants": [{"sku": "S", "price": "1", "available_on": "soon"}]}, "variants[0].available_on"),
+        ({"variants": [{"sku": "S", "price": "1", "min_quantity": 100}]}, "variants[0].min_quantity"),
+        ({"variants": [{"sku": "S", "price": "1", "sale_price": "x"}]}, "variants[0].sale_price"),
+        ({"variants": [{"sku": "S", "price": "1", "sale_from": "soon"}]}, "variants[0].sale_from"),
+        (
+            {"variants": [{"sku": "S", "price": "1", "sale_from": "2030-02-02", "sale_to": "2030-02-01"}]},
+            "variants[0].sale_to",
+        ),
         ({"variants": [{"sku": "S", "price": 1}]}, "variants[0].price"),
         ({"variants": [{"sku": "S", "price": "1", "policy": "some"}]}, "variants[0].policy"),
     ]
@@ -263,6 +297,27 @@ async def test_ledger_gives_changes_newest_first_when_they_were_archived(api: An
     ]
     assert first["items"][0]["order_id"] == checkout["orders"][0]["order_id"]
     assert (await api.admin.get("/v1/admin/stock/NONE/ledger")).json()["code"] == "PRODUCT_NOT_FOUND"
+
+
+async def test_import_takes_back_what_was_read_as_ndjson(api: Any) -> None:
+    await api.sell("MUG", price="8.00")
+    await api.sell("CUP", price="5.00")
+    items = (await api.anyone.get("/v1/products")).json()["items"]
+    for item in items:
+        item["variants"][0]["price"] = "9.00"
+    content = "".join(json.dumps(item) + "\n" for item in [*items, {"id": "bad"}])
+
+    response = await api.admin.post(
+        "/v1/admin/products/import", content=content, headers={"Content-Type": "application/x-ndjson"}
+    )
+
+    assert response.status_code == 200, response.text
+    report = response.json()
+    assert (report["products"], report["changed_products"]) == (2, 2)
+    assert [rejection["line"] for rejection in report["rejected"]] == [3]
+    after = (await api.anyone.get("/v1/products")).json()["items"]
+    assert [item["variants"][0]["price"] for item in after] == ["9.00", "9.00"]
+    assert [item["variants"][0]["available"] for item in after] == [10, 10]
 
 
 async def test_import_takes_good_rows_and_names_bad_ones_when_a_csv_comes(api: Any) -> None:

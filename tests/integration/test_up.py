@@ -134,7 +134,14 @@ def private_folder() -> Iterator[Path]:
 def up() -> Iterator[Up]:
     """Shared by tests that leave it as healthy as they found it."""
     with private_folder() as folder:
-        up = Up(folder / "shop", "--processes", "2", CARTSTORE_LOG_FILE_MB="1", CARTSTORE_ACCESS_LOG="all")
+        up = Up(
+            folder / "shop",
+            "--processes",
+            "2",
+            CARTSTORE_LOG_FILE_MB="1",
+            CARTSTORE_ACCESS_LOG="all",
+            CARTSTORE_CURRENCY="JPY",
+        )
         yield up
         up.stop()
 
@@ -161,6 +168,7 @@ def test_up_has_imported_the_demo_catalog(up: Up) -> None:
     assert status == 200
     assert len(products) >= 30
     assert len({product["seller"] for product in products}) >= 5
+    assert {product["currency"] for product in products} == {"USD"}, "whatever the shop's own currency is"
 
 
 def test_up_prints_a_request_that_works_as_it_is(up: Up) -> None:

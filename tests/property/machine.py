@@ -279,6 +279,17 @@ class EnginesMachine(RuleBasedStateMachine):
         self.fill(CARTS[0], [("d", 1)], many)
         self.both(_calling("publish", "d", policy="backorder"))
 
+    @rule(
+        sku=st.sampled_from(("a", "b", "e")),
+        begins_in_ms=st.sampled_from((0, MINUTE_MS)),
+        lasts_ms=st.sampled_from((MINUTE_MS, 5 * MINUTE_MS)),
+        price_minor=st.sampled_from((700, 900)),
+    )
+    def publish_sale(self, sku: str, begins_in_ms: int, lasts_ms: int, price_minor: int) -> None:
+        begins_at_ms = self.model.now_ms + begins_in_ms
+        sale = {"sale_from_ms": begins_at_ms, "sale_to_ms": begins_at_ms + lasts_ms}
+        self.both(_calling("publish", sku, sale_price_minor=price_minor, **sale))
+
     @rule(change=st.sampled_from(CHANGES))
     def publish(self, change: tuple[str, dict[str, Any]]) -> None:
         sku, fields = change

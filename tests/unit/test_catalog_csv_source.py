@@ -101,7 +101,7 @@ def test_source_refuses_too_many_bytes_and_rows(monkeypatch: pytest.MonkeyPatch)
         b"hello world\n",
         b"a,b\n1,2\n",
         b"Handle;Title;Variant Price\nx;y;1\n",
-        b'{"id": "mug"}\n',
+        b'[{"id": "mug"}]\n',
         b"<html>\n",
     ],
 )
@@ -117,7 +117,7 @@ def test_parse_refuses_a_file_of_no_known_shop(data: bytes) -> None:
     [
         (EXPORT.replace(b"Variant Price", b"Variant Cost"), "Variant Price"),
         (EXPORT.replace(b"Title,", b""), "Title"),
-        (b"ID,Type,SKU,Name,Published,Regular price\n", "In stock?, Stock"),
+        (b"ID,Type,SKU,Published,Parent\n", "Name, Regular price"),
     ],
 )
 def test_parse_names_the_columns_that_are_missing(data: bytes, missing: str) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from cartstore import limits
-from cartstore.catalog.rules import check_product
+from cartstore.catalog.rules import Reach, check_product
 from cartstore.errors import InvalidField
 from cartstore.model import Product, PurchaseLimit, Variant
 
@@ -48,6 +49,14 @@ def test_check_accepts_what_can_be_sold(accepted: Product) -> None:
         (product(id=""), "id"),
         (product(id="a b"), "id"),
         (product(id="mug\n"), "id"),
+        (product(id="."), "id"),
+        (product(id=".."), "id"),
+        (product(id="import"), "id"),
+        (product(variant("mug"), id="adjust"), "id"),
+        (product(variant(".")), "variants[0].sku"),
+        (product(variant("..")), "variants[0].sku"),
+        (product(variant("adjust")), "variants[0].sku"),
+        (product(variant("import")), "variants[0].sku"),
         (product(title=""), "title"),
         (product(title="a\0b"), "title"),
         (product(title="a\ud800b"), "title"),
@@ -95,3 +104,48 @@ def test_check_names_the_field_that_is_wrong(refused: Product, field: str) -> No
         check_product(refused)
 
     assert caught.value.field == field
+
+
+def test_check_accepts_a_reserved_id_that_the_stored_product_has() -> None:
+    """One from before the rule can still be changed, and taken off sale."""
+    stored = product(variant("adjust"), id="import")
+
+    check_product(product(variant("adjust"), id="import", active=False), stored)
+    with pytest.raises(InvalidField, match=r"\.\. cannot be an id"):
+        check_product(product(variant(".."), id="import"), stored)
+
+
+@pytest.mark.parametrize(
+    ("rules", "field"),
+    [
+        ({"min_quantity": 99}, None),
+        ({"min_quantity": 100}, "min_quantity"),
+        ({"min_quantity": 99, "multiple_of": 10}, "multiple_of"),
+        ({"min_quantity": 51, "multiple_of": 50}, "multiple_of"),
+        ({"multiple_of": 100}, "multiple_of"),
+        ({"min_quantity": 60, "policy": "deny"}, "min_quantity"),
+        ({"min_quantity": 50, "policy": "deny"}, None),
+    ],
+)
+def test_check_refuses_a_least_quantity_that_no_cart_can_reach(
+    rules: dict[str, Any], field: str | None
+) -> None:
+    wanted = product(variant("mug", **{"policy": "backorder", **rules}))
+    refused: list[str | None] = []
+
+    try:
+        check_product(wanted, reach=Reach(units_max=99, held_max=50))
+    except InvalidField as problem:
+        refused.append(problem.field)
+
+    assert refused == ([f"variants[0].{field}"] if field else [])
+
+
+def test_check_accepts_a_least_quantity_that_the_stored_variant_has() -> None:
+    """The shop's limits were higher when it was put."""
+    stored = product(variant("mug", min_quantity=100))
+    reach = Reach(units_max=99)
+
+    check_product(msgspec.structs.replace(stored, title="Ours"), stored, reach)
+    with pytest.raises(InvalidField, match="at most 99"):
+        check_product(product(variant("mug", min_quantity=101)), stored, reach)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from cartstore import limits
 from cartstore.catalog.importing import parse_catalog
-from cartstore.catalog.parsed import ParsedProduct, Rejection
+from cartstore.catalog.parsed import Note, ParsedProduct, Rejection
+from cartstore.catalog.shopify import BlankTracker
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
 
@@ -25,6 +27,7 @@ MUG = {
     "Title": "Mug",
     "Option1 Name": "Title",
     "Option1 Value": "Default Title",
+    "Variant Inventory Tracker": "shopify",
     "Variant Inventory Qty": "5",
     "Variant Inventory Policy": "deny",
     "Variant Price": "15.00",
@@ -51,11 +54,26 @@ def parse(*rows: dict[str, str], currency: str = "EUR") -> tuple[list[ParsedProd
     writer = csv.DictWriter(text, HEADER, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    entries = list(parse_catalog(text.getvalue().encode(), currency=currency))
+    return told_apart(text.getvalue(), currency=currency)[:2]
+
+
+def told_apart(
+    text: str, *, currency: str = "EUR", blank_tracker: BlankTracker = "untracked"
+) -> tuple[list[ParsedProduct], list[Rejection], list[Note]]:
+    entries = list(parse_catalog(text.encode(), currency=currency, blank_tracker=blank_tracker))
     return (
         [entry for entry in entries if isinstance(entry, ParsedProduct)],
         [entry for entry in entries if isinstance(entry, Rejection)],
+        [entry for entry in entries if isinstance(entry, Note)],
     )
+
+
+def text_of(*rows: dict[str, str], columns: Sequence[str] = ()) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns or list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def parse_one(*rows: dict[str, str]) -> ParsedProduct:
@@ -107,19 +125,21 @@ def test_parse_reads_variants_with_the_option_names_of_the_first_row() -> None:
 @pytest.mark.parametrize(
     ("policy", "tracker", "expected"),
     [
-        ("deny", "", "deny"),
+        ("deny", "", "untracked"),
         ("deny", "shopify", "deny"),
-        ("continue", "", "backorder"),
+        ("continue", "", "untracked"),
         ("continue", "shopify", "backorder"),
         ("CONTINUE", "shopify", "backorder"),
-        ("", "", "deny"),
+        ("", "shopify", "deny"),
     ],
 )
-def test_parse_takes_the_policy_from_its_column_alone(policy: str, tracker: str, expected: str) -> None:
+def test_parse_takes_the_policy_from_its_column_where_units_are_counted(
+    policy: str, tracker: str, expected: str
+) -> None:
     parsed = parse_one({**MUG, "Variant Inventory Policy": policy, "Variant Inventory Tracker": tracker})
 
     assert parsed.product.variants[0].policy == expected
-    assert parsed.quantities == {"mug": 5}
+    assert parsed.quantities == ({} if expected == "untracked" else {"mug": 5})
 
 
 def test_parse_generates_the_same_sku_wherever_the_row_stands() -> None:
@@ -202,11 +222,6 @@ def test_parse_leaves_out_images_beyond_the_most() -> None:
         ({"Variant Price": "1.999"}, "3 decimals; EUR has 2"),
         ({"Variant Price": "99999999999"}, "above"),
         ({"Variant Price": ""}, "Variant Price is blank"),
-        ({"Variant Inventory Qty": "-3"}, "Variant Inventory Qty is negative"),
-        ({"Variant Inventory Qty": "1.5"}, "not a whole number"),
-        ({"Variant Inventory Qty": "many"}, "not a whole number"),
-        ({"Variant Inventory Qty": str(limits.STOCK_MAX + 1)}, "at most"),
-        ({"Variant Inventory Qty": "9" * 40}, "not a whole number"),
         ({"Variant Inventory Policy": "maybe"}, "not deny or continue"),
         ({"Option1 Value": ""}, "Option1 Value is blank (Size)"),
         ({"Option3 Value": "Wool"}, "no Option3 Name"),
@@ -314,3 +329,121 @@ def test_parse_takes_every_row_of_the_real_exports(name: str, products: int, var
     assert len(parsed) == products
     assert sum(len(entry.product.variants) for entry in parsed) == variants == file.rows_total
     assert all(variant.policy == "deny" for entry in parsed for variant in entry.product.variants)
+
+
+@pytest.mark.parametrize(
+    ("cell", "note"),
+    [
+        ("-3", "Variant Inventory Qty is negative: -3."),
+        ("'-3", 'Variant Inventory Qty is not a whole number: "\'-3".'),
+        ("2.0", "Variant Inventory Qty is not a whole number: '2.0'."),
+        ("many", "Variant Inventory Qty is not a whole number: 'many'."),
+        (str(limits.STOCK_MAX + 1), "at most"),
+        ("9" * 40, "not a whole number"),
+    ],
+)
+def test_parse_takes_a_row_with_0_units_when_its_count_cannot_be(cell: str, note: str) -> None:
+    row = {**MUG, "Variant SKU": "MUG-1", "Variant Inventory Qty": cell, "Variant Price": "16"}
+
+    (parsed,), rejected, (told,) = told_apart(text_of(row))
+
+    assert rejected == []
+    assert parsed.product.variants[0].price_minor == 1_600
+    assert parsed.quantities == {"MUG-1": 0}
+    assert (told.line, told.name) == (2, "MUG-1")
+    assert note in told.text
+    assert told.text.endswith("If it is new, it has 0 units.")
+
+
+def test_parse_names_each_counted_row_when_the_file_has_no_quantities() -> None:
+    row = {name: value for name, value in MUG.items() if name != "Variant Inventory Qty"}
+    rows = [{**row, "Variant SKU": "MUG-1"}, {**row, "Variant SKU": "CUP-1", "Handle": "cup"}]
+
+    products, rejected, notes = told_apart(text_of(*rows))
+
+    assert [parsed.quantities for parsed in products] == [{"MUG-1": 0}, {"CUP-1": 0}]
+    assert rejected == []
+    assert [(note.line, note.name) for note in notes] == [(2, "MUG-1"), (3, "CUP-1")]
+    assert "no Variant Inventory Qty" in notes[0].text
+
+
+@pytest.mark.parametrize(
+    ("blank_tracker", "has_column", "policy", "quantities"),
+    [
+        ("untracked", True, "untracked", {}),
+        ("untracked", False, "deny", {"MUG-1": 5}),
+        ("deny", True, "deny", {"MUG-1": 5}),
+        ("deny", False, "deny", {"MUG-1": 5}),
+    ],
+)
+def test_parse_reads_a_blank_tracker(
+    blank_tracker: BlankTracker, has_column: bool, policy: str, quantities: dict[str, int]
+) -> None:
+    row = {**MUG, "Variant SKU": "MUG-1", "Variant Inventory Tracker": ""}
+    if not has_column:
+        del row["Variant Inventory Tracker"]
+
+    (parsed,), rejected, notes = told_apart(text_of(row), blank_tracker=blank_tracker)
+
+    assert (rejected, notes) == ([], [])
+    assert parsed.product.variants[0].policy == policy
+    assert parsed.quantities == quantities
+
+
+NEWER = {
+    "Title": "New Tee",
+    "URL handle": "new-tee",
+    "Description": "<p>Soft</p>",
+    "Vendor": "Ada",
+    "Published on online store": "TRUE",
+    "Status": "Active",
+    "SKU": "NT-1",
+    "Option1 name": "Size",
+    "Option1 value": "M",
+    "Price": "10.00",
+    "Inventory tracker": "shopify",
+    "Inventory quantity": "5",
+    "Continue selling when out of stock": "continue",
+    "Product image URL": "https://example.com/1.png",
+    "Variant image URL": "https://example.com/2.png",
+}
+
+
+@pytest.mark.parametrize("spelling", [str, str.upper, str.lower])
+@pytest.mark.parametrize("start", ["", "\ufeff", " \ufeff", "\n\ufeff", "\n \n"])
+def test_parse_reads_the_newer_headers(spelling: Callable[[str], str], start: str) -> None:
+    text = start + text_of({spelling(name): value for name, value in NEWER.items()})
+
+    (parsed,), rejected, notes = told_apart(text)
+
+    product = parsed.product
+    assert (rejected, notes) == ([], [])
+    assert (product.id, product.title, product.seller, product.active) == ("new-tee", "New Tee", "Ada", True)
+    assert product.description == "Soft"
+    assert product.images == ("https://example.com/1.png", "https://example.com/2.png")
+    (variant,) = product.variants
+    assert (variant.sku, variant.options, variant.policy) == ("NT-1", {"Size": "M"}, "backorder")
+    assert parsed.quantities == {"NT-1": 5}
+
+
+def test_parse_notes_a_head_row_that_carries_only_texts() -> None:
+    head = {"Handle": "tee", "Title": "Tee", "Option1 Name": "Size"}
+    row = {
+        **MUG,
+        "Handle": "tee",
+        "Title": "",
+        "Option1 Name": "",
+        "Option1 Value": "M",
+        "Variant SKU": "T-M",
+    }
+
+    (parsed,), rejected, (note,) = told_apart(text_of(head, row, columns=list(row)))
+
+    assert rejected == []
+    assert parsed.is_whole
+    assert parsed.product.variants[0].options == {"Size": "M"}
+    assert (note.line, note.name) == (2, "tee")
+
+
+def test_parse_rejects_a_later_row_that_carries_nothing() -> None:
+    assert "neither a variant nor an image" in reason_of(MUG, {"Handle": "mug"})

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cartstore import limits
 from cartstore.catalog.text import generated_sku, id_of, one_line, text_of_html
 from cartstore.limits import ID_LENGTH_MAX
 from cartstore.model import ID_PATTERN, is_sku
@@ -121,3 +122,11 @@ def test_generated_sku_differs_for_different_variants(
 def test_generated_sku_is_always_a_sku(values: list[str]) -> None:
     assert is_sku(generated_sku("tee", tuple(values)))
     assert ID_PATTERN.match(generated_sku("t" * 128, tuple(values)))
+
+
+@pytest.mark.parametrize("name", sorted(limits.RESERVED_IDS))
+def test_id_of_spells_a_reserved_name_so_that_no_client_changes_it(name: str) -> None:
+    made = id_of(name)
+
+    assert made.startswith(f"{name}~")
+    assert is_sku(made)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-from datetime import date
 from pathlib import Path
 
 import pytest
 
 from cartstore import limits
+from cartstore.catalog import woocommerce_headers
+from cartstore.catalog.headers import folded
 from cartstore.catalog.importing import parse_catalog
-from cartstore.catalog.parsed import ParsedProduct, Rejection
+from cartstore.catalog.parsed import Note, Parsed, ParsedProduct, Rejection
+from cartstore.errors import InvalidField
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
-TODAY = date(2030, 6, 15)
 
 HEADER = (
     *("ID", "Type", "SKU", "Name", "Published", "Short description", "Description"),
@@ -71,12 +72,20 @@ def variation(
     }
 
 
-def parse(*rows: dict[str, str]) -> tuple[list[ParsedProduct], list[Rejection]]:
+def table(*rows: dict[str, str]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, HEADER, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    entries = list(parse_catalog(text.getvalue().encode(), currency="EUR", today=TODAY))
+    return text.getvalue()
+
+
+def parse_text(text: str) -> list[Parsed]:
+    return list(parse_catalog(text.encode(), currency="EUR"))
+
+
+def parse(*rows: dict[str, str]) -> tuple[list[ParsedProduct], list[Rejection]]:
+    entries = parse_text(table(*rows))
     return (
         [entry for entry in entries if isinstance(entry, ParsedProduct)],
         [entry for entry in entries if isinstance(entry, Rejection)],
@@ -144,28 +153,193 @@ def test_parse_takes_the_policy_from_what_is_counted(
 
 
 @pytest.mark.parametrize(
-    ("cells", "price_minor"),
+    ("cells", "sale"),
     [
-        ({"Sale price": "12.50"}, 1_250),
-        ({"Sale price": ""}, 1_500),
-        ({"Sale price": "20"}, 1_500),
-        ({"Sale price": "0"}, 0),
-        ({"Sale price": "12", "Date sale price starts": "2030-06-15"}, 1_200),
-        ({"Sale price": "12", "Date sale price starts": "2030-06-16"}, 1_500),
-        ({"Sale price": "12", "Date sale price ends": "2030-06-15 23:59:59"}, 1_200),
-        ({"Sale price": "12", "Date sale price ends": "2030-06-14"}, 1_500),
+        ({"Sale price": "12.50"}, (1_250, None, None)),
+        ({"Sale price": ""}, (None, None, None)),
+        ({"Sale price": "", "Date sale price ends": "2030-06-14"}, (None, None, None)),
+        ({"Sale price": "0"}, (0, None, None)),
+        ({"Sale price": "12", "Date sale price starts": "2030-06-16"}, (1_200, "2030-06-16", None)),
+        ({"Sale price": "12", "Date sale price starts": "2030-06-16 00:00:00"}, (1_200, "2030-06-16", None)),
+        ({"Sale price": "12", "Date sale price ends": "2030-06-15 23:59:59"}, (1_200, None, "2030-06-15")),
+        ({"Sale price": "12", "Date sale price ends": "2030-06-15 00:00:00"}, (1_200, None, "2030-06-15")),
         (
             {
                 "Sale price": "12",
-                "Date sale price starts": "2030-01-01",
-                "Date sale price ends": "2031-01-01",
+                "Date sale price starts": "2030-01-01 08:30:00",
+                "Date sale price ends": "2030-01-01T18:00:00+02:00",
             },
-            1_200,
+            (1_200, "2030-01-01T08:30:00+00:00", "2030-01-01T18:00:00+02:00"),
+        ),
+        (
+            {
+                "Sale price": "12",
+                "Date sale price starts": "2030-01-02",
+                "Date sale price ends": "2030-01-01",
+            },
+            (None, None, None),
         ),
     ],
 )
-def test_parse_takes_the_price_that_a_buyer_pays_today(cells: dict[str, str], price_minor: int) -> None:
-    assert parse_one({**MUG, **cells}).product.variants[0].price_minor == price_minor
+def test_parse_takes_the_sale_price_with_its_dates(
+    cells: dict[str, str], sale: tuple[int | None, str | None, str | None]
+) -> None:
+    variant = parse_one({**MUG, **cells}).product.variants[0]
+
+    assert variant.price_minor == 1_500
+    assert (variant.sale_price_minor, variant.sale_from, variant.sale_to) == sale
+
+
+@pytest.mark.parametrize(
+    ("stock", "text"),
+    [
+        ("-2", "Stock is negative"),
+        ("'-2", "Stock is negative"),
+        ("2.0", "not a whole number"),
+        ("some", "not a whole number"),
+        (str(limits.STOCK_MAX + 1), "at most"),
+    ],
+)
+def test_parse_takes_a_row_whose_count_cannot_be_with_no_units(stock: str, text: str) -> None:
+    parsed, note = parse_text(table({**MUG, "Stock": stock, "Backorders allowed?": "1"}))
+
+    assert isinstance(note, Note)
+    assert (note.line, note.name) == (2, "mug")
+    assert text in note.text
+    assert isinstance(parsed, ParsedProduct)
+    assert parsed.product.variants[0].policy == "backorder"
+    assert parsed.quantities == {"mug": 0}
+
+
+def test_parse_shares_nothing_of_a_count_at_the_parent_that_cannot_be() -> None:
+    note, parsed = parse_text(
+        table(
+            {**TEE, "Stock": "-4"},
+            variation(1, "Blue", "S", Stock="parent"),
+            variation(2, "Red", "S", Stock=""),
+        )
+    )
+
+    assert isinstance(note, Note)
+    assert note.name == "tee"
+    assert isinstance(parsed, ParsedProduct)
+    assert parsed.quantities == {"tee-1": 0, "tee-2": 0}
+    assert {variant.policy for variant in parsed.product.variants} == {"deny"}
+
+
+def test_parse_takes_a_file_without_counts_and_says_no_policy() -> None:
+    parsed, note = parse_text("Type,SKU,Name,In stock?,Regular price\nsimple,mug,Mug,1,15\n")
+
+    assert isinstance(note, Note)
+    assert "no Stock" in note.text
+    assert isinstance(parsed, ParsedProduct)
+    assert (parsed.product.active, parsed.product.variants[0].policy) == (True, "deny")
+    assert parsed.quantities == {"mug": 0}
+    assert parsed.variant_says == {"options", "price_minor"}
+    assert "active" not in parsed.says
+
+
+@pytest.mark.parametrize("cell", ["'@home", "'=1+1", "'-5", "'+5"])
+def test_parse_undoes_the_apostrophe_of_the_exporter(cell: str) -> None:
+    name, value = {**MUG, "Name": cell}, variation(1, cell, "S")
+    tee = {**TEE, "Attribute 1 value(s)": cell}
+
+    assert parse_one(name).product.title == cell[1:]
+    assert parse_one(tee, value).product.variants[0].options["Colour"] == cell[1:]
+
+
+def test_parse_leaves_other_apostrophes() -> None:
+    assert parse_one({**MUG, "Name": "'s Gravenhage"}).product.title == "'s Gravenhage"
+
+
+@pytest.mark.parametrize(("cell", "value"), [("1\\,5 m", "1,5 m"), ("wide\\nand long", "wide and long")])
+def test_parse_undoes_the_backslashes_of_variations_as_of_their_product(cell: str, value: str) -> None:
+    tee = {**TEE, "Attribute 1 value(s)": f"{cell}, 2 m"}
+    named, any_other = variation(1, cell, "S", **{"Regular price": "4"}), variation(2, "", "S")
+
+    parsed = parse_one(tee, named, any_other)
+
+    prices = {its.options["Colour"]: (its.sku, its.price_minor) for its in parsed.product.variants}
+    assert prices[value] == ("tee-1", 400)
+    assert set(prices) == {value, "2 m"}
+
+
+def test_parse_finds_products_and_variations_without_ids() -> None:
+    text = (
+        "Type,SKU,Name,Published,In stock?,Stock,Regular price,Parent,Attribute 1 name,Attribute 1 value(s)\n"
+        'variable,tee,Tee,1,1,,,,Size,"S, M"\n'
+        "variation,,Tee,1,1,3,15,tee,Size,S\n"
+        "variation,tee-m,Tee,1,1,4,15,tee,Size,M\n"
+    )
+
+    (parsed,) = parse_text(text)
+
+    assert isinstance(parsed, ParsedProduct)
+    assert parsed.quantities == {"tee.s": 3, "tee-m": 4}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "ID,Тип,Артикул,Имя,Опубликован,Наличие,Запасы,Базовая цена,Родительский,"
+        "Название атрибута 1,Значения атрибутов 1",
+        "ID,Тип,Артикул,Имя,Опубликован,В наличии?,Запасы,Базовая цена,Родительский,"
+        "Имя атрибута 1,Значение(-я) аттрибута(-ов) 1",
+        "ID,Typ,Artikelnummer,Name,Veröffentlicht,Vorrätig?,Bestand,Regulärer Preis,Übergeordnetes Produkt,"
+        "Attribut 1 Name,Attribut 1 Wert(e)",
+        "ID,Tipo,SKU,Nombre,Publicado,¿En inventario?,Inventario,Precio normal,Superior,"
+        "Nombre del atributo 1,Valor(es) del atributo 1",
+        "ID,Type,UGS,Nom,Publié,En stock\u00a0?,Stock,Tarif régulier,Parent,"
+        "Nom de l’attribut 1,Valeur(s) de l’attribut 1 ",
+        "ID,Tipo,COD,Nome,Pubblicato,In stock?,Magazzino,Prezzo di listino,Genitore,"
+        "Attributo 1 nome,Attributo 1 valuta(e)",
+        "id,TYPE,sku,name,published,in STOCK?,stock,regular price,parent,attribute 1 name,"
+        "attribute 1 value(s)",
+    ],
+)
+def test_parse_reads_headers_in_the_languages_of_the_exporter(header: str) -> None:
+    rows = "1,variable,tee,Tee,1,1,,,,Size,S\n2,variation,tee-s,Tee,1,1,3,15,tee,Size,S\n"
+
+    (parsed,) = parse_text(f"{header}\n{rows}")
+
+    assert isinstance(parsed, ParsedProduct)
+    assert parsed.product.variants[0].options == {"Size": "S"}
+    assert parsed.quantities == {"tee-s": 3}
+    assert {"policy", "price_minor"} <= parsed.variant_says
+
+
+def test_headers_of_no_language_mean_two_things() -> None:
+    names = [folded(name) for own, others in woocommerce_headers._NAMES.items() for name in {own, *others}]
+
+    assert len(set(names)) == len(names)
+
+
+def test_parse_takes_columns_by_the_names_that_it_is_told() -> None:
+    text = b"Soort,Code,Naam,Prijs,Voorraad\nsimple,mug,Mug,15,3\n"
+    names = {"soort": "Type", "Code": "SKU", "Naam": "Name", "Prijs": "regular PRICE", "Voorraad": "Stock"}
+
+    (parsed,) = parse_catalog(text, currency="EUR", columns=names)
+
+    assert isinstance(parsed, ParsedProduct)
+    assert parsed.quantities == {"mug": 3}
+    with pytest.raises(InvalidField, match="no column 'Kode'"):
+        parse_catalog(text, currency="EUR", columns={"Kode": "SKU"})
+    with pytest.raises(InvalidField, match="'Barcode' is no column"):
+        parse_catalog(text, currency="EUR", columns={"Code": "Barcode"})
+
+
+def test_parse_says_only_the_sale_columns_that_the_file_has() -> None:
+    header = "ID,Type,SKU,Name,Published,In stock?,Stock,Regular price"
+    with_sale = f"{header},Sale price\n7,simple,mug,Mug,1,1,5,15,12\n".encode()
+    without = f"{header}\n7,simple,mug,Mug,1,1,5,15\n".encode()
+
+    says = [next(iter(parse_catalog(file, currency="EUR"))) for file in (with_sale, without)]
+
+    assert [
+        {field for field in parsed.variant_says if field.startswith("sale_")}
+        for parsed in says
+        if isinstance(parsed, ParsedProduct)
+    ] == [{"sale_price_minor"}, set()]
 
 
 @pytest.mark.parametrize(("published", "active"), [("1", True), ("0", False), ("-1", False)])
@@ -198,9 +372,6 @@ def test_parse_takes_simple_products_of_every_kind(type_: str) -> None:
         ({"Regular price": "free"}, "not an amount"),
         ({"Sale price": "-5"}, "not an amount"),
         ({"Regular price": "1.005"}, "decimals"),
-        ({"Stock": "-2"}, "Stock is negative"),
-        ({"Stock": "2.5"}, "not a whole number"),
-        ({"Stock": str(limits.STOCK_MAX + 1)}, "at most"),
         ({"Published": "yes"}, "Published is 'yes'"),
         ({"SKU": "", "ID": ""}, "neither SKU nor ID"),
         ({"Name": ""}, "title must have"),
@@ -232,7 +403,7 @@ def test_parse_leaves_out_an_image_without_an_address() -> None:
 def test_parse_rejects_a_row_with_more_cells_than_the_header() -> None:
     text = ",".join(HEADER) + "\n" + ",".join(MUG.get(column, "") for column in HEADER) + ",surplus\n"
 
-    (rejection,) = parse_catalog(text.encode(), currency="EUR", today=TODAY)
+    (rejection,) = parse_catalog(text.encode(), currency="EUR")
 
     assert isinstance(rejection, Rejection)
     assert "cells" in rejection.reason

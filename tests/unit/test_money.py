@@ -48,7 +48,7 @@ def test_to_minor_refuses_what_is_no_amount(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "currency"), [("1.999", "USD"), ("1.000", "USD"), ("1.0", "JPY"), ("1.0001", "KWD")]
+    ("text", "currency"), [("1.999", "USD"), ("1.001", "USD"), ("1.1", "JPY"), ("1.0001", "KWD")]
 )
 def test_to_minor_refuses_more_decimals_than_the_currency_has(text: str, currency: str) -> None:
     with pytest.raises(InvalidField, match="decimals"):
@@ -112,3 +112,17 @@ def test_to_minor_keeps_order_and_adds_up(units: int, decimals: int, cents: int)
 
     assert amount == units * 100 + decimals
     assert (amount < cents) == (to_minor(to_text(cents, "USD"), "USD") > amount)
+
+
+@pytest.mark.parametrize(
+    ("text", "currency", "minor"),
+    [
+        ("12.500", "USD", 1_250),
+        ("12.5000000000", "USD", 1_250),
+        ("1200.00", "JPY", 1_200),
+        ("1.2340", "KWD", 1_234),
+        ("0.000", "USD", 0),
+    ],
+)
+def test_to_minor_takes_zeros_beyond_the_currencys_decimals(text: str, currency: str, minor: int) -> None:
+    assert to_minor(text, currency) == minor

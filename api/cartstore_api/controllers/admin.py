@@ -40,7 +40,14 @@ CATALOG, STOCK, OPERATIONS, ADMIN = "catalog:write", "stock:write", "ops:read", 
 
 _CART_ID = re.compile(r"[ug]\.[A-Za-z0-9._~-]{1,130}\Z")
 _POSITION = re.compile(r"[0-9]{1,15}-[0-9]{1,15}(\.[1-9][0-9]{0,8})?\Z")
-_CATALOG_TYPES = frozenset({"text/csv", "application/csv", "text/plain", "application/octet-stream", ""})
+_CATALOG_TYPES = frozenset(
+    {
+        *("text/csv", "application/csv", "text/plain", "application/octet-stream", ""),
+        *("application/x-ndjson", "application/ndjson", "application/jsonl"),
+    }
+)
+"""The file's first line tells what it is; clients name it in many ways."""
+
 _ADJUSTMENTS_AT_ONCE = 32
 
 Status = Annotated[
@@ -57,7 +64,13 @@ class ImportOperation(Admin):
     def __post_init__(self) -> None:
         super().__post_init__()
         text = Schema(type=OpenAPIType.STRING, description="A shop's export, in UTF-8.")
-        self.request_body = RequestBody(required=True, content={"text/csv": OpenAPIMediaType(schema=text)})
+        self.request_body = RequestBody(
+            required=True,
+            content={
+                "text/csv": OpenAPIMediaType(schema=text),
+                "application/x-ndjson": OpenAPIMediaType(schema=text),
+            },
+        )
 
 
 class AdminCatalogController(Controller):
@@ -119,14 +132,14 @@ class AdminCatalogController(Controller):
         request_max_body_size=limits.IMPORT_BYTES_MAX,
     )
     async def import_products(self, request: AnyRequest) -> Response[schemas.ImportReport]:
-        """A shop's export as CSV. Rows that cannot be taken are named with line and reason, the rest go in.
-        Importing again changes what the file says otherwise than at its last import, never stock; SKUs move
-        to the product whose rows have them. Scope: catalog:write."""
+        """A shop's export as CSV, or NDJSON with one product a line. Rows that cannot be taken are named with
+        line and reason, the rest go in. Importing again changes what the file says otherwise than at its last
+        import, never stock; SKUs move to the product whose rows have them. Scope: catalog:write."""
         services = services_of(request)
         check_encoding(context_of(request))
         media_type = (request.headers.get("content-type") or "").partition(";")[0].strip().lower()
         if media_type not in _CATALOG_TYPES:
-            raise ProblemError("UNSUPPORTED_MEDIA_TYPE", "This path takes text/csv.")
+            raise ProblemError("UNSUPPORTED_MEDIA_TYPE", "This path takes text/csv and application/x-ndjson.")
         with tempfile.TemporaryDirectory(prefix="cartstore-import-") as folder:
             source = Path(folder) / "catalog.csv"
             await _receive(request, source)
@@ -476,6 +489,13 @@ def _variant_of(variant: schemas.PutVariant, currency: str, prices: _Prices, at:
             code: prices.minor(text, code, f"{at}.prices.{code}")
             for code, text in (variant.prices or {}).items()
         },
+        sale_price_minor=(
+            prices.minor(variant.sale_price, currency, f"{at}.sale_price")
+            if variant.sale_price is not None
+            else None
+        ),
+        sale_from=variant.sale_from or None,
+        sale_to=variant.sale_to or None,
         policy=variant.policy or "deny",
         available_on=variant.available_on or None,
         promised_on=variant.promised_on or None,

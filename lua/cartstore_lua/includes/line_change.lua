@@ -49,7 +49,7 @@ local function line_change(
 
   local prefix = call.prefix
   local cart_id, sku = string.sub(cart_key, #prefix + 6), string.sub(sku_key, #prefix + 5)
-  local stock = sku_read(sku_key, sku)
+  local stock = sku_read(sku_key, sku, now)
   local is_due = stock and sku_has_due(call, stock)
   if is_due and (adds or quantity > 0) and hurried ~= '1' then
     return { 'DUE', sku }

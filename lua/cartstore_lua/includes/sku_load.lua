@@ -4,7 +4,7 @@
 local function sku_load(call, sku)
   local known = call.skus[sku]
   if not known then
-    known = sku_read(call.prefix .. 'sku:' .. sku, sku)
+    known = sku_read(call.prefix .. 'sku:' .. sku, sku, call.now)
     call.skus[sku] = known
   end
   return known

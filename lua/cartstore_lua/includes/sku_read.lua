@@ -1,9 +1,9 @@
 --- @include hold_state_decode
 --- @include sku_fields
 
--- A SKU's counters, and behind them its catalog fields; nil when it was never published. `earliest` and `latest` are 0
+-- A SKU's counters, and behind them its catalog fields as of `now`; nil when it was never published. `earliest` and `latest` are 0
 -- when nobody holds any of it.
-local function sku_read(key, sku)
+local function sku_read(key, sku, now)
   local read = redis.call('HMGET', key, 'fields', 'on_hand', 'held', 'hold_state')
   if not read[1] then
     return nil
@@ -22,5 +22,5 @@ local function sku_read(key, sku)
     -- Here from the start: a table that grows is copied.
     has_moved = false,
     has_new_bounds = false,
-  }, sku_fields(read[1]))
+  }, sku_fields(read[1], now))
 end
