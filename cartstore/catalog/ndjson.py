@@ -38,6 +38,7 @@ class _Variant(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     sale_to: str | UnsetType | None = UNSET
     policy: StockPolicy | UnsetType | None = UNSET
     available_on: str | UnsetType | None = UNSET
+    promised_on: str | UnsetType | None = UNSET
     hold_policy: HoldPolicy | UnsetType | None = UNSET
     hold_ttl_seconds: int | UnsetType | None = UNSET
     min_quantity: int | UnsetType | None = UNSET

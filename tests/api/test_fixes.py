@@ -470,6 +470,51 @@ async def _change_currency(api: Any) -> None:
 # --- checkout ------------------------------------------------------------------------------------
 
 
+@case("PURCHASE_LIMIT")
+async def add_more_than_a_customer_may_buy(api: Any) -> Steps:
+    await api.sell(max_per_customer={"quantity": 2, "window_seconds": 3_600})
+    yield await added(api, quantity=3)
+    assert await quantities(api) == {"MUG": 2}
+
+
+@case("PURCHASE_LIMIT")
+async def add_when_the_limit_is_bought(api: Any) -> Steps:
+    await api.sell(max_per_customer={"quantity": 2, "window_seconds": 3_600})
+    await api.sell("CUP")
+    await api.add(quantity=2)
+    await api.check_out()
+    found = yield await added(api)
+    await add_one_of(api, found)
+
+
+@case("PURCHASE_LIMIT")
+async def check_out_more_than_a_customer_may_buy_by_now(api: Any) -> Steps:
+    await api.sell()
+    await api.add(quantity=3)
+    await api.sell(stock=None, max_per_customer={"quantity": 2, "window_seconds": 3_600})
+    yield await api.checking_out()
+    assert [line["quantity"] for line in (await api.check_out())["orders"][0]["lines"]] == [2]
+
+
+@case("NOT_YET_ON_SALE")
+async def add_what_is_not_on_sale_yet(api: Any) -> Steps:
+    await api.sell(available_on="2999-01-01")
+    await api.sell("CUP")
+    found = yield await added(api)
+    await add_one_of(api, found)
+
+
+@case("NOT_YET_ON_SALE")
+async def check_out_what_is_not_on_sale_yet(api: Any) -> Steps:
+    await api.sell()
+    await api.sell("CUP")
+    await api.add()
+    await api.add("CUP")
+    await api.sell(stock=None, available_on="2999-01-01")
+    yield await api.checking_out()
+    assert [line["sku"] for line in (await api.check_out())["orders"][0]["lines"]] == ["CUP"]
+
+
 @case("CART_EMPTY")
 async def check_out_an_empty_cart(api: Any) -> Steps:
     await api.sell()

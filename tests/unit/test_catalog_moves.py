@@ -15,6 +15,7 @@ from cartstore.catalog.import_state import LastImport, Said
 from cartstore.catalog.merging import EMPTIED
 from cartstore.catalog.moves import Facts, FileIndex, Resolution, SkuOwner, StoredProduct, resolve
 from cartstore.catalog.parsed import ParsedProduct
+from cartstore.catalog.rules import ANY_REACH
 from cartstore.errors import Invalid
 from cartstore.model import Product, Variant
 
@@ -66,7 +67,7 @@ class Catalog:
 
     def resolve(self, given: list[ParsedProduct]) -> Resolution:
         facts = Facts(stored=self.stored, owners=self.owners, last=LastImport(self.products, self.variants))
-        return resolve(given, facts, FileIndex.of(given))
+        return resolve(given, facts, FileIndex.of(given), ANY_REACH)
 
     def take(self, done: Resolution) -> int:
         """The number of products that changed."""

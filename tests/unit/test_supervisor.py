@@ -66,7 +66,7 @@ async def test_demo_catalog_is_imported_into_embedded_servers_only(
     monkeypatch.setattr(supervisor, "open_store", lambda *_, **__: nullcontext())
     monkeypatch.setattr(supervisor, "_first_sku", none)
     monkeypatch.setattr(
-        supervisor.terminal, "import_with_report", lambda store, file, *_: remember(store, file)
+        supervisor.terminal, "import_with_report", lambda store, file, *_, **__: remember(store, file)
     )
     options = Options(data_dir=tmp_path, host="127.0.0.1", port=0, processes=1)
     complete = Settings(redis_url="redis://engine", database_url="postgresql://database/c")
