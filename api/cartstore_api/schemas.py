@@ -32,6 +32,7 @@ from cartstore_api.field_types import (
     Reference,
     Sku,
     Text,
+    Time,
     Unreadable,
 )
 
@@ -73,7 +74,7 @@ class Hold(msgspec.Struct, kw_only=True):
     """Units that are kept for this line until `expires_at`."""
 
     quantity: int
-    expires_at: str
+    expires_at: Time
     expires_in_seconds: int
 
 
@@ -125,8 +126,8 @@ class Line(msgspec.Struct, kw_only=True):
     quantity: int
     unit_price: str
     line_total: str
-    added_at: str
-    updated_at: str
+    added_at: Time
+    updated_at: Time
     is_available: bool
     available_quantity: int | None
     hold_rests_until: str | None
@@ -158,9 +159,9 @@ class Cart(msgspec.Struct, kw_only=True):
     has_unavailable_items: bool
     has_changes: bool
     version: int
-    created_at: str | None
-    updated_at: str | None
-    expires_at: str | None
+    created_at: Time | None
+    updated_at: Time | None
+    expires_at: Time | None
 
 
 class Summary(msgspec.Struct, kw_only=True):
@@ -227,7 +228,7 @@ class Guest(msgspec.Struct, kw_only=True):
     """A guest's token, to be sent as `X-Cart-Token` or kept as the cookie that comes with it."""
 
     token: str
-    expires_at: str
+    expires_at: Time
 
 
 class AddItem(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -373,7 +374,7 @@ class Order(msgspec.Struct, kw_only=True):
     total: str
     currency: str
     payment_id: str
-    created_at: str
+    created_at: Time
     unreadable: Unreadable = msgspec.UNSET
 
 
@@ -392,7 +393,7 @@ class Payment(msgspec.Struct, kw_only=True):
     gateway: str
     method: str
     status: Literal["pending", "paid", "expired", "cancelled", "refund_due", "refunded"]
-    expires_at: str
+    expires_at: Time
     time_remaining_seconds: int
     client: dict[str, str]
 
@@ -404,7 +405,7 @@ class PaymentDetail(Payment, kw_only=True):
     amount: str
     currency: str
     attempts: int
-    created_at: str
+    created_at: Time
     orders: list[Order]
 
 
@@ -634,7 +635,7 @@ class LedgerEntry(msgspec.Struct, kw_only=True):
     reason: str
     reference: str
     order_id: str | None
-    at: str
+    at: Time
     unreadable: Unreadable = msgspec.UNSET
 
 
@@ -653,7 +654,7 @@ class ArchivedEvent(msgspec.Struct, kw_only=True):
 
     position: str
     type: str
-    at: str
+    at: Time
     body: dict[str, Any]
     unreadable: Unreadable = msgspec.UNSET
 

@@ -63,7 +63,8 @@ class ImportOperation(Admin):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        text = Schema(type=OpenAPIType.STRING, description="A shop's export, in UTF-8.")
+        # `binary`: generated clients then take a file, and send it as it is.
+        text = Schema(type=OpenAPIType.STRING, format="binary", description="A shop's export, in UTF-8.")
         self.request_body = RequestBody(
             required=True,
             content={
