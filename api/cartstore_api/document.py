@@ -172,7 +172,7 @@ def _complete_operation(path: str, method: str, operation: dict[str, Any]) -> No
             parameter["schema"] = _without_null(parameter["schema"])
     body = operation.get("requestBody")
     content = body["content"].get("application/json") if body else None
-    if content is not None and {"type": "null"} in content["schema"].get("oneOf", ()):
+    if body and content is not None and {"type": "null"} in content["schema"].get("oneOf", ()):
         body["required"] = False
         content["schema"] = _without_null(content["schema"])
     if path.startswith("/v1/") and parameters:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from litestar import Controller, Request, Response, delete, get, post, put
 from litestar.openapi.spec import OpenAPIMediaType, RequestBody
-from litestar.openapi.spec.enums import OpenAPIType
+from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 from litestar.openapi.spec.schema import Schema
 from litestar.params import FromPath, JSONBody, QueryParameter
 
@@ -64,7 +64,9 @@ class ImportOperation(Admin):
     def __post_init__(self) -> None:
         super().__post_init__()
         # `binary`: generated clients then take a file, and send it as it is.
-        text = Schema(type=OpenAPIType.STRING, format="binary", description="A shop's export, in UTF-8.")
+        text = Schema(
+            type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY, description="A shop's export, in UTF-8."
+        )
         self.request_body = RequestBody(
             required=True,
             content={
