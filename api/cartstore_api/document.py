@@ -10,20 +10,22 @@ Owns how our shapes are described, which is as msgspec decodes and encodes them:
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any, Final
 
 import msgspec
 
-from cartstore_api import problems, schemas
+from cartstore_api import feed_schemas, problems, schemas
+from cartstore_api.examples import BODIES, parameter_example
 from cartstore_api.problem_codes import codes_of, codes_of_status
 
-_SHAPES: Final[tuple[ModuleType, ...]] = (schemas, problems)
+_SHAPES: Final[tuple[ModuleType, ...]] = (schemas, feed_schemas, problems)
 _REF: Final = "#/components/schemas/"
 _PREFER: Final = {"$ref": "#/components/parameters/Prefer"}
 
-_BESIDE: Final = frozenset({"description", "title", "default", "examples", "deprecated", "readOnly"})
+_BESIDE: Final = frozenset({"description", "title", "default", "examples", "deprecated", "discriminator"})
 """Keywords that say something of a member, not of one of its types."""
 
 _PROBLEM_HEADERS: Final[dict[str, dict[str, tuple[str, str]]]] = {
@@ -66,7 +68,10 @@ def _described() -> dict[str, Any]:
         for shape in vars(module).values()
         if isinstance(shape, type) and issubclass(shape, msgspec.Struct)
     ]
-    return msgspec.json.schema_components(types, ref_template=_REF + "{name}")[1]
+    described = msgspec.json.schema_components(types, ref_template=_REF + "{name}")[1]
+    for schema in described.values():
+        schema["description"] = inspect.cleandoc(schema["description"])
+    return described
 
 
 def _with_referred(names: Iterable[str], described: dict[str, Any]) -> list[str]:
@@ -170,6 +175,7 @@ def _complete_operation(path: str, method: str, operation: dict[str, Any]) -> No
     for parameter in parameters:
         if parameter.get("in") == "query":
             parameter["schema"] = _without_null(parameter["schema"])
+    _give_examples(operation)
     body = operation.get("requestBody")
     content = body["content"].get("application/json") if body else None
     if body and content is not None and {"type": "null"} in content["schema"].get("oneOf", ()):
@@ -179,6 +185,16 @@ def _complete_operation(path: str, method: str, operation: dict[str, Any]) -> No
         # Whatever a path takes, it refuses query parameters that it does not know.
         operation["responses"].setdefault("422", _problem_response("422"))
     _name_codes(path, method, operation)
+
+
+def _give_examples(operation: dict[str, Any]) -> None:
+    name = operation["operationId"]
+    for parameter in operation.get("parameters", ()):
+        if parameter.get("in") == "path" and (example := parameter_example(name, parameter["name"])):
+            parameter["example"] = example
+    if name in BODIES:
+        for content in operation["requestBody"]["content"].values():
+            content["example"] = BODIES[name]
 
 
 def _changes_of(operation: dict[str, Any]) -> Iterator[str]:

@@ -185,6 +185,7 @@ class CachedRead(Operation):
     """Anyone may call it, and keep the answer by its ETag."""
 
     def __post_init__(self) -> None:
+        self.security = []
         _refer(self, "IfNoneMatch", answers=("ETag",))
 
 

@@ -362,8 +362,40 @@ class OrderLine(msgspec.Struct, kw_only=True):
     unreadable: Unreadable = msgspec.UNSET
 
 
+FulfilmentState = Literal["unfulfilled", "shipped", "delivered", "returned"]
+
+
+class Fulfilment(msgspec.Struct, kw_only=True):
+    """What the shop did with an order; `updated_at` is null while that is nothing."""
+
+    state: FulfilmentState
+    carrier: str | None
+    tracking: str | None
+    updated_at: Time | None
+
+
+class OrderContact(msgspec.Struct, kw_only=True):
+    """How to reach the buyer."""
+
+    email: str | None
+    phone: str | None
+
+
+class OrderAddress(msgspec.Struct, kw_only=True):
+    """A postal address, as the buyer gave it."""
+
+    name: str | None
+    phone: str | None
+    street: str
+    street2: str | None
+    city: str
+    state: str | None
+    postal_code: str | None
+    country: str
+
+
 class Order(msgspec.Struct, kw_only=True):
-    """One seller's part of a checkout."""
+    """One seller's part of a checkout. `fulfilment` is null while the record cannot be asked for it."""
 
     order_id: str
     checkout_id: str
@@ -375,7 +407,31 @@ class Order(msgspec.Struct, kw_only=True):
     currency: str
     payment_id: str
     created_at: Time
+    fulfilment: Fulfilment | None
     unreadable: Unreadable = msgspec.UNSET
+
+
+class OrderDetail(Order, kw_only=True):
+    """An order with what the buyer gave at checkout: null when it was not given, or removed since."""
+
+    contact: OrderContact | None
+    shipping_address: OrderAddress | None
+    billing_address: OrderAddress | None
+    metadata: dict[str, Any] | None
+
+
+class CancelledOrder(OrderDetail, kw_only=True):
+    """A cancelled order, and all orders of its checkout, which were cancelled with it."""
+
+    cancelled_orders: list[Order]
+
+
+class SetFulfilment(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What was done with an order. `carrier` and `tracking` are replaced too; null and absent are none."""
+
+    state: FulfilmentState
+    carrier: OptionalText | None = None
+    tracking: OptionalText | None = None
 
 
 class Orders(msgspec.Struct, kw_only=True):
@@ -647,23 +703,6 @@ class Ledger(msgspec.Struct, kw_only=True):
 
 
 # --- operations ------------------------------------------------------------------------------------
-
-
-class ArchivedEvent(msgspec.Struct, kw_only=True):
-    """One event of the archive's feed; `position` is what `after` takes."""
-
-    position: str
-    type: str
-    at: Time
-    body: dict[str, Any]
-    unreadable: Unreadable = msgspec.UNSET
-
-
-class Events(msgspec.Struct, kw_only=True):
-    """A page of events, oldest first."""
-
-    items: list[ArchivedEvent]
-    next_cursor: str | None
 
 
 class Drift(msgspec.Struct, kw_only=True):

@@ -1,4 +1,4 @@
-"""What generators of Node.js make of the OpenAPI document. Collected where `make setup` could install them."""
+"""What generators of Node.js make of the OpenAPI document. Collected where `make setup` installed them."""
 
 from __future__ import annotations
 
