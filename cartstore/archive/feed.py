@@ -90,7 +90,8 @@ class Feed:
             )
             .where(
                 events.c.partition == self._partition.index,
-                tuple_(events.c.epoch, events.c.seq, events.c.line) > place, events.c.type.not_in(INTERNAL)
+                tuple_(events.c.epoch, events.c.seq, events.c.line) > place,
+                events.c.type.not_in(INTERNAL),
             )
             .order_by(events.c.epoch, events.c.seq, events.c.line)
             .limit(limit)

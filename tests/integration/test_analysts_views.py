@@ -15,13 +15,14 @@ from sqlalchemy import text
 from cartstore.archive import Archive
 from cartstore.archive.connecting import connector
 from cartstore.catalog.money import EXPONENTS, to_text
+from cartstore.model import Partition
 
 VIEWS = ("v_carts", "v_order_lines", "v_orders", "v_stock")
 
 
 @pytest.fixture
 async def archive(database_url: str) -> AsyncIterator[Archive]:
-    archive = await Archive.open(database_url)
+    archive = await Archive.open(database_url, Partition("main"))
     yield archive
     await archive.close()
 

@@ -10,11 +10,12 @@ from archive_shop import Story, order_id, sale
 
 from cartstore.archive import Archive
 from cartstore.errors import OrderNotFound, OrderState
+from cartstore.model import Partition
 
 
 @pytest.fixture
 async def archive(database_url: str) -> AsyncIterator[Archive]:
-    archive = await Archive.open(database_url)
+    archive = await Archive.open(database_url, Partition("main"))
     yield archive
     await archive.close()
 

@@ -10,6 +10,7 @@ from archive_shop import Story, payment_id, sale
 from sqlalchemy import text
 
 from cartstore.archive import Archive
+from cartstore.model import Partition
 
 MIGRATION = import_module("cartstore.archive.migrations.versions.v0011_readers")
 
@@ -23,7 +24,7 @@ DETAILS = {
 
 @pytest.mark.parametrize("is_event_gone", [False, True])
 async def test_migration_fills_in_what_the_record_knows(database_url: str, is_event_gone: bool) -> None:
-    archive = await Archive.open(database_url)
+    archive = await Archive.open(database_url, Partition("main"))
     story = Story()
     story.adjusted("mug", 10, 10)
     for number, details in DETAILS.items():

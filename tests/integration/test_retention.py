@@ -19,7 +19,7 @@ from cartstore.archive.fulfilment import append_record_event
 from cartstore.archive.retention import RETENTION_KINDS
 from cartstore.embedded import Database
 from cartstore.errors import EventsGone
-from cartstore.model import FeedPosition, Position
+from cartstore.model import FeedPosition, Partition, Position
 
 OTHER = Owner("user", "other")
 DETAILS = {"contact": {"email": "ada@example.org"}, "metadata": {"note": "ring twice"}}
@@ -130,7 +130,9 @@ async def _tell(shop: Shop, seq: int, days: int) -> None:
     async with shop.store.archive.database.transaction() as connection:
         at_ms = int(time.time() * 1_000) - days * 86_400_000
         body: dict[str, object] = {"days": days}
-        await append_record_event(connection, Position(1, seq), "fulfilment_changed", at_ms, body)
+        await append_record_event(
+            connection, Partition("main"), Position(1, seq), "fulfilment_changed", at_ms, body
+        )
 
 
 async def test_events_of_the_record_go_with_those_before_them_and_not_early(shop: Shop) -> None:
