@@ -30,6 +30,7 @@ BODIES: Final[dict[str, Any]] = {
     "SetQuantity": {"quantity": 2},
     "PutLines": {"items": [{"sku": SKU, "quantity": 1}], "mode": "all"},
     "ValidateCart": {},
+    "CheckChanges": {},
     "AcceptChanges": {},
     "BeginCheckout": {
         "gateway": "simulated",
