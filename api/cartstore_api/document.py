@@ -193,8 +193,9 @@ def _give_examples(operation: dict[str, Any]) -> None:
         if parameter.get("in") == "path" and (example := parameter_example(name, parameter["name"])):
             parameter["example"] = example
     if name in BODIES:
-        for content in operation["requestBody"]["content"].values():
-            content["example"] = BODIES[name]
+        # The page shows the first of several types.
+        first, *_ = operation["requestBody"]["content"].values()
+        first["example"] = BODIES[name]
 
 
 def _changes_of(operation: dict[str, Any]) -> Iterator[str]:

@@ -58,7 +58,7 @@ class Page:
                 headers[parameter["name"]] = f"key-{self._keys}"
         sent: dict[str, Any] = {"headers": headers}
         if "requestBody" in operation:
-            ((media, content),) = operation["requestBody"]["content"].items()
+            (media, content), *_ = operation["requestBody"]["content"].items()
             headers["Content-Type"] = media
             sent["json" if media.endswith("json") else "content"] = content["example"]
         return method, path, sent
