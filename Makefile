@@ -41,7 +41,23 @@ help:
 	@echo "make clean   remove what the other targets made, but no store's data"
 
 .PHONY: setup
-setup: $(DEV)
+setup: $(DEV) generators
+
+# The generators of clients that the tests run over the OpenAPI document; those of Python are among the locked packages.
+GENERATORS := build/generators/package-lock.json
+
+.PHONY: generators
+generators:
+	@if node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' 2>/dev/null && command -v npm >/dev/null; \
+		then $(MAKE) --no-print-directory $(GENERATORS); \
+		else echo "Node.js 20 with npm is not installed: redocly lint and openapi-typescript are not run"; fi
+
+# The lock is copied last: an install that was cut off is done again.
+$(GENERATORS): tests/generators/package-lock.json tests/generators/package.json
+	@echo "Installing the generators of Node.js ..."
+	@mkdir -p $(@D) && cp tests/generators/package.json $(@D)
+	@cp tests/generators/package-lock.json $(@D)/lock && cd $(@D) && mv lock package-lock.json \
+		&& npm ci --ignore-scripts --no-audit --no-fund --loglevel=error || { rm -f package-lock.json; exit 1; }
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -29,6 +29,7 @@ OwnerKind = Literal["user", "guest"]
 PaymentStatus = Literal["pending", "paid", "expired", "cancelled", "refund_due", "refunded"]
 OrderStatus = Literal["pending", "paid", "released", "refund_due", "refunded"]
 ReleaseReason = Literal["expired", "cancelled"]
+FulfilmentState = Literal["unfulfilled", "shipped", "delivered", "returned"]
 CheckoutType = Literal["single_item", "partial", "full_cart"]
 CartStatus = Literal["active", "abandoned", "converted", "merged", "expired"]
 
@@ -564,6 +565,18 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     total_minor: int
     currency: str
     created_at_ms: int
+
+
+class Fulfilment(msgspec.Struct, frozen=True, kw_only=True):
+    """What a shop did with a paid order; `updated_at_ms` is None for one that nothing was done with."""
+
+    state: FulfilmentState = "unfulfilled"
+    carrier: str | None = None
+    tracking: str | None = None
+    updated_at_ms: int | None = None
+
+
+UNFULFILLED: Final = Fulfilment()
 
 
 class Payment(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ from cartstore import limits
 from cartstore.affinity import Affinity, in_child
 from cartstore.archive.acknowledgement import Acknowledgement
 from cartstore.archive.drain import Outbox, drain
+from cartstore.archive.fulfilment import FULFILLED_FROM
 from cartstore.archive.quarantine import QuarantineCounts
 from cartstore.archive.repository import Archive
 from cartstore.archive.retention import Retention, RetentionBatch, RetentionKind, policy_of
@@ -41,6 +42,7 @@ from cartstore.errors import (
     OptionNotAvailable,
     OptionRequired,
     OrderNotFound,
+    OrderState,
     OtherProcess,
     OutcomeUnknown,
     PaymentExpired,
@@ -64,6 +66,8 @@ from cartstore.model import (
     CartTerms,
     Checkout,
     CheckoutRequest,
+    Fulfilment,
+    FulfilmentState,
     Guard,
     HoldResult,
     LineResult,
@@ -592,6 +596,42 @@ class CartStore:
         result = await self._with_restored(checkout, lambda _: self.engine.close_refund(order_id))
         await self._acknowledgement.wait(result.position, repeat="call")
         return result
+
+    async def fulfilments_of(self, order_ids: Sequence[str]) -> dict[str, Fulfilment] | None:
+        """What the shop did with these orders, by order; one that is absent is unfulfilled. None while the
+        record cannot be asked."""
+        try:
+            return await self.archive.fulfilments.of_orders(order_ids)
+        except StoreError:
+            return None
+
+    async def set_fulfilment(
+        self,
+        order_id: str,
+        state: FulfilmentState,
+        *,
+        carrier: str | None = None,
+        tracking: str | None = None,
+    ) -> Fulfilment:
+        """Record what was done with a paid order. Repeated: nothing changes.
+
+        Raises OrderNotFound, OrderState.
+        """
+        if not ID_PATTERN.match(order_id):
+            raise OrderNotFound()
+        for name, text in (("carrier", carrier), ("tracking", tracking)):
+            if text:
+                _checked_text(text, name, limits.TEXT_LENGTH_MAX)
+        said = {"carrier": carrier or None, "tracking": tracking or None}
+        try:
+            return await self.archive.fulfilments.put(order_id, state, **said)
+        except (OrderNotFound, OrderState):
+            # The record may not know yet what the engine has answered already.
+            _, order = await self.read_order(order_id, None)
+            if order.status not in FULFILLED_FROM:
+                raise OrderState(f"The order is {order.status}.") from None
+            await self.drain_outbox()
+            return await self.archive.fulfilments.put(order_id, state, **said)
 
     # --- stock ---------------------------------------------------------------------------------
 

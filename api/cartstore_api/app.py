@@ -10,7 +10,7 @@ from typing import Any
 from litestar import Litestar, Response, Router
 from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.spec import Tag
+from litestar.openapi.spec import License, Tag
 from litestar.routes import HTTPRoute
 
 from cartstore import open_store
@@ -41,7 +41,9 @@ twice.
 Money is a decimal string in the named currency, times are RFC 3339 in UTC. Guests are known by a signed
 token (cookie or `X-Cart-Token`), signed-in callers by `Authorization: Bearer`. Every mutation takes
 `Idempotency-Key` and `If-Match`. Errors are RFC 9457 problems: `code` is stable, and `fix` is a request that
-solves the problem, to be sent as it is.
+solves the problem, to be sent as it is. Each operation lists its codes, also as `x-codes`; more may come.
+Any request may be answered with `MALFORMED_REQUEST`, `REQUEST_TIMEOUT`, `NOT_FOUND`, `METHOD_NOT_ALLOWED`,
+`HEADERS_TOO_LARGE`, `RATE_LIMITED` and `INTERNAL`.
 """
 
 _TAGS = {
@@ -116,6 +118,7 @@ def create_app(
             title="cartstore",
             version=VERSION,
             description=_DESCRIPTION,
+            license=License(name="MIT", identifier="MIT"),
             components=operations.components(callers.cookie_name),
             tags=[Tag(name=name, description=text) for name, text in _TAGS.items()],
             render_plugins=[DocsPage(), Document()],

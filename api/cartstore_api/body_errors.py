@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_
 import msgspec
 
 from cartstore.texts import has_control
-from cartstore_api.field_checks import Bounds, Check, any_check_in, check_in, schema_in
+from cartstore_api.field_checks import Bounds, Check, any_check_in, check_in
 from cartstore_api.schemas import FieldError
 
 ERRORS_MAX: Final = 100
@@ -70,18 +70,6 @@ def errors_in(body: bytes, annotation: Any, first: FieldError, bounds: Bounds) -
     for error in islice(_look_of(annotation, bounds)(value, "", ""), ERRORS_MAX):
         found.setdefault(error.field, error)
     return list(found.values()) or [first]
-
-
-def described(shape: type[msgspec.Struct]) -> Iterator[tuple[str, bool, dict[str, Any]]]:
-    """(field, whether its entries are meant, what the OpenAPI document says beyond its bounds) of a shape."""
-    for name, annotation in _annotations(shape).items():
-        base, metas = _parts(annotation)
-        is_list = get_origin(base) is list
-        if is_list:
-            _, metas = _parts(get_args(base)[0])
-        for found in metas:
-            if said := schema_in(found):
-                yield name, is_list, said
 
 
 def control_error(path: str, name: str, text: str) -> FieldError | None:

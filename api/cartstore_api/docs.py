@@ -6,7 +6,6 @@ Refuses anything from another server: it works on a machine without a network.
 from __future__ import annotations
 
 import copy
-import inspect
 from importlib import resources
 from typing import Any
 
@@ -15,13 +14,7 @@ from litestar import Request
 from litestar.enums import MediaType
 from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
 
-from cartstore_api import problems, schemas
-from cartstore_api.body_errors import described
-
-_REFUSED = {
-    "description": problems.description_of(422),
-    "content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-}
+from cartstore_api.document import completed
 
 
 class DocsPage(OpenAPIRenderPlugin):
@@ -44,29 +37,5 @@ class Document(JsonRenderPlugin):
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
         if not self._document:
-            self._document = msgspec.json.encode(_completed(copy.deepcopy(openapi_schema)))
+            self._document = msgspec.json.encode(completed(copy.deepcopy(openapi_schema)))
         return self._document
-
-
-def _completed(document: dict[str, Any]) -> dict[str, Any]:
-    """Descriptions of the shapes, which members they refuse, and which bodies may be absent."""
-    for name, schema in document["components"]["schemas"].items():
-        shape = getattr(schemas, name, None) or getattr(problems, name)
-        schema["description"] = inspect.cleandoc(shape.__doc__)
-        if shape.__struct_config__.forbid_unknown_fields:
-            schema["additionalProperties"] = False
-        for member, is_list, said in described(shape):
-            place = schema["properties"][member]
-            if is_list:
-                place = next(it["items"] for it in (place, *place.get("oneOf", ())) if "items" in it)
-            place.update(said)
-    for name, path in document["paths"].items():
-        for operation in path.values():
-            if name.startswith("/v1/") and "parameters" in operation:
-                # Whatever a path takes, it refuses query parameters that it does not know.
-                operation["responses"].setdefault("422", _REFUSED)
-            body = operation.get("requestBody")
-            content = body["content"].get("application/json") if body else None
-            if content is not None and {"type": "null"} in content["schema"].get("oneOf", ()):
-                body["required"] = False
-    return document

@@ -25,7 +25,7 @@ Check = Callable[[Any], str | None]
 
 BoundedCheck = Callable[[Any, "Bounds"], str | None]
 
-_CHECK, _IS_LATE, _SCHEMA, _TAKES_BOUNDS = "check", "is_late", "schema", "takes_bounds"
+_CHECK, _IS_LATE, _TAKES_BOUNDS = "check", "is_late", "takes_bounds"
 _COUNTRIES: Final = frozenset(iso3166.countries_by_alpha2)
 """Kosovo's XK included, which ISO 3166 leaves to its users and everybody uses."""
 
@@ -48,19 +48,13 @@ def meta(check: Check, schema: dict[str, Any], *, is_late: bool = False, **bound
     """The bounds of a type together with a check and what the OpenAPI document says of it. `is_late`: the
     store makes this check when it carries the request out; here it is made only to name all wrong fields of a
     body that is refused anyway."""
-    return msgspec.Meta(**bounds, extra={_CHECK: check, _IS_LATE: is_late, _SCHEMA: schema})
+    return msgspec.Meta(**bounds, extra_json_schema=schema, extra={_CHECK: check, _IS_LATE: is_late})
 
 
 def late_meta(check: BoundedCheck, schema: dict[str, Any], **bounds: Any) -> msgspec.Meta:
     """As `meta` of a late check, for a check whose limit is a setting."""
-    extra = {_CHECK: check, _IS_LATE: True, _SCHEMA: schema, _TAKES_BOUNDS: True}
-    return msgspec.Meta(**bounds, extra=extra)
-
-
-def schema_in(found: msgspec.Meta) -> dict[str, Any]:
-    """What the OpenAPI document says of a field with this metadata, beyond its bounds."""
-    schema: dict[str, Any] = (found.extra or {}).get(_SCHEMA, {})
-    return schema
+    extra = {_CHECK: check, _IS_LATE: True, _TAKES_BOUNDS: True}
+    return msgspec.Meta(**bounds, extra_json_schema=schema, extra=extra)
 
 
 def check_in(found: msgspec.Meta) -> Check | None:

@@ -100,6 +100,16 @@ Unreadable = Annotated[
 ]
 """In rows of lists: absent, unless something stored is damaged."""
 
+Time = Annotated[
+    str,
+    msgspec.Meta(
+        description="RFC 3339, in UTC.",
+        examples=["2026-11-20T09:55:47.910Z"],
+        extra_json_schema={"format": "date-time"},
+    ),
+]
+"""A time in an answer."""
+
 Money = Annotated[str, msgspec.Meta(pattern="^[0-9]{1,16}([.][0-9]{1,4})?$", max_length=21)]
 """A decimal string in the named currency."""
 LineIds = Annotated[list[LineId], msgspec.Meta(min_length=1, max_length=1_000)]

@@ -54,7 +54,9 @@ async def before_body(connection: ASGIConnection[Any, Any, Any, Any], handler: B
 
 def _check_parameters(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     """A name with a typing error would be a filter that does not filter, so no unknown name is let pass."""
-    taken = handler.parsed_fn_signature.parameters.keys() - connection.path_params.keys() - _NO_PARAMETERS
+    # A parameter whose name is a word of Python's ends in an underscore in the handler (`from_`).
+    names = {name.rstrip("_") for name in handler.parsed_fn_signature.parameters}
+    taken = names - connection.path_params.keys() - _NO_PARAMETERS
     unknown = [name for name in dict.fromkeys(connection.query_params) if name not in taken]
     if not unknown:
         return

@@ -32,6 +32,7 @@ from cartstore_api.field_types import (
     Reference,
     Sku,
     Text,
+    Time,
     Unreadable,
 )
 
@@ -73,7 +74,7 @@ class Hold(msgspec.Struct, kw_only=True):
     """Units that are kept for this line until `expires_at`."""
 
     quantity: int
-    expires_at: str
+    expires_at: Time
     expires_in_seconds: int
 
 
@@ -125,8 +126,8 @@ class Line(msgspec.Struct, kw_only=True):
     quantity: int
     unit_price: str
     line_total: str
-    added_at: str
-    updated_at: str
+    added_at: Time
+    updated_at: Time
     is_available: bool
     available_quantity: int | None
     hold_rests_until: str | None
@@ -158,9 +159,9 @@ class Cart(msgspec.Struct, kw_only=True):
     has_unavailable_items: bool
     has_changes: bool
     version: int
-    created_at: str | None
-    updated_at: str | None
-    expires_at: str | None
+    created_at: Time | None
+    updated_at: Time | None
+    expires_at: Time | None
 
 
 class Summary(msgspec.Struct, kw_only=True):
@@ -227,7 +228,7 @@ class Guest(msgspec.Struct, kw_only=True):
     """A guest's token, to be sent as `X-Cart-Token` or kept as the cookie that comes with it."""
 
     token: str
-    expires_at: str
+    expires_at: Time
 
 
 class AddItem(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -361,8 +362,40 @@ class OrderLine(msgspec.Struct, kw_only=True):
     unreadable: Unreadable = msgspec.UNSET
 
 
+FulfilmentState = Literal["unfulfilled", "shipped", "delivered", "returned"]
+
+
+class Fulfilment(msgspec.Struct, kw_only=True):
+    """What the shop did with an order; `updated_at` is null while that is nothing."""
+
+    state: FulfilmentState
+    carrier: str | None
+    tracking: str | None
+    updated_at: Time | None
+
+
+class OrderContact(msgspec.Struct, kw_only=True):
+    """How to reach the buyer."""
+
+    email: str | None
+    phone: str | None
+
+
+class OrderAddress(msgspec.Struct, kw_only=True):
+    """A postal address, as the buyer gave it."""
+
+    name: str | None
+    phone: str | None
+    street: str
+    street2: str | None
+    city: str
+    state: str | None
+    postal_code: str | None
+    country: str
+
+
 class Order(msgspec.Struct, kw_only=True):
-    """One seller's part of a checkout."""
+    """One seller's part of a checkout. `fulfilment` is null while the record cannot be asked for it."""
 
     order_id: str
     checkout_id: str
@@ -373,8 +406,32 @@ class Order(msgspec.Struct, kw_only=True):
     total: str
     currency: str
     payment_id: str
-    created_at: str
+    created_at: Time
+    fulfilment: Fulfilment | None
     unreadable: Unreadable = msgspec.UNSET
+
+
+class OrderDetail(Order, kw_only=True):
+    """An order with what the buyer gave at checkout: null when it was not given, or removed since."""
+
+    contact: OrderContact | None
+    shipping_address: OrderAddress | None
+    billing_address: OrderAddress | None
+    metadata: dict[str, Any] | None
+
+
+class CancelledOrder(OrderDetail, kw_only=True):
+    """A cancelled order, and all orders of its checkout, which were cancelled with it."""
+
+    cancelled_orders: list[Order]
+
+
+class SetFulfilment(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What was done with an order. `carrier` and `tracking` are replaced too; null and absent are none."""
+
+    state: FulfilmentState
+    carrier: OptionalText | None = None
+    tracking: OptionalText | None = None
 
 
 class Orders(msgspec.Struct, kw_only=True):
@@ -392,7 +449,7 @@ class Payment(msgspec.Struct, kw_only=True):
     gateway: str
     method: str
     status: Literal["pending", "paid", "expired", "cancelled", "refund_due", "refunded"]
-    expires_at: str
+    expires_at: Time
     time_remaining_seconds: int
     client: dict[str, str]
 
@@ -404,7 +461,7 @@ class PaymentDetail(Payment, kw_only=True):
     amount: str
     currency: str
     attempts: int
-    created_at: str
+    created_at: Time
     orders: list[Order]
 
 
@@ -634,7 +691,7 @@ class LedgerEntry(msgspec.Struct, kw_only=True):
     reason: str
     reference: str
     order_id: str | None
-    at: str
+    at: Time
     unreadable: Unreadable = msgspec.UNSET
 
 
@@ -646,23 +703,6 @@ class Ledger(msgspec.Struct, kw_only=True):
 
 
 # --- operations ------------------------------------------------------------------------------------
-
-
-class ArchivedEvent(msgspec.Struct, kw_only=True):
-    """One event of the archive's feed; `position` is what `after` takes."""
-
-    position: str
-    type: str
-    at: str
-    body: dict[str, Any]
-    unreadable: Unreadable = msgspec.UNSET
-
-
-class Events(msgspec.Struct, kw_only=True):
-    """A page of events, oldest first."""
-
-    items: list[ArchivedEvent]
-    next_cursor: str | None
 
 
 class Drift(msgspec.Struct, kw_only=True):

@@ -12,11 +12,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import Any, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import msgspec
 
 from cartstore import model
+from cartstore.archive.details import Address, Details, details_in
 from cartstore.archive.repository import LedgerRow
 from cartstore.catalog.money import to_text
 from cartstore.catalog.rules import sale_start_ms
@@ -226,8 +227,35 @@ def _problems_of(
 # --- checkout, orders, payments --------------------------------------------------------------------
 
 
-async def products_of_orders(store: CartStore, orders: Iterable[model.Order]) -> Products:
-    return await store.products_by_revision({line.revision for order in orders for line in order.lines})
+class OrderFacts(NamedTuple):
+    """What is told of orders beside themselves: texts of the catalog, and what the shop did with them."""
+
+    products: Products
+    fulfilments: Mapping[str, model.Fulfilment] | None
+    """By order, those that are not `unfulfilled`; None while the record cannot be asked."""
+
+
+_SHIPPABLE: Final = frozenset({"paid", "refunded"})
+
+
+async def facts_of_orders(store: CartStore, orders: Iterable[model.Order]) -> OrderFacts:
+    """Raises nothing: without the catalog and the record orders are told with less."""
+    orders = tuple(orders)
+    products = await store.products_by_revision({line.revision for order in orders for line in order.lines})
+    # Nothing is done with an order before it is paid, so that a checkout asks the record for nothing.
+    shippable = [order.order_id for order in orders if order.status in _SHIPPABLE]
+    return OrderFacts(products, await store.fulfilments_of(shippable) if shippable else {})
+
+
+def contact_view(details: Details) -> schemas.OrderContact | None:
+    found = details.contact
+    return schemas.OrderContact(email=found.email, phone=found.phone) if found is not None else None
+
+
+def address_view(found: Address | None) -> schemas.OrderAddress | None:
+    if found is None:
+        return None
+    return schemas.OrderAddress(**{name: getattr(found, name) for name in found.__struct_fields__})
 
 
 class RowReader:
@@ -258,37 +286,88 @@ class RowReader:
         return cast(dict[str, Any], found or EMPTY)
 
     def time(self, member: str, at_ms: int) -> str:
-        """A time; empty when RFC 3339 has no word for it."""
+        """A time; that of 0 when RFC 3339 has no word for it: clients parse every time that they get."""
         if 0 <= at_ms < _YEAR_10000_MS:
             return time_text(at_ms)
         self.note(member)
-        return ""
+        return time_text(0)
 
     @property
     def unreadable(self) -> list[str] | msgspec.UnsetType:
         return self._unreadable or msgspec.UNSET
 
 
-def order_view(order: model.Order, products: Products) -> schemas.Order:
+def order_view(order: model.Order, facts: OrderFacts) -> schemas.Order:
+    """An order as lists tell it."""
+    return schemas.Order(**_order_fields(order, facts, RowReader("order", order.order_id)))
+
+
+def order_detail_view(order: model.Order, payment: model.Payment, facts: OrderFacts) -> schemas.OrderDetail:
+    """An order as it is told by itself, with the details of its checkout."""
+    return schemas.OrderDetail(**_order_detail_fields(order, payment, facts))
+
+
+def cancelled_order_view(
+    order: model.Order, payment: model.Payment, orders: Iterable[model.Order], facts: OrderFacts
+) -> schemas.CancelledOrder:
+    """An order with all that were cancelled with it."""
+    return schemas.CancelledOrder(
+        **_order_detail_fields(order, payment, facts),
+        cancelled_orders=[order_view(other, facts) for other in orders],
+    )
+
+
+def _order_detail_fields(order: model.Order, payment: model.Payment, facts: OrderFacts) -> dict[str, Any]:
     row = RowReader("order", order.order_id)
+    details = details_in(payment.details_json)
+    for member in details.unreadable:
+        row.note(member)
+    told = details.metadata_json
+    fields = {
+        "contact": contact_view(details),
+        "shipping_address": address_view(details.shipping_address),
+        "billing_address": address_view(details.billing_address),
+        "metadata": row.json("metadata", told) if told is not None else None,
+    }
+    return {**_order_fields(order, facts, row), **fields}
+
+
+def _order_fields(order: model.Order, facts: OrderFacts, row: RowReader) -> dict[str, Any]:
+    products = facts.products
     # Every order has lines and a currency; one that cannot be read at all has neither.
     if not order.lines:
         row.note("lines")
-    return schemas.Order(
-        order_id=order.order_id,
-        checkout_id=order.checkout_id,
-        seller=order.seller or None,
-        status=order.status,
-        release_reason=order.release_reason,
-        lines=[
+    fields = {
+        "order_id": order.order_id,
+        "checkout_id": order.checkout_id,
+        "seller": order.seller or None,
+        "status": order.status,
+        "release_reason": order.release_reason,
+        "lines": [
             _order_line_view(line, products.get(line.revision), order, number)
             for number, line in enumerate(order.lines)
         ],
-        total=row.read("total", lambda: to_text(order.total_minor, order.currency), ""),
-        currency=order.currency,
-        payment_id=order.payment_id,
-        created_at=row.time("created_at", order.created_at_ms if order.currency else -1),
-        unreadable=row.unreadable,
+        "total": row.read("total", lambda: to_text(order.total_minor, order.currency), ""),
+        "currency": order.currency,
+        "payment_id": order.payment_id,
+        "created_at": row.time("created_at", order.created_at_ms if order.currency else -1),
+        "fulfilment": _fulfilment_of(order, facts),
+    }
+    return {**fields, "unreadable": row.unreadable}
+
+
+def _fulfilment_of(order: model.Order, facts: OrderFacts) -> schemas.Fulfilment | None:
+    if facts.fulfilments is None and order.status in _SHIPPABLE:
+        return None
+    return fulfilment_view((facts.fulfilments or {}).get(order.order_id, model.UNFULFILLED))
+
+
+def fulfilment_view(found: model.Fulfilment) -> schemas.Fulfilment:
+    return schemas.Fulfilment(
+        state=found.state,
+        carrier=found.carrier,
+        tracking=found.tracking,
+        updated_at=time_text(found.updated_at_ms) if found.updated_at_ms is not None else None,
     )
 
 
@@ -335,7 +414,7 @@ def _payment_fields(
 
 
 def payment_detail_view(
-    store: CartStore, found: model.Checkout | model.PaymentResult, products: Products
+    store: CartStore, found: model.Checkout | model.PaymentResult, facts: OrderFacts
 ) -> schemas.PaymentDetail:
     payment = found.payment
     return schemas.PaymentDetail(
@@ -345,12 +424,12 @@ def payment_detail_view(
         currency=payment.currency,
         attempts=payment.attempts,
         created_at=time_text(payment.created_at_ms),
-        orders=[order_view(order, products) for order in found.orders],
+        orders=[order_view(order, facts) for order in found.orders],
     )
 
 
 def checkout_view(
-    store: CartStore, checkout: model.Checkout, products: Products, order_token: str
+    store: CartStore, checkout: model.Checkout, facts: OrderFacts, order_token: str
 ) -> schemas.Checkout:
     payment = checkout.payment
     return schemas.Checkout(
@@ -359,7 +438,7 @@ def checkout_view(
         total_amount=to_text(payment.amount_minor, payment.currency),
         currency=payment.currency,
         order_count=len(checkout.orders),
-        orders=[order_view(order, products) for order in checkout.orders],
+        orders=[order_view(order, facts) for order in checkout.orders],
         payment=schemas.Payment(**_payment_fields(store, payment, checkout.orders, checkout.read_at_ms)),
         order_token=order_token,
     )
@@ -445,18 +524,6 @@ def ledger_entry_view(entry: LedgerRow) -> schemas.LedgerEntry:
         reference=entry.reference,
         order_id=entry.order_id,
         at=row.time("at", entry.at_ms),
-        unreadable=row.unreadable,
-    )
-
-
-def event_view(event: model.Event) -> schemas.ArchivedEvent:
-    position = str(event.feed_position)
-    row = RowReader("event", position)
-    return schemas.ArchivedEvent(
-        position=position,
-        type=event.type,
-        at=row.time("at", event.at_ms),
-        body=row.json("body", event.body_json),
         unreadable=row.unreadable,
     )
 

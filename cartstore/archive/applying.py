@@ -57,6 +57,7 @@ class PaymentState(msgspec.Struct):
     status: PaymentStatus
     attempts: int
     orders: dict[str, OrderState]
+    paid_at_ms: int | None = None
 
 
 class StockCount(msgspec.Struct):
@@ -211,6 +212,8 @@ class Changes:
     def _settle(self, event: Event, body: PaymentSettled) -> None:
         payment = self._payment(body.payment_id, SETTLES_FROM[body.outcome], f"become {body.outcome}")
         payment.status = body.outcome
+        if body.outcome == "paid":
+            payment.paid_at_ms = event.at_ms
         for order in payment.orders.values():
             order.status = body.outcome
             if body.outcome == "paid":

@@ -20,6 +20,9 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 from cartstore.archive import backorders
 from cartstore.archive.arrays import array_of
 from cartstore.archive.database import Database
+from cartstore.archive.feed import Feed
+from cartstore.archive.fulfilment import Fulfilments
+from cartstore.archive.order_filters import EVERY_ORDER, OrderFilters, filtered
 from cartstore.archive.purchases import Purchases
 from cartstore.archive.quarantine import Quarantine, put_aside
 from cartstore.archive.raised_epoch import RaisedEpoch
@@ -32,7 +35,6 @@ from cartstore.archive.tables import (
     orders,
     outbox_cursor,
     payments,
-    retention,
     stock,
     stock_ledger,
 )
@@ -44,17 +46,15 @@ from cartstore.archive.writing import (
     locked_cursor,
     move_cursor,
 )
-from cartstore.errors import ConfigurationError, EventsGone, InvalidField, StoreRecovering
+from cartstore.errors import ConfigurationError, InvalidField, StoreRecovering
 from cartstore.failpoints import reach
 from cartstore.layout import LAYOUT_BEFORE, layout_refusal
 from cartstore.limits import PAGE_SIZE_DEFAULT
 from cartstore.model import (
     ID_PATTERN,
     Event,
-    FeedPosition,
     Order,
     OrderLine,
-    OrderStatus,
     Partition,
     Payment,
     Position,
@@ -118,6 +118,8 @@ class Archive:
         self.snapshots = CartSnapshots(database, partition)
         self.quarantine = Quarantine(database, partition)
         self.purchases = Purchases(database, partition)
+        self.feed = Feed(database, partition)
+        self.fulfilments = Fulfilments(database, partition)
 
     @classmethod
     async def open(cls, database_url: str, partition: Partition) -> Archive:
@@ -259,6 +261,7 @@ class Archive:
             events.c.epoch == position.epoch,
             events.c.seq == position.seq,
             events.c.partition == self.partition.index,
+            events.c.line == 0,
         )
         async with self.database.reading() as connection:
             return (await connection.execute(query)).first() is not None
@@ -290,38 +293,6 @@ class Archive:
             )
             for row in rows
         ]
-
-    async def read_feed(self, after: FeedPosition | None, limit: int) -> list[Event]:
-        """Archived events strictly after a place in the feed (None: from the oldest that is kept), oldest
-        first: those of the engine, and what the record tells beside them.
-
-        Raises EventsGone when some of them are not kept any more.
-        """
-        place = after or FeedPosition(Position(0, 0))
-        found = await self._events(
-            tuple_(events.c.epoch, events.c.seq, events.c.line)
-            > (place.position.epoch, place.position.seq, place.line),
-            limit,
-        )
-        if after is not None:
-            # After the events: what retention removes from now on is in `found`.
-            gone = await self.events_gone()
-            if after.position < gone:
-                # There is one: the newest event is never removed.
-                oldest = (await self.events_after(gone, 1))[0].position
-                raise EventsGone(
-                    f"Events up to {gone} are not kept any more; the oldest that is kept is {oldest}.",
-                    oldest=str(oldest),
-                    after=str(gone),
-                )
-        return found
-
-    async def events_gone(self) -> Position:
-        """The last event that retention removed; 0-0 before the first."""
-        async with self.database.reading() as connection:
-            its_own = retention.c.partition == self.partition.index
-            row = (await connection.execute(select(retention).where(its_own))).one()
-        return Position(row.events_gone_epoch, row.events_gone_seq)
 
     # --- payments and orders -------------------------------------------------------------------
 
@@ -374,13 +345,15 @@ class Archive:
         return sorted(found, key=lambda it: (it[0].expires_at_ms, it[0].payment_id))
 
     async def list_orders(
-        self, *, status: OrderStatus | None = None, limit: int = PAGE_SIZE_DEFAULT, cursor: str | None = None
+        self,
+        filters: OrderFilters = EVERY_ORDER,
+        *,
+        limit: int = PAGE_SIZE_DEFAULT,
+        cursor: str | None = None,
     ) -> tuple[list[Order], str | None]:
         """Orders of all carts, newest first, and the cursor of the next page. Raises InvalidField."""
         place = (orders.c.created_at_ms, orders.c.order_id)
-        query = select(orders.c.order_id)
-        if status is not None:
-            query = query.where(orders.c.status == status)
+        query = filtered(select(orders.c.order_id), filters)
         if cursor is not None:
             query = query.where(tuple_(*place) < _parse_cursor(cursor))
         found = await self._orders(query.order_by(*(column.desc() for column in place)).limit(limit + 1))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeVar, get_args
 
 import msgspec
-from sqlalchemy import BigInteger, delete, exists, extract, func, select, text, tuple_, update
+from sqlalchemy import BigInteger, ColumnElement, delete, exists, extract, func, select, text, tuple_, update
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -153,27 +153,31 @@ class Retention:
                 return NOTHING
             place = tuple_(events.c.epoch, events.c.seq)
             its_own = events.c.partition == self._partition.index
-            newest = (
-                select(events.c.epoch, events.c.seq)
-                .where(its_own)
-                .order_by(events.c.epoch.desc(), events.c.seq.desc())
-            )
-            last = (await connection.execute(newest.limit(1))).first()
+            newest = select(events.c.epoch, events.c.seq).where(its_own, events.c.line == 0)
+            newest = newest.order_by(events.c.epoch.desc(), events.c.seq.desc()).limit(1)
+            last = (await connection.execute(newest)).first()
             if last is None:
                 return NOTHING
             oldest = select(events.c.epoch, events.c.seq, events.c.at_ms).where(
-                its_own, place < (last.epoch, last.seq)
+                its_own, place < (last.epoch, last.seq), events.c.line == 0
             )
             rows = (
                 await connection.execute(
                     oldest.order_by(events.c.epoch, events.c.seq).limit(EVENTS_PER_BATCH)
                 )
             ).all()
-            through = _last_removable(rows, before_ms=now.now_ms - self._policy.events_ms, now_ms=now.now_ms)
+            before_ms = now.now_ms - self._policy.events_ms
+            through = _last_removable(rows, before_ms=before_ms, now_ms=now.now_ms)
+            if through is not None:
+                through = await _before_young(
+                    connection, its_own, rows, through, before_ms=before_ms, now_ms=now.now_ms
+                )
             if through is None:
                 return NOTHING
             end = (through.epoch, through.seq)
-            removed = await connection.execute(delete(events).where(its_own, place <= end))
+            # What the record told behind the last one stays: a reader who has read that goes on with it.
+            told = (place < end) | ((place == end) & (events.c.line == 0))
+            removed = await connection.execute(delete(events).where(its_own, told))
             await connection.execute(
                 update(retention)
                 .where(retention.c.partition == self._partition.index)
@@ -336,11 +340,44 @@ def _last_removable(rows: Iterable[Any], *, before_ms: int, now_ms: int) -> Any:
     return last
 
 
+async def _before_young(
+    connection: AsyncConnection,
+    its_own: ColumnElement[bool],
+    rows: Iterable[Any],
+    through: Any,
+    *,
+    before_ms: int,
+    now_ms: int,
+) -> Any:
+    """The last of these rows that may go without an event of the record going that is too young for it."""
+    place = tuple_(events.c.epoch, events.c.seq)
+    young = (
+        select(events.c.epoch, events.c.seq)
+        .where(
+            its_own,
+            place < (through.epoch, through.seq),
+            events.c.line > 0,
+            events.c.at_ms.between(before_ms, now_ms),
+        )
+        .order_by(events.c.epoch, events.c.seq)
+        .limit(1)
+    )
+    first = (await connection.execute(young)).first()
+    if first is None:
+        return through
+    kept = (first.epoch, first.seq)
+    return max((row for row in rows if (row.epoch, row.seq) <= kept), key=_place, default=None)
+
+
+def _place(row: Any) -> tuple[int, int]:
+    return row.epoch, row.seq
+
+
 async def _redact(connection: AsyncConnection, payment_ids: Sequence[str], now_ms: int) -> None:
     await connection.execute(
         update(payments)
         .where(payments.c.payment_id.in_(array_of(payments.c.payment_id, payment_ids)))
-        .values(details_json="{}", redacted_at_ms=now_ms)
+        .values(details_json="{}", email=None, redacted_at_ms=now_ms)
     )
     # Spelled as the index has it, or it would not be used.
     await connection.execute(

@@ -32,7 +32,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from cartstore.model import CartStatus, CheckoutType, OrderStatus, PaymentStatus, ReleaseReason
+from cartstore.model import (
+    CartStatus,
+    CheckoutType,
+    FulfilmentState,
+    OrderStatus,
+    PaymentStatus,
+    ReleaseReason,
+)
 
 metadata = MetaData(
     naming_convention={
@@ -192,12 +199,23 @@ payments = Table(
     # When address, contact and metadata were removed from details_json; NULL: they were not.
     Column("redacted_at_ms", BigInteger),
     _partition(),
+    # Of the contact, trimmed and in lower case: what orders are searched by. Removed with the details.
+    Column("email", Text),
+    # When the money arrived. Kept when it goes back.
+    Column("paid_at_ms", BigInteger),
     *_not_negative("amount_minor", "attempts", "created_at_ms", "partition"),
     CheckConstraint("expires_at_ms >= created_at_ms", name="expires_at_ms"),
     CheckConstraint("currency ~ '^[A-Z]{3}$'", name="currency"),
     _one_of("status", get_args(PaymentStatus)),
     _one_of("checkout_type", get_args(CheckoutType)),
     Index(None, "cart_id", "created_at_ms", "payment_id"),
+    Index(
+        "payments_email_idx",
+        "email",
+        "created_at_ms",
+        "payment_id",
+        postgresql_where=text("email IS NOT NULL"),
+    ),
     Index("payments_pending_idx", "expires_at_ms", postgresql_where=text("status = 'pending'")),
     # What retention looks for: payments that were released and not redacted yet, oldest first.
     Index(
@@ -231,6 +249,7 @@ orders = Table(
     UniqueConstraint("payment_id", "n"),
     Index(None, "created_at_ms", "order_id"),
     Index(None, "status", "created_at_ms", "order_id"),
+    Index(None, "seller", "created_at_ms", "order_id"),
 )
 
 order_lines = Table(
@@ -250,7 +269,7 @@ order_lines = Table(
     PrimaryKeyConstraint("order_id", "n"),
     # Retention asks which product revisions no order refers to.
     Index(None, "revision"),
-    # What was bought of a SKU with a purchase limit.
+    # What was bought of a SKU, with a purchase limit or for whoever searches orders by it.
     Index(None, "sku"),
     CheckConstraint("n >= 1", name="n"),
     CheckConstraint("quantity >= 1", name="quantity"),
@@ -258,6 +277,20 @@ order_lines = Table(
     _one_of("mode", ("held", "backorder", "untracked")),
     *_not_negative("unit_price_minor", "revision", "first_held_at_ms"),
     comment="What was bought, at the price it was sold for; names and images are those of its revision.",
+)
+
+fulfilments = Table(
+    "fulfilments",
+    metadata,
+    Column("partition", Integer, nullable=False, server_default=text("0")),
+    Column("order_id", Text, ForeignKey("orders.order_id"), primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("carrier", Text),
+    Column("tracking", Text),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    *_not_negative("partition", "updated_at_ms"),
+    _one_of("state", get_args(FulfilmentState)),
+    comment="What a shop did with paid orders; an order without a row is unfulfilled.",
 )
 
 stock_ledger = Table(

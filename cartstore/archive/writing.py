@@ -26,6 +26,7 @@ from cartstore.archive.applying import (
     units_to_assign,
 )
 from cartstore.archive.arrays import array_of, columns_of, insert_rows, rows_of
+from cartstore.archive.details import email_in
 from cartstore.archive.snapshots import shift
 from cartstore.archive.tables import (
     events,
@@ -121,6 +122,7 @@ async def _payment_states(connection: AsyncConnection, payment_ids: Sequence[str
             payments.c.payment_id,
             payments.c.status,
             payments.c.attempts,
+            payments.c.paid_at_ms,
             orders.c.order_id,
             orders.c.status.label("order_status"),
             orders.c.release_reason,
@@ -131,7 +133,9 @@ async def _payment_states(connection: AsyncConnection, payment_ids: Sequence[str
     )
     states: dict[str, PaymentState] = {}
     for row in await connection.execute(query):
-        state = states.setdefault(row.payment_id, PaymentState(row.payment_id, row.status, row.attempts, {}))
+        state = states.setdefault(
+            row.payment_id, PaymentState(row.payment_id, row.status, row.attempts, {}, row.paid_at_ms)
+        )
         state.orders[row.order_id] = OrderState(row.order_id, row.order_status, row.release_reason)
     return states
 
@@ -171,6 +175,7 @@ async def _insert_begun(connection: AsyncConnection, partition: Partition, chang
                 *(begun.amount_minor, begun.currency, begun.gateway, begun.method, state.attempts),
                 *(begun.expires_at_ms, begun.created_at_ms, begun.fingerprint, begun.details_json),
                 partition.index,
+                *(email_in(begun.details_json), state.paid_at_ms),
             )
         )
         for n, order in enumerate(begun.orders, 1):
@@ -198,13 +203,14 @@ async def _update_payments(connection: AsyncConnection, changes: Changes) -> Non
     changed = [state for state in changes.payments.values() if state.payment_id not in begun]
     if not changed:
         return
-    rows = [(state.payment_id, state.status, state.attempts) for state in changed]
-    source = rows_of(payments, ("payment_id", "status", "attempts"))
+    names = ("payment_id", "status", "attempts", "paid_at_ms")
+    rows = [(state.payment_id, state.status, state.attempts, state.paid_at_ms) for state in changed]
+    source = rows_of(payments, names)
     await connection.execute(
         update(payments)
         .where(payments.c.payment_id == source.c.payment_id)
-        .values(status=source.c.status, attempts=source.c.attempts),
-        columns_of(("payment_id", "status", "attempts"), rows),
+        .values(status=source.c.status, attempts=source.c.attempts, paid_at_ms=source.c.paid_at_ms),
+        columns_of(names, rows),
     )
     order_rows = [
         (order.order_id, order.status, order.release_reason)

@@ -153,6 +153,12 @@ VALIDATION = {
         }
     ],
 }
+FULFILMENT = {
+    "state": frozenset({"unfulfilled", "shipped", "delivered", "returned"}),
+    "carrier": _maybe(str),
+    "tracking": _maybe(str),
+    "updated_at": _maybe(TIME),
+}
 ORDER = {
     "order_id": ID,
     "checkout_id": ID,
@@ -176,7 +182,25 @@ ORDER = {
     "currency": CURRENCY,
     "payment_id": ID,
     "created_at": TIME,
+    "fulfilment": _maybe(FULFILMENT),
 }
+ADDRESS = {
+    "name": _maybe(str),
+    "phone": _maybe(str),
+    "street": str,
+    "street2": _maybe(str),
+    "city": str,
+    "state": _maybe(str),
+    "postal_code": _maybe(str),
+    "country": re.compile(r"[A-Z]{2}"),
+}
+ORDER_DETAIL = ORDER | {
+    "contact": _maybe({"email": _maybe(str), "phone": _maybe(str)}),
+    "shipping_address": _maybe(ADDRESS),
+    "billing_address": _maybe(ADDRESS),
+    "metadata": _maybe(dict),
+}
+CANCELLED_ORDER = ORDER_DETAIL | {"cancelled_orders": [ORDER]}
 PAYMENT = {
     "id": ID,
     "hash": str,
@@ -287,8 +311,8 @@ SUCCESSES: dict[str, tuple[int, Any]] = {
     "POST /v1/cart/holds/extend": (200, CART),
     "POST /v1/checkout": (201, CHECKOUT),
     "GET /v1/orders": (200, _page(ORDER)),
-    "GET /v1/orders/*": (200, ORDER),
-    "POST /v1/orders/*/cancel": (200, ORDER),
+    "GET /v1/orders/*": (200, ORDER_DETAIL),
+    "POST /v1/orders/*/cancel": (200, CANCELLED_ORDER),
     "GET /v1/payments/*": (200, PAYMENT_DETAIL),
     "POST /v1/payments/*/confirm": (200, PAYMENT_DETAIL),
     "POST /v1/payments/*/simulate": (200, PAYMENT_DETAIL),
@@ -303,8 +327,10 @@ SUCCESSES: dict[str, tuple[int, Any]] = {
     "GET /v1/admin/stock/*/ledger": (200, _page(LEDGER)),
     "GET /v1/admin/carts/*": (200, CART),
     "GET /v1/admin/orders": (200, _page(ORDER)),
-    "POST /v1/admin/orders/*/refunded": (200, ORDER),
-    "GET /v1/admin/events": (200, _page(EVENT)),
+    "GET /v1/admin/orders/*": (200, ORDER_DETAIL),
+    "POST /v1/admin/orders/*/fulfilment": (200, ORDER_DETAIL),
+    "POST /v1/admin/orders/*/refunded": (200, ORDER_DETAIL),
+    "GET /v1/admin/events": (200, {"items": [EVENT], "next_cursor": str}),
     "GET /v1/admin/reconcile": (200, RECONCILIATION),
     "POST /v1/admin/reconcile": (200, RECONCILIATION),
     "GET /health/ready": (200, READINESS),

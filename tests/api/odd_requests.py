@@ -293,6 +293,8 @@ OTHER_ROUTES: list[tuple[bytes, bytes, str]] = [
     (b"PUT", b"/v1/admin/stock/<id>", "adjust"),
     (b"GET", b"/v1/admin/stock/<id>/ledger", ""),
     (b"GET", b"/v1/admin/orders", ""),
+    (b"GET", b"/v1/admin/orders/<id>", ""),
+    (b"POST", b"/v1/admin/orders/<id>/fulfilment", "any"),
     (b"GET", b"/v1/admin/carts/<id>", ""),
     (b"GET", b"/v1/admin/events", ""),
     (b"GET", b"/v1/admin/stats", ""),

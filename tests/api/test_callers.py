@@ -27,6 +27,8 @@ ADMIN_ROUTES = [
     ("PUT", "/v1/admin/stock/S", "stock:write"),
     ("GET", "/v1/admin/stock/S/ledger", "ops:read"),
     ("GET", "/v1/admin/orders", "ops:read"),
+    ("GET", "/v1/admin/orders/o0-a-1", "ops:read"),
+    ("POST", "/v1/admin/orders/o0-a-1/fulfilment", "admin"),
     ("POST", "/v1/admin/orders/o0-a-1/refunded", "admin"),
     ("GET", "/v1/admin/carts/u.ana", "ops:read"),
     ("GET", "/v1/admin/events", "ops:read"),
@@ -38,6 +40,7 @@ BODIES: dict[str, Any] = {
     "/v1/admin/products/p": {"title": "T", "variants": [{"sku": "S", "price": "1"}]},
     "/v1/admin/stock/S/adjust": {"delta": 1, "reason": "r", "reference": "1"},
     "/v1/admin/stock/adjust": [{"sku": "S", "delta": 1, "reason": "r", "reference": "1"}],
+    "/v1/admin/orders/o0-a-1/fulfilment": {"state": "shipped"},
     "/v1/admin/stock/S": {"on_hand": 1, "reason": "r", "reference": "1"},
 }
 

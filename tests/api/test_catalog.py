@@ -397,7 +397,8 @@ async def test_events_are_followed_when_positions_are_passed_on(api: Any) -> Non
 
     assert {event["type"] for event in first["items"] + rest["items"]} == {"stock_adjusted"}
     assert len(rest["items"]) == 1
-    assert none == {"items": [], "next_cursor": None}
+    assert rest["next_cursor"] == rest["items"][-1]["position"]
+    assert none == {"items": [], "next_cursor": rest["next_cursor"]}
     assert (bad.status_code, bad.json()["field"]) == (422, "after")
 
 

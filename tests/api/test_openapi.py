@@ -12,6 +12,7 @@ import jsonschema_rs
 import pytest
 import schemathesis
 from cartstore_api.app import create_app
+from cartstore_api.problems import KINDS
 from conftest import ADDRESS, bearer, nobody_hears, serving
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
@@ -100,10 +101,105 @@ def test_document_describes_everything(document: Any) -> None:
 def test_document_names_headers_and_security_of_mutations(document: Any) -> None:
     for method, path, operation in _operations(document):
         references = {parameter.get("$ref", "").rpartition("/")[2] for parameter in operation["parameters"]}
+        if path == "/v1/checkout":
+            assert "CheckoutKey" in references
         if path.startswith("/v1/cart") and method != "get" and path != "/v1/cart/changes/check":
             assert {"CartToken", "IdempotencyKey", "IfMatch", "Prefer"} <= references, path
         if path.startswith("/v1/admin"):
             assert operation["security"] == [{"bearer": []}], path
+
+
+def _resolved(document: Any, node: Any) -> Any:
+    while "$ref" in node:
+        found = document
+        for key in node["$ref"].removeprefix("#/").split("/"):
+            found = found[key]
+        node = found
+    return node
+
+
+def _schemas_in(node: Any) -> Iterator[dict[str, Any]]:
+    """Every schema of the document, nested ones too."""
+    if isinstance(node, dict):
+        yield node
+        for member in node.values():
+            yield from _schemas_in(member)
+    elif isinstance(node, list):
+        for member in node:
+            yield from _schemas_in(member)
+
+
+def test_answers_are_one_named_schema_each(document: Any) -> None:
+    for method, path, operation in _operations(document):
+        for status, answer in operation["responses"].items():
+            for media, content in answer.get("content", {}).items():
+                if "json" not in media:
+                    continue
+                assert list(content["schema"]) == ["$ref"], (method, path, status)
+                assert "oneOf" not in _resolved(document, content["schema"]), (method, path, status)
+
+
+def test_nullable_members_have_their_bounds_inside(document: Any) -> None:
+    null = {"type": "null"}
+    nullable = [schema for schema in _schemas_in(document) if null in schema.get("oneOf", ())]
+
+    assert len(nullable) > 50
+    for schema in nullable:
+        assert set(schema) <= {"oneOf", "description", "examples"}, schema
+        assert [choice == null for choice in schema["oneOf"]] == [False, True], schema
+    for schema in _schemas_in(document):
+        assert not isinstance(schema.get("type"), list), schema
+        assert "anyOf" not in schema, schema
+        assert None not in schema.get("enum", ()), schema
+    prices = document["components"]["schemas"]["PutVariant"]["properties"]["prices"]
+    assert prices["oneOf"][0]["additionalProperties"]["pattern"]
+
+
+def test_parameters_are_never_null_and_required_ones_say_so(document: Any) -> None:
+    required = set()
+    for method, path, operation in _operations(document):
+        for parameter in operation["parameters"]:
+            found = _resolved(document, parameter)
+            assert "null" not in str(found["schema"]), (method, path, found["name"])
+            if found["in"] == "header" and found["required"]:
+                required.add((operation["operationId"], found["name"]))
+
+    assert required == {("BeginCheckout", "Idempotency-Key")}
+
+
+def test_public_routes_say_that_they_are(document: Any) -> None:
+    public = {path for _, path, operation in _operations(document) if operation["security"] == []}
+
+    assert {"/v1/guest", "/v1/products", "/v1/products/{product_id}", "/v1/stock/{sku}"} <= public
+    assert {"/metrics", "/health/live", "/v1/webhooks/{gateway_name}"} <= public
+    assert not any(path.startswith(("/v1/cart", "/v1/orders", "/v1/admin")) for path in public)
+
+
+def test_times_have_their_format(document: Any) -> None:
+    times = 0
+    for name, schema in document["components"]["schemas"].items():
+        for member, found in schema.get("properties", {}).items():
+            if (member == "at" or member.endswith("_at")) and found:
+                assert '"date-time"' in str(found).replace("'", '"'), (name, member)
+                times += 1
+
+    assert times >= 15
+
+
+def test_problems_name_their_codes_and_headers(document: Any) -> None:
+    for method, path, operation in _operations(document):
+        for status, answer in operation["responses"].items():
+            if "application/problem+json" not in answer.get("content", {}):
+                continue
+            where = (method, path, status)
+            assert answer["x-codes"], where
+            assert all(KINDS[code].status == int(status) for code in answer["x-codes"]), where
+            assert all(f"`{code}`" in answer["description"] for code in answer["x-codes"]), where
+            if status in ("503", "504"):
+                assert answer["headers"]["Retry-After"]["required"], where
+    add = document["paths"]["/v1/cart/items"]["post"]["responses"]
+    assert "INSUFFICIENT_STOCK" in add["409"]["x-codes"]
+    assert "FORBIDDEN" not in add["403"]["x-codes"]
 
 
 def test_routes_are_all_in_the_document(server: _Server, document: Any) -> None:
@@ -252,7 +348,10 @@ def test_answers_are_those_of_the_document_when_requests_are_generated(
                     case.path_parameters[name] = known[name]
             named = case.as_transport_kwargs(base_url="http://shop.test")
             named.pop("cookies", None)
-            headers = {**dict(named.pop("headers", None) or {}), **admin}
+            made = dict(named.pop("headers", None) or {})
+            # As they go over the wire: httpx takes texts in ASCII only.
+            sendable = {name: str(value).encode("latin-1", "replace") for name, value in made.items()}
+            headers = {**sendable, **admin}
             sent = {
                 name: named[name]
                 for name in ("json", "content", "data", "params")

@@ -21,6 +21,7 @@ ORDER_MEMBERS = {
     "currency",
     "payment_id",
     "created_at",
+    "fulfilment",
 }
 
 

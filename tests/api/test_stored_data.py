@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 import redis
-from cartstore_api import schemas
+from cartstore_api import feed_schemas, schemas
 from sqlalchemy import text
 
 DEEP = '{"a":' * 975 + "1" + "}" * 975
@@ -115,7 +115,7 @@ async def test_feed_and_ledger_are_told_when_some_rows_cannot_be_read(api: Any) 
     feed = await api.admin.get("/v1/admin/events")
     ledger = await api.admin.get("/v1/admin/stock/MUG/ledger")
 
-    msgspec.json.decode(feed.content, type=schemas.Events)
+    msgspec.json.decode(feed.content, type=feed_schemas.Events)
     events = feed.json()["items"]
     assert [event.get("unreadable") for event in events] == [["body"], ["body"], ["at"]]
     assert [bool(event["body"]) for event in events] == [False, False, True]

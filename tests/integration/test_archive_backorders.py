@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 from archive_shop import Story, line, order_id, sale
 from sqlalchemy import text
@@ -75,26 +76,26 @@ async def test_feed_tells_of_each_order_that_got_units(archive: Archive) -> None
     story.filled("kit", 1, 4)
     await archive.apply_events(story.events)
 
-    found = await archive.read_feed(FeedPosition(Position(1, 7)), 100)
+    found = await archive.feed.read(FeedPosition(Position(1, 7)), 100)
     pages = []
     after = FeedPosition(Position(1, 7))
-    while page := await archive.read_feed(after, 1):
+    while page := await archive.feed.read(after, 1):
         pages += page
-        after = page[-1].feed_position
+        after = page[-1].position
 
-    assert [(str(event.feed_position), event.type) for event in found] == [
+    assert [(str(event.position), event.type) for event in found] == [
         ("1-8", "stock_adjusted"),
         ("1-8.1", "backorder_assigned"),
         ("1-8.2", "backorder_assigned"),
         ("1-9", "backorder_filled"),
         ("1-9.1", "backorder_assigned"),
     ]
-    assert [event.body for event in found if event.line] == [
+    assert [msgspec.json.decode(event.body_json) for event in found if event.position.line] == [
         {"order_id": order_id(1), "sku": "kit", "quantity": "2", "owed": "0"},
         {"order_id": order_id(2), "sku": "kit", "quantity": "1", "owed": "3"},
         {"order_id": order_id(2), "sku": "kit", "quantity": "1", "owed": "2"},
     ]
-    assert [event.feed_position for event in pages] == [event.feed_position for event in found]
+    assert [event.position for event in pages] == [event.position for event in found]
     # Whoever compares with the engine gets the engine's own.
     assert await archive.events_after(Position(0, 0), 100) == story.events
 

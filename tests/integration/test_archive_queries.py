@@ -10,6 +10,7 @@ from archive_shop import NOW_MS, Story, order_id, payment_id, sale
 from sqlalchemy import text
 
 from cartstore.archive import Archive, repository
+from cartstore.archive.order_filters import OrderFilters
 from cartstore.archive.repository import LedgerRow, StockTotals
 from cartstore.errors import InvalidField
 from cartstore.model import Partition, Position, StockLevel, StockResult
@@ -111,7 +112,7 @@ async def test_list_orders_pages_through_all_newest_first(shop: Archive) -> None
 
 
 async def test_list_orders_ends_without_a_cursor_when_the_page_is_just_full(shop: Archive) -> None:
-    orders, cursor = await shop.list_orders(status="paid", limit=4)
+    orders, cursor = await shop.list_orders(OrderFilters(status="paid"), limit=4)
 
     assert {order.status for order in orders} == {"paid"}
     assert (len(orders), cursor) == (4, None)

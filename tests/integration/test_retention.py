@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,10 +15,11 @@ from sqlalchemy import text
 
 from cartstore import Owner
 from cartstore.archive import rejected_details
+from cartstore.archive.fulfilment import append_record_event
 from cartstore.archive.retention import RETENTION_KINDS
 from cartstore.embedded import Database
 from cartstore.errors import EventsGone
-from cartstore.model import FeedPosition, Position
+from cartstore.model import FeedPosition, Partition, Position
 
 OTHER = Owner("user", "other")
 DETAILS = {"contact": {"email": "ada@example.org"}, "metadata": {"note": "ring twice"}}
@@ -48,7 +50,7 @@ async def remove(shop: Shop, kind: Any) -> int:
 
 
 async def positions(shop: Shop) -> list[int]:
-    return [event.position.seq for event in await shop.store.archive.read_feed(None, 100)]
+    return [event.position.position.seq for event in await shop.store.archive.feed.read(None, 100)]
 
 
 async def age_events(shop: Shop, days: float, where: str = "true") -> None:
@@ -113,14 +115,45 @@ async def test_read_feed_tells_where_it_begins_when_events_are_gone(shop: Shop) 
     await remove(shop, "events")
 
     with pytest.raises(EventsGone) as gone:
-        await archive.read_feed(FeedPosition(Position(1, before[0])), 100)
+        await archive.feed.read(FeedPosition(Position(1, before[0])), 100)
     with pytest.raises(EventsGone):
-        await archive.read_feed(FeedPosition(Position(0, 0)), 100)
+        await archive.feed.read(FeedPosition(Position(0, 0)), 100)
 
     # Who has read the last that is gone has missed nothing.
-    kept = await archive.read_feed(FeedPosition.parse(gone.value.after), 100)
-    assert [event.position.seq for event in kept] == before[2:]
+    kept = await archive.feed.read(FeedPosition.parse(gone.value.after), 100)
+    assert [event.position.position.seq for event in kept] == before[2:]
     assert gone.value.oldest == str(kept[0].position)
+
+
+async def _tell(shop: Shop, seq: int, days: int) -> None:
+    """An event of the record behind the engine's event with this seq, so many days ago."""
+    async with shop.store.archive.database.transaction() as connection:
+        at_ms = int(time.time() * 1_000) - days * 86_400_000
+        body: dict[str, object] = {"days": days}
+        await append_record_event(
+            connection, Partition("main"), Position(1, seq), "fulfilment_changed", at_ms, body
+        )
+
+
+async def test_events_of_the_record_go_with_those_before_them_and_not_early(shop: Shop) -> None:
+    for number in range(2):
+        await shop.store.adjust_stock("A", 1, reason="r", reference=f"more-{number}")
+    await shop.store.drain_outbox()
+    first, second, third, *_ = await positions(shop)
+    await age_events(shop, 91)
+    await _tell(shop, first, 91)
+    await _tell(shop, second, 91)
+    await _tell(shop, second, 2)
+
+    await remove(shop, "events")
+    kept = await shop.store.archive.feed.read(None, 3)
+    resumed = await shop.store.archive.feed.read(FeedPosition(Position(1, second)), 2)
+
+    # The young one keeps the third event, though that is old; the other one behind its event stays with it.
+    assert [str(event.position) for event in kept] == [f"1-{second}.1", f"1-{second}.2", f"1-{third}"]
+    assert resumed == kept[:2]
+    with pytest.raises(EventsGone):
+        await shop.store.archive.feed.read(FeedPosition(Position(1, first)), 2)
 
 
 # --- snapshots --------------------------------------------------------------------------------------
@@ -192,7 +225,7 @@ async def stored_details(shop: Shop, payment_id: str) -> tuple[str, str]:
     assert payment is not None
     (event,) = [
         event
-        for event in await shop.store.archive.read_feed(None, 100)
+        for event in await shop.store.archive.events_after(Position(0, 0), 100)
         if event.type == "checkout_begun" and event.body["payment_id"] == payment_id
     ]
     return payment.details_json, event.body["details_json"]

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from litestar import Controller, Request, Response, delete, get, post, put
-from litestar.openapi.spec import OpenAPIMediaType, RequestBody
-from litestar.openapi.spec.enums import OpenAPIType
+from litestar.openapi.spec import OpenAPIHeader, OpenAPIMediaType, OpenAPIResponse, RequestBody
+from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 from litestar.openapi.spec.schema import Schema
 from litestar.params import FromPath, JSONBody, QueryParameter
+from litestar.response import Stream
 
 from cartstore import limits, model
+from cartstore.archive.feed import BEGINNING, position_in
+from cartstore.archive.order_filters import OrderFilters
 from cartstore.catalog.money import to_minor
 from cartstore.catalog.rules import FIELDS_NAMED_MAX, check_product
 from cartstore.errors import CartError, EventsGone, InvalidField, VersionConflict
@@ -28,8 +32,25 @@ from cartstore_api.answers import Answer
 from cartstore_api.bodies import StrictBody, check_encoding
 from cartstore_api.conditions import product_match_of
 from cartstore_api.context import context_of
+from cartstore_api.feed_schemas import Events
+from cartstore_api.feed_views import feed_event_view, payments_named
 from cartstore_api.guards import SCOPE
 from cartstore_api.operations import Admin, AdminChange
+from cartstore_api.order_csv import MEDIA_TYPE as CSV
+from cartstore_api.order_csv import Page, csv_of, wants_csv
+from cartstore_api.order_search import (
+    EmailFilter,
+    FromTime,
+    FulfilmentFilter,
+    OrderIdFilter,
+    PaymentIdFilter,
+    SellerFilter,
+    SkuFilter,
+    Status,
+    ToTime,
+    text_of,
+    time_ms_of,
+)
 from cartstore_api.paging import Cursor, Limit, check_cursor
 from cartstore_api.problems import ProblemError, responses
 from cartstore_api.services import Services, answer, services_of
@@ -39,7 +60,6 @@ AnyRequest = Request[Any, Any, Any]
 CATALOG, STOCK, OPERATIONS, ADMIN = "catalog:write", "stock:write", "ops:read", "admin"
 
 _CART_ID = re.compile(r"[ug]\.[A-Za-z0-9._~-]{1,130}\Z")
-_POSITION = re.compile(r"[0-9]{1,15}-[0-9]{1,15}(\.[1-9][0-9]{0,8})?\Z")
 _CATALOG_TYPES = frozenset(
     {
         *("text/csv", "application/csv", "text/plain", "application/octet-stream", ""),
@@ -50,10 +70,6 @@ _CATALOG_TYPES = frozenset(
 
 _ADJUSTMENTS_AT_ONCE = 32
 
-Status = Annotated[
-    Literal["pending", "paid", "released", "refund_due", "refunded"] | None,
-    QueryParameter(description="Only orders in this state."),
-]
 After = Annotated[str | None, QueryParameter(description="`position` of the last event that was read.")]
 
 
@@ -63,7 +79,10 @@ class ImportOperation(Admin):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        text = Schema(type=OpenAPIType.STRING, description="A shop's export, in UTF-8.")
+        # `binary`: generated clients then take a file, and send it as it is.
+        text = Schema(
+            type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY, description="A shop's export, in UTF-8."
+        )
         self.request_body = RequestBody(
             required=True,
             content={
@@ -71,6 +90,25 @@ class ImportOperation(Admin):
                 "application/x-ndjson": OpenAPIMediaType(schema=text),
             },
         )
+
+
+@dataclass
+class OrderTable(Admin):
+    """Its answer is JSON or CSV, which no handler annotation describes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        table = Schema(type=OpenAPIType.STRING, description="A row per order, the columns' names first.")
+        for status, found in (self.responses or {}).items():
+            if status == "200" and isinstance(found, OpenAPIResponse):
+                found.content = {**(found.content or {}), "text/csv": OpenAPIMediaType(schema=table)}
+                found.headers = {
+                    **(found.headers or {}),
+                    "Link": OpenAPIHeader(
+                        description="The address of the next page of CSV.",
+                        schema=Schema(type=OpenAPIType.STRING),
+                    ),
+                }
 
 
 class AdminCatalogController(Controller):
@@ -272,10 +310,11 @@ class AdminOrderController(Controller):
 
     path = "/v1/admin/orders"
     tags = ("Admin: operations",)
+    dto = StrictBody
 
     @get(
         opt={SCOPE: OPERATIONS},
-        operation_class=Admin,
+        operation_class=OrderTable,
         operation_id="ListAllOrders",
         summary="List orders of all carts",
         responses=responses(401, 403, 422, 503),
@@ -284,17 +323,78 @@ class AdminOrderController(Controller):
         self,
         request: AnyRequest,
         status: Status = None,
+        fulfilment: FulfilmentFilter = None,
+        email: EmailFilter = None,
+        order_id: OrderIdFilter = None,
+        payment_id: PaymentIdFilter = None,
+        sku: SkuFilter = None,
+        seller: SellerFilter = None,
+        from_: FromTime = None,
+        to: ToTime = None,
         limit: Limit = limits.PAGE_SIZE_DEFAULT,
         cursor: Cursor = None,
     ) -> Response[schemas.Orders]:
-        """Archived orders, newest first. Scope: ops:read."""
+        """Archived orders, newest first; those that fulfil every condition. With `Accept: text/csv` a table
+        with a row per order: all of them, or one page when `limit` or `cursor` is given (the address of the
+        next one is in `Link`). Scope: ops:read."""
         services = services_of(request)
-        orders, next_cursor = await services.store.archive.list_orders(
-            status=status, limit=limit, cursor=check_cursor(cursor)
+        filters = OrderFilters(
+            status=status,
+            fulfilment=fulfilment,
+            email=text_of(email, "email"),
+            order_id=text_of(order_id, "order_id"),
+            payment_id=text_of(payment_id, "payment_id"),
+            sku=text_of(sku, "sku"),
+            seller=text_of(seller, "seller"),
+            from_ms=time_ms_of(from_, "from"),
+            to_ms=time_ms_of(to, "to"),
         )
-        products = await views.products_of_orders(services.store, orders)
-        items = [views.order_view(order, products) for order in orders]
+
+        async def page_of(cursor: str | None, limit: int = limits.PAGE_SIZE_MAX) -> Page:
+            orders, following = await services.store.archive.list_orders(filters, limit=limit, cursor=cursor)
+            facts = await views.facts_of_orders(services.store, orders)
+            return [views.order_view(order, facts) for order in orders], following
+
+        if wants_csv(context_of(request)):
+            return await _csv_answer(request, page_of, limit, check_cursor(cursor))
+        items, next_cursor = await page_of(check_cursor(cursor), limit)
         return answer(schemas.Orders(items=items, next_cursor=next_cursor))
+
+    @get(
+        "/{order_id:str}",
+        opt={SCOPE: OPERATIONS},
+        operation_class=Admin,
+        operation_id="ReadAnyOrder",
+        summary="Read anybody's order",
+        responses=responses(401, 403, 404, 503),
+    )
+    async def read(self, request: AnyRequest, order_id: FromPath[str]) -> Response[schemas.OrderDetail]:
+        """With contact, addresses and metadata; also before it is archived. Scope: ops:read."""
+        services = services_of(request)
+        checkout, order = await services.store.read_order(order_id, None)
+        return await _order_answer(services, order, checkout.payment)
+
+    @post(
+        "/{order_id:str}/fulfilment",
+        status_code=200,
+        opt={SCOPE: ADMIN},
+        operation_class=Admin,
+        operation_id="SetFulfilment",
+        summary="Say what was done with an order",
+        responses=responses(400, 401, 403, 404, 409, 413, 415, 422, 503, 504),
+    )
+    async def fulfil(
+        self, request: AnyRequest, order_id: FromPath[str], data: JSONBody[schemas.SetFulfilment]
+    ) -> Response[schemas.OrderDetail]:
+        """For paid orders: shipped, delivered, returned, with carrier and tracking number, in any order, so
+        that mistakes can be corrected. A change is an event of the feed; the same again changes nothing.
+        Scope: admin."""
+        services = services_of(request)
+        await services.store.set_fulfilment(
+            order_id, data.state, carrier=data.carrier, tracking=data.tracking
+        )
+        checkout, order = await services.store.read_order(order_id, None)
+        return await _order_answer(services, order, checkout.payment)
 
     @post(
         "/{order_id:str}/refunded",
@@ -305,14 +405,13 @@ class AdminOrderController(Controller):
         summary="Close a refund",
         responses=responses(401, 403, 404, 409, 503, 504),
     )
-    async def refunded(self, request: AnyRequest, order_id: FromPath[str]) -> Response[schemas.Order]:
+    async def refunded(self, request: AnyRequest, order_id: FromPath[str]) -> Response[schemas.OrderDetail]:
         """Records that the money of a `refund_due` order went back. Repeated: the same answer.
         Scope: admin."""
         services = services_of(request)
         result = await services.store.close_refund(order_id)
         order = next(order for order in result.orders if order.order_id == order_id)
-        products = await views.products_of_orders(services.store, (order,))
-        return answer(views.order_view(order, products))
+        return await _order_answer(services, order, result.payment)
 
 
 class AdminController(Controller):
@@ -348,24 +447,26 @@ class AdminController(Controller):
     )
     async def events(
         self, request: AnyRequest, after: After = None, limit: Limit = limits.PAGE_SIZE_DEFAULT
-    ) -> Response[schemas.Events]:
+    ) -> Response[Events]:
         """Archived events after a position, oldest first: everything that happened to stock, orders and
-        payments, for other systems to follow. Without `after` from the oldest that is kept
+        payments, for other systems to follow. `next_cursor` is always there, also at the end: it is what
+        `after` takes to go on. Without `after` from the oldest that is kept
         (CARTSTORE_RETENTION_EVENTS_DAYS). Scope: ops:read."""
-        services = services_of(request)
-        if after and not _POSITION.match(after):
+        feed = services_of(request).store.archive.feed
+        position = position_in(after) if after else None
+        if after and position is None:
             raise InvalidField("after must be the position of an event.", field="after")
-        position = model.FeedPosition.parse(after) if after else None
         try:
-            events = await services.store.archive.read_feed(position, limit + 1)
+            events = await feed.read(position, limit)
         except EventsGone as error:
             problem = ProblemError.of(error)
             problem.field = "after"
             problem.fix = schemas.Fix(method="GET", path=f"/v1/admin/events?after={error.after}")
             raise problem from error
-        items = [views.event_view(event) for event in events[:limit]]
-        next_cursor = items[-1].position if len(events) > limit else None
-        return answer(schemas.Events(items=items, next_cursor=next_cursor))
+        payments = await feed.payments_of(payments_named(events))
+        items = [feed_event_view(event, payments) for event in events]
+        last = items[-1].position if items else str(position or BEGINNING)
+        return answer(Events(items=items, next_cursor=last))
 
     @get(
         "/reconcile",
@@ -430,6 +531,30 @@ def _product_changed(product_id: str, error: VersionConflict) -> ProblemError:
         suggested_action="read_product",
         fix=schemas.Fix(method="GET", path=f"/v1/products/{product_id}") if error.version else None,
     )
+
+
+async def _csv_answer(
+    request: AnyRequest, page_of: Callable[..., Awaitable[Page]], limit: int, cursor: str | None
+) -> Response[Any]:
+    """The first page is read before the answer begins, so that what goes wrong with it is a problem."""
+    is_paged = "limit" in request.query_params or "cursor" in request.query_params
+    headers = {}
+    if is_paged:
+        orders, following = await page_of(cursor, limit)
+        if following is not None:
+            query = {**dict(request.query_params), "cursor": following}
+            headers["Link"] = f'<{request.url.path}?{urlencode(query)}>; rel="next"'
+        first: Page = (orders, None)
+    else:
+        first = await page_of(None)
+    return Stream(csv_of(first, page_of), media_type=CSV, headers=headers)
+
+
+async def _order_answer(
+    services: Services, order: model.Order, payment: model.Payment
+) -> Response[schemas.OrderDetail]:
+    facts = await views.facts_of_orders(services.store, (order,))
+    return answer(views.order_detail_view(order, payment, facts))
 
 
 def _product_of(product_id: str, data: schemas.PutProduct, currency: str) -> model.Product:

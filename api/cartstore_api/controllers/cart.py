@@ -18,7 +18,7 @@ from cartstore_api.answers import NO_HEADERS, REPLAYED, Answer
 from cartstore_api.bodies import StrictBody
 from cartstore_api.context import context_of
 from cartstore_api.guards import AUTHENTICATED
-from cartstore_api.operations import CachedCartRead, CartMutation, CartRead
+from cartstore_api.operations import CachedCartRead, CartMutation, CartRead, Public
 from cartstore_api.problems import ProblemError, responses
 from cartstore_api.services import Services, answer, services_of
 
@@ -36,7 +36,7 @@ class GuestController(Controller):
 
     @post(
         status_code=201,
-        operation_class=CartRead,
+        operation_class=Public,
         operation_id="CreateGuest",
         summary="Get a guest token",
         responses=responses(403, 422),
@@ -89,7 +89,7 @@ class CartController(Controller):
     )
     async def add_line(
         self, request: AnyRequest, data: JSONBody[schemas.AddItem]
-    ) -> Response[schemas.LineChange | schemas.Cart]:
+    ) -> Response[schemas.LineChange]:
         """Adds units of a SKU, or of the variant of a product that the options choose, and holds them. The
         same variation adds to its line. With `Prefer: return=representation` the answer is the whole cart."""
         return (await cart_calls.add_line(services_of(request), context_of(request), data)).response()
@@ -103,7 +103,7 @@ class CartController(Controller):
     )
     async def set_quantity(
         self, request: AnyRequest, line_id: FromPath[str], data: JSONBody[schemas.SetQuantity]
-    ) -> Response[schemas.LineChange | schemas.Cart]:
+    ) -> Response[schemas.LineChange]:
         """0 removes the line; `line` is null then. With `Prefer: return=representation` the answer is the
         whole cart."""
         services, context = services_of(request), context_of(request)
@@ -117,9 +117,7 @@ class CartController(Controller):
         summary="Remove a line",
         responses=responses(401, 403, 404, 412, 422, 503, 504),
     )
-    async def remove_line(
-        self, request: AnyRequest, line_id: FromPath[str]
-    ) -> Response[schemas.LineChange | schemas.Cart]:
+    async def remove_line(self, request: AnyRequest, line_id: FromPath[str]) -> Response[schemas.LineChange]:
         """Its hold goes back in the same step. With `Prefer: return=representation` the answer is the whole
         cart."""
         return (await cart_calls.remove_line(services_of(request), context_of(request), line_id)).response()
@@ -133,7 +131,7 @@ class CartController(Controller):
     )
     async def put_lines(
         self, request: AnyRequest, data: JSONBody[schemas.PutItems]
-    ) -> Response[schemas.ItemsChange | schemas.Cart]:
+    ) -> Response[schemas.ItemsChange]:
         """Lines that are not named stay. `all` (the default): everything or nothing, and every shortfall is
         named. `partial`: each entry on its own, with a result per entry. Lines of a cart that was read can
         be sent back as they are. With `Prefer: return=representation` the answer is the whole cart."""
@@ -171,7 +169,7 @@ class CartController(Controller):
         summary="Clear the cart",
         responses=responses(401, 403, 412, 422, 503, 504),
     )
-    async def clear(self, request: AnyRequest) -> Response[schemas.CartChange | schemas.Cart]:
+    async def clear(self, request: AnyRequest) -> Response[schemas.CartChange]:
         """Removes all lines; all holds go back. With `Prefer: return=representation` the answer is the whole
         cart."""
         services = services_of(request)
@@ -269,7 +267,7 @@ class CartController(Controller):
     )
     async def accept_changes(
         self, request: AnyRequest, data: JSONBody[schemas.ChosenLines | None] = None
-    ) -> Response[schemas.CartChange | schemas.Cart]:
+    ) -> Response[schemas.CartChange]:
         """Takes the current prices, options and texts of lines (all when none are named) as seen. A line that
         is sold in another currency by now can only be removed. With `Prefer: return=representation` the
         answer is the whole cart."""

@@ -66,9 +66,9 @@ class CheckoutController(Controller):
             )
         except CartError as error:
             raise await services.remedies.explain_checkout(error, owner, data) from error
-        products = await views.products_of_orders(services.store, checkout.orders)
+        facts = await views.facts_of_orders(services.store, checkout.orders)
         token = services.callers.order_token(checkout.payment.checkout_id)
-        told = views.checkout_view(services.store, checkout, products, token)
+        told = views.checkout_view(services.store, checkout, facts, token)
         return answer(told, status=201, is_replay=checkout.replayed)
 
 
@@ -94,8 +94,8 @@ class OrderController(Controller):
         if owner is UNKNOWN_GUEST:
             return answer(schemas.Orders(items=[], next_cursor=None))
         orders, next_cursor = await _page_of(services, owner, limit, check_cursor(cursor))
-        products = await views.products_of_orders(services.store, orders)
-        items = [views.order_view(order, products) for order in orders]
+        facts = await views.facts_of_orders(services.store, orders)
+        items = [views.order_view(order, facts) for order in orders]
         return answer(schemas.Orders(items=items, next_cursor=next_cursor))
 
     @get(
@@ -105,14 +105,14 @@ class OrderController(Controller):
         summary="Read an order",
         responses=responses(401, 404, 503),
     )
-    async def read(self, request: AnyRequest, order_id: FromPath[str]) -> Response[schemas.Order]:
-        """By its owner, or with the access token that checkout gave."""
+    async def read(self, request: AnyRequest, order_id: FromPath[str]) -> Response[schemas.OrderDetail]:
+        """With contact, addresses and metadata. By its owner, or with the access token that checkout gave."""
         services = services_of(request)
         owner = services.callers.reader(context_of(request))
         checkout, order = await services.store.read_order(order_id, None)
         if not _may_read(services, request, owner, checkout.payment):
             raise OrderNotFound
-        return await _order_answer(services, order)
+        return await _order_answer(services, order, checkout.payment)
 
     @post(
         "/{order_id:str}/cancel",
@@ -122,9 +122,10 @@ class OrderController(Controller):
         summary="Cancel an order",
         responses=responses(401, 403, 404, 409, 422, 503, 504),
     )
-    async def cancel(self, request: AnyRequest, order_id: FromPath[str]) -> Response[schemas.Order]:
+    async def cancel(self, request: AnyRequest, order_id: FromPath[str]) -> Response[schemas.CancelledOrder]:
         """Cancels the whole checkout that it belongs to; its units go back and its lines return to the cart.
-        Repeated: the same answer. Refused once it was paid."""
+        `cancelled_orders` are all orders that went with it, this one too. Repeated: the same answer. Refused
+        once it was paid."""
         services = services_of(request)
         idempotency_key_of(context_of(request))
         owner = services.callers.actor(context_of(request))
@@ -132,7 +133,8 @@ class OrderController(Controller):
         order = next((order for order in result.orders if order.order_id == order_id), None)
         if order is None:
             raise OrderNotFound
-        return await _order_answer(services, order)
+        facts = await views.facts_of_orders(services.store, result.orders)
+        return answer(views.cancelled_order_view(order, result.payment, result.orders, facts))
 
 
 class PaymentController(Controller):
@@ -293,16 +295,18 @@ async def _apply(services: Services, payment_id: str, verdict: Verdict) -> Respo
         raise problem from error
 
 
-async def _order_answer(services: Services, order: model.Order) -> Response[schemas.Order]:
-    products = await views.products_of_orders(services.store, (order,))
-    return answer(views.order_view(order, products))
+async def _order_answer(
+    services: Services, order: model.Order, payment: model.Payment
+) -> Response[schemas.OrderDetail]:
+    facts = await views.facts_of_orders(services.store, (order,))
+    return answer(views.order_detail_view(order, payment, facts))
 
 
 async def _payment_answer(
     services: Services, found: model.Checkout | model.PaymentResult
 ) -> Response[schemas.PaymentDetail]:
-    products = await views.products_of_orders(services.store, found.orders)
-    return answer(views.payment_detail_view(services.store, found, products))
+    facts = await views.facts_of_orders(services.store, found.orders)
+    return answer(views.payment_detail_view(services.store, found, facts))
 
 
 CONTROLLERS: Sequence[type[Controller]] = (
