@@ -38,6 +38,7 @@ class _Variant(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     sale_to: str | UnsetType | None = UNSET
     policy: StockPolicy | UnsetType | None = UNSET
     available_on: str | UnsetType | None = UNSET
+    promised_on: str | UnsetType | None = UNSET
     hold_policy: HoldPolicy | UnsetType | None = UNSET
     hold_ttl_seconds: int | UnsetType | None = UNSET
     min_quantity: int | UnsetType | None = UNSET
@@ -183,6 +184,7 @@ def _variant_of(line: _Variant, currency: str) -> Variant:
         sale_to=line.sale_to or None,
         policy=line.policy or "deny",
         available_on=line.available_on or None,
+        promised_on=line.promised_on or None,
         hold_policy=line.hold_policy or "on_add",
         hold_ttl_seconds=_given(line.hold_ttl_seconds),
         min_quantity=_or_one(line.min_quantity),
