@@ -29,7 +29,7 @@ from cartstore.catalog.merging import (
     said_of_variant,
 )
 from cartstore.catalog.parsed import Note, Parsed, ParsedProduct, Rejection
-from cartstore.catalog.rules import Reach, check_product
+from cartstore.catalog.rules import ANY_REACH, Reach, check_product
 from cartstore.catalog.text import id_of
 from cartstore.errors import Invalid, InvalidField
 from cartstore.limits import VARIANTS_MAX
@@ -135,7 +135,9 @@ class Resolution(msgspec.Struct, kw_only=True):
     """SKUs that came from another product."""
 
 
-def resolve(given: Sequence[ParsedProduct], facts: Facts, file: FileIndex, reach: Reach) -> Resolution:
+def resolve(
+    given: Sequence[ParsedProduct], facts: Facts, file: FileIndex, reach: Reach = ANY_REACH
+) -> Resolution:
     """Decide what becomes of the products of a batch and of the products that they take SKUs from.
 
     A product that cannot be stored keeps its SKUs, so that none ends up nowhere; products that need one of

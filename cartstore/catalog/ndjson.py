@@ -184,6 +184,7 @@ def _variant_of(line: _Variant, currency: str) -> Variant:
         sale_to=line.sale_to or None,
         policy=line.policy or "deny",
         available_on=line.available_on or None,
+        promised_on=line.promised_on or None,
         hold_policy=line.hold_policy or "on_add",
         hold_ttl_seconds=_given(line.hold_ttl_seconds),
         min_quantity=_or_one(line.min_quantity),

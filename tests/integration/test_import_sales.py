@@ -8,7 +8,7 @@ import pytest
 from import_shop import ImportShop
 
 from cartstore.archive import Archive
-from cartstore.model import SkuFields
+from cartstore.model import Partition, SkuFields
 
 HEADER = "Type,ID,SKU,Name,Published,In stock?,Stock,Regular price"
 MUG = f"{HEADER}\nsimple,1,MUG,Mug,1,1,5,10.00\n"
@@ -21,7 +21,7 @@ JANUARY_MS, FEBRUARY_MS = 1_893_456_000_000, 1_896_134_400_000
 
 @pytest.fixture
 async def shop(database_url: str) -> AsyncIterator[ImportShop]:
-    archive = await Archive.open(database_url)
+    archive = await Archive.open(database_url, Partition("main"))
     yield ImportShop(archive)
     await archive.close()
 
