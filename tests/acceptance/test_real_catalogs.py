@@ -141,7 +141,8 @@ def _find_shopify(
     if row["Vendor"]:
         assert product["seller"] == row["Vendor"], (row, product["seller"])
     for variant in found:
-        assert variant["policy"] == {"deny": "deny", "continue": "backorder"}[row["Variant Inventory Policy"]]
+        tracked = {"deny": "deny", "continue": "backorder"}[row["Variant Inventory Policy"]]
+        assert variant["policy"] == (tracked if row["Variant Inventory Tracker"] else "untracked")
     return Decimal(row["Variant Price"]), found
 
 
