@@ -78,6 +78,16 @@ MONEY = re.compile(r"\d+(\.\d{1,4})?")
 CURRENCY = re.compile(r"[A-Z]{3}")
 POLICY = frozenset({"deny", "backorder", "untracked"})
 
+CHANGE = {"old": _maybe(str), "new": _maybe(str)}
+CHANGES = {
+    "name?": CHANGE,
+    "price?": CHANGE,
+    "image?": CHANGE,
+    "options?": {"old": _map(str), "new": _map(str)},
+    "currency?": CHANGE,
+    "product?": CHANGE,
+    "availability?": {"old": str, "new": str},
+}
 LINE = {
     "line_id": ID,
     "variation_key": ID,
@@ -96,7 +106,8 @@ LINE = {
     "is_available": bool,
     "available_quantity": _maybe(_count),
     "hold": _maybe({"quantity": _count, "expires_at": TIME, "expires_in_seconds": _count}),
-    "changes": _map({"old": _maybe(str), "new": _maybe(str)}),
+    "hold_rests_until": _maybe(TIME),
+    "changes": CHANGES,
 }
 SUMMARY = {
     "items_count": _count,
@@ -125,6 +136,10 @@ CART = {
 }
 LINE_CHANGE = {"line": _maybe(LINE), "summary": SUMMARY, "version": _count}
 CART_CHANGE = {"summary": SUMMARY, "version": _count}
+CHANGES_CHECK = {
+    "has_changes": bool,
+    "items": [{"line_id": ID, "sku": ID, "name": str, "is_available": bool, "changes": CHANGES}],
+}
 ITEMS_CHANGE = {
     "results": [
         {
@@ -307,6 +322,7 @@ SUCCESSES: dict[str, tuple[int, Any]] = {
     "PUT /v1/cart/items": (200, ITEMS_CHANGE),
     "DELETE /v1/cart": (200, CART_CHANGE),
     "POST /v1/cart/validate": (200, VALIDATION),
+    "POST /v1/cart/changes/check": (200, CHANGES_CHECK),
     "POST /v1/cart/changes/accept": (200, CART_CHANGE),
     "POST /v1/cart/holds/extend": (200, CART),
     "POST /v1/checkout": (201, CHECKOUT),

@@ -112,7 +112,7 @@ def _assert_accounted(
             assert found, (file.name, line, row)
             for variant in found:
                 if price is not None:
-                    assert Decimal(variant["price"]) == price, (file.name, line, variant)
+                    assert Decimal(variant["current_price"]) == price, (file.name, line, variant)
     return len(rows)
 
 
@@ -193,7 +193,7 @@ async def _buy(
             sku,
             product["title"],
             variant["options"],
-            variant["price"],
+            variant["current_price"],
         )
         begun = await buyer.check_out(expected_total=line["line_total"])
         assert begun.status == 201, begun

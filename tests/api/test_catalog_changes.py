@@ -128,7 +128,9 @@ async def test_delete_frees_skus_with_their_stock_when_another_product_lists_the
 
     assert (refused.status_code, refused.json()["sku"]) == (422, "MUG")
     (line,) = (await api.ana.get("/v1/cart")).json()["items"]
-    assert (line["is_available"], line["hold"]["quantity"]) == (True, 1)
+    # It is another product's now: the buyer has to see that first. Its unit stays held meanwhile.
+    assert line["changes"]["product"] == {"old": "p-MUG", "new": "heir"}
+    assert (line["is_available"], line["hold"]["quantity"]) == (False, 1)
     assert (await api.anyone.get("/v1/products/heir")).json()["variants"][0]["available"] == 4
 
 
