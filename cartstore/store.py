@@ -240,6 +240,7 @@ class CartStore:
 
     async def left_to_buy(self, owner: Owner, variant: Variant) -> int | None:
         """Units of a variant that this owner's cart may still buy; None: it has no limit."""
+        self._affinity.check()
         limit = variant.max_per_customer
         if limit is None:
             return None

@@ -198,4 +198,4 @@ async def test_import_fails_when_it_left_rows_out(
     file.write_text(HEADER + rows)
     settings = Settings(redis_url=redis_url, database_url=database_url)
 
-    assert await _import_files([file], tmp_path, settings) == status
+    assert await _import_files([file], {}, tmp_path, settings) == status

@@ -42,6 +42,7 @@ SAMPLES: dict[Any, Any] = {
     Owner: ANN,
     Guard: Guard(),
     Product: TEE,
+    Variant: TEE.variants[0],
     str: "tee-m",
     int: 1,
     bool: False,
