@@ -852,17 +852,20 @@ class MemoryEngine:
         """Orders that count for an identity: when each began, and its units."""
         return dict(self._bought[sku, identity])
 
-    def _note_bought(self, record: _Payment, identities: Sequence[str]) -> None:
-        """Count the units of a payment against the purchase limits of its SKUs."""
+    def _note_bought(self, record: _Payment, identities: Sequence[str], now: int) -> None:
+        """Count the units of a payment against the purchase limits of its SKUs. What is older than the window
+        goes then, and does not come back when the clock is set back."""
         for order in record.orders:
             for line in order.lines:
-                if self._skus[line.sku].fields.limit_units:
+                fields = self._skus[line.sku].fields
+                if fields.limit_units:
                     units = sum(other.quantity for other in order.lines if other.sku == line.sku)
                     for identity in identities:
-                        self._bought[line.sku, identity][order.order_id] = (
-                            record.payment.created_at_ms,
-                            units,
-                        )
+                        known = self._bought[line.sku, identity]
+                        for order_id, (at_ms, _) in list(known.items()):
+                            if at_ms <= now - fields.limit_window_ms:
+                                del known[order_id]
+                        known[order.order_id] = (record.payment.created_at_ms, units)
 
     def _forget_bought(self, record: _Payment) -> None:
         for order in record.orders:
@@ -1158,7 +1161,7 @@ class MemoryEngine:
         self._serve_backorders(now, {line.sku for line in lines})
         if limited:
             record.buyer = identities
-            self._note_bought(record, identities)
+            self._note_bought(record, identities, now)
         if amount_minor == 0:
             self._sell(record, now)
         return self._checkout(record, now)
@@ -1282,7 +1285,7 @@ class MemoryEngine:
             self._take_back(record, now)
             self._sell(record, now)
             self._serve_backorders(now, {line.sku for line in record.lines()})
-            self._note_bought(record, record.buyer or (record.payment.cart_id,))
+            self._note_bought(record, record.buyer or (record.payment.cart_id,), now)
         else:
             record.move("refund_due", "refund_due", record.orders[0].release_reason)
             record.position = self._emit(

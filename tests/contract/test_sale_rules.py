@@ -339,3 +339,20 @@ async def test_line_above_the_limit_can_be_lowered(shop: Shop) -> None:
 
     with pytest.raises(PurchaseLimitReached):
         await shop.set(ANN, "tee", 6)
+
+
+async def test_purchase_whose_window_ended_counts_no_more_when_the_clock_is_set_back(shop: Shop) -> None:
+    """It went when the customer bought again."""
+    await shop.sell("tee", 20, **LIMITED)
+    await shop.add(ANN, "tee", 2)
+    first = await shop.checkout(ANN, key="first")
+    await shop.settle(first.payment.payment_id)
+    shop.advance(HOUR_MS + 1)
+    await shop.add(ANN, "tee", 1)
+    await shop.checkout(ANN, key="second")
+
+    shop.advance(-HOUR_MS - 1)
+
+    await shop.add(ANN, "tee", 2)
+    with pytest.raises(PurchaseLimitReached):
+        await shop.add(ANN, "tee", 1)
