@@ -25,7 +25,7 @@ from cartstore.redis.scripts import Script, script
 
 RESERVE = Script("reserve", Path(__file__).with_name("reserve.lua").read_text(encoding="utf-8"))
 STOCK = 10**12
-_TERMS = "1800000 7200000 2592000000 2147483648 100 2147483648 2147483648 1000000 1"
+PACKED_TERMS = "1800000 7200000 2592000000 2147483648 100 2147483648 2147483648 1000000 1 10000"
 """As seeding.TERMS, packed: what packs them would make this process twice as large."""
 _JSON = [(b"content-type", b"application/json")]
 
@@ -60,7 +60,7 @@ class Bare:
             await self._caller.call(
                 script("cart_read"),
                 (self._keys.gate, self._keys.cart(cart_id)),
-                ("", "", RELEASES_PER_CALL, 1_000_000),
+                ("", "", RELEASES_PER_CALL, PACKED_TERMS),
             )
             body, status = self._canned, 200
         else:
@@ -69,7 +69,7 @@ class Bare:
                 reply = await self._caller.call(
                     script("cart_add_line"),
                     (self._keys.gate, self._keys.cart(cart_id), self._keys.sku(data.sku)),
-                    (_TERMS, data.sku, data.quantity),
+                    (PACKED_TERMS, data.sku, data.quantity),
                 )
                 reply = reply[0], data.quantity, 0
             else:

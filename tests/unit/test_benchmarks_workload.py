@@ -10,8 +10,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks import workload
+from benchmarks import seeding, workload
+from benchmarks.baselines.bare import PACKED_TERMS
 from benchmarks.peers.load import filled, requests_of
+from cartstore.redis.store import packed_terms
 
 
 def test_workload_repeats_itself_when_the_seed_is_the_same() -> None:
@@ -70,3 +72,8 @@ def test_template_becomes_a_request_when_its_words_are_filled_in() -> None:
     assert made == expected
     assert len(many) == 3
     assert all(b"X: a\r\n" in request for request in many)
+
+
+def test_bare_app_sends_the_terms_that_the_shop_is_seeded_with() -> None:
+    """It spells them out, and its scripts refuse all others."""
+    assert packed_terms(seeding.TERMS) == PACKED_TERMS
