@@ -161,9 +161,16 @@ local function line_change(
     line_held = wanted
     line_ttl = stock.ttl > 0 and stock.ttl or terms.ttl
     latest = first + terms.cap
-    local reached = math.min(now + line_ttl, created + latest)
-    is_indexed = is_indexed or reached < expires
-    expires = math.max(expires, reached)
+    -- Comparisons, where a call of math.min would cost as much as all of this.
+    local reached, cap_end = now + line_ttl, created + latest
+    if cap_end < reached then
+      reached = cap_end
+    end
+    if reached < expires then
+      is_indexed = true
+    else
+      expires = reached
+    end
     if is_indexed then
       indexed = expires - created
     end
@@ -184,7 +191,9 @@ local function line_change(
     end
   end
   if line_held > 0 and line_ttl > 0 then
-    ttl_min = ttl_min > 0 and math.min(ttl_min, line_ttl) or line_ttl
+    if ttl_min == 0 or line_ttl < ttl_min then
+      ttl_min = line_ttl
+    end
   end
   local change = line_held - was_held
   -- Units that are given back may serve a paid backorder, and its event needs a nonce, which most calls do without.

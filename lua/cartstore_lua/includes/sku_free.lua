@@ -4,5 +4,5 @@ local function sku_free(stock, is_guest, guest_share_ppm)
   if is_guest and guest_share_ppm < 1000000 then
     free = math.min(free, math.floor(stock.on_hand * guest_share_ppm / 1000000) - stock.guest_held)
   end
-  return math.max(0, free)
+  return free > 0 and free or 0
 end

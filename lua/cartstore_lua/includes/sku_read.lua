@@ -8,13 +8,13 @@ local function sku_read(key, sku, now)
   if not read[1] then
     return nil
   end
-  local guest_held, rev, earliest, latest = hold_state_decode(read[4])
+  local held, guest_held, rev, earliest, latest = tonumber(read[3]), hold_state_decode(read[4])
   return setmetatable({
     key = key,
     sku = sku,
     on_hand = tonumber(read[2]),
-    held = tonumber(read[3]),
-    saved_held = tonumber(read[3]),
+    held = held,
+    saved_held = held,
     guest_held = guest_held,
     rev = rev,
     earliest = earliest,

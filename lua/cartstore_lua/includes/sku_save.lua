@@ -14,7 +14,8 @@ local function sku_save(call, stock)
   elseif not stock.has_new_bounds then
     return
   end
-  local freed, filled = stock.saved_held - stock.held - (stock.sold and stock.taken or 0), 0
+  local filled = 0
+  local freed = stock.held < stock.saved_held and stock.saved_held - stock.held - (stock.sold and stock.taken or 0) or 0
   if freed > 0 and call.nonce ~= '' then
     local owed = stock.sold and stock.backordered or tonumber(redis.call('HGET', stock.key, 'backordered') or '') or 0
     filled = backorder_fill(call, stock.sku, stock.on_hand, stock.held, owed, freed)
